@@ -1,1 +1,4 @@
-//! backend
+//! Backends: where blobs' bytes are. An S3 endpoint or a local directory, behind one port.
+//!
+//! `port` is what handlers and workers ask. `s3` builds the requests of an S3 endpoint and reads its answers, `directory`
+//! maps blob names to paths and says what a directory does; both are pure. The reactor layer carries them out.

@@ -1,1 +1,4 @@
-//! handlers
+//! One file per S3 verb: straight-line async functions over the ports, the same on a reactor, on the mover and in the
+//! simulator.
+
+pub mod response;

@@ -1,0 +1,87 @@
+//! What a handler or worker holds: the metadata, the backends, a clock, dice, the published view; and, for a request, the
+//! client's side of the exchange. Reactors, the mover and the simulator each implement these once.
+
+use crate::backend::port::{Backends, Moved};
+use crate::base::{Clock, Dice, Failure, Incarnation};
+use crate::config::view::View;
+use crate::handlers::request::Request;
+use crate::handlers::response::ResponseHead;
+use crate::observe::cells::CoreCells;
+use crate::policy::health::Health;
+use crate::proto::body_check::BodyCheck;
+use crate::proto::error_code::S3Error;
+use crate::store::board::Board;
+use crate::store::port::{GivenUp, Metadata};
+
+/// One core's way to everything that is not the client.
+pub trait Ports: Backends {
+    type Meta: Metadata;
+    type Clock: Clock;
+    type Dice: Dice;
+
+    fn meta(&self) -> &Self::Meta;
+    fn clock(&self) -> &Self::Clock;
+    fn dice(&self) -> &Self::Dice;
+    /// The configuration in force for this call.
+    fn view(&self) -> &View;
+    /// Bytes charged per backend, as of the last committed batch.
+    fn board(&self) -> &Board;
+    /// This core's own view of which backends answer.
+    fn health(&self) -> &Health;
+    fn cells(&self) -> &CoreCells;
+    fn incarnation(&self) -> Incarnation;
+    /// Hands a reserved blob over whose task ended without an end (a panic, a lost answer of an abandon): it is abandoned
+    /// in the background until the store has answered. Never blocks, never fails.
+    fn abandon_later(&self, given_up: GivenUp, reason: &'static str);
+    /// A change was committed that a worker waits for (bytes to delete, a copy to make).
+    fn wake(&self, worker: Worker);
+}
+
+/// Workers that a commit can wake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Worker {
+    Cleanup,
+    Replicate,
+}
+
+/// The client's side of one request. A handler answers exactly once: `respond`, or `send_head` and then bodies.
+pub trait Exchange<P: Ports> {
+    /// The head to fill in; status 200 and no fields at the start of a request. Date, request id, connection and server
+    /// fields are added when it is sent.
+    fn head(&mut self) -> &mut ResponseHead;
+
+    /// Reads a whole body of at most `max` bytes into memory that the exchange owns, after `100 Continue` if the client
+    /// waits for it, through `check`. A longer one is EntityTooLarge (or MalformedXML for XML bodies, the caller's choice).
+    /// Cancel: NOT safe.
+    fn receive(&mut self, max: usize, check: &mut BodyCheck) -> impl Future<Output = Result<(), S3Error>>;
+
+    /// What `receive` read.
+    fn received(&self) -> &[u8];
+
+    /// Moves the request's body into the sinks (1..K), after `100 Continue` if the client waits for it. The body ends
+    /// complete only if `check` finds it right: its last bytes are withheld until then. Cancel: NOT safe.
+    fn receive_into(&mut self, sinks: &mut [P::Sink], check: &mut BodyCheck) -> impl Future<Output = Moved>;
+
+    /// Sends the head and a body that is in hand; `Content-Length` is its length, except for HEAD requests, where the head
+    /// keeps the length set in it and no body is sent. Cancel: NOT safe.
+    fn respond(&mut self, body: &[u8]) -> impl Future<Output = Result<(), Failure>>;
+
+    /// Sends the head for a body that `send_from` will bring: `length` bytes. May be held back to leave with the first
+    /// body bytes. Cancel: NOT safe.
+    fn send_head(&mut self, length: u64) -> impl Future<Output = Result<(), Failure>>;
+
+    /// Moves a source's bytes to the client. After `MoveEnd::Source` another source may go on at the exact offset; if none
+    /// can, the handler calls `cut`. Cancel: NOT safe.
+    fn send_from(&mut self, source: P::Source) -> impl Future<Output = Moved>;
+
+    /// Whether a head has been sent (an error can no longer be answered).
+    fn answered(&self) -> bool;
+
+    /// The connection must be cut: a body cannot be finished. A short body is never ended as if it were whole.
+    fn cut(&mut self);
+}
+
+/// A request's story is told to the audit log when it ends; handlers add what only they know.
+pub trait Audited {
+    fn note_backend(&mut self, request: &Request<'_>, backend: &str);
+}
