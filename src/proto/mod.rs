@@ -1,1 +1,4 @@
-//! proto
+//! Pure bytes to meaning and back. Nothing here does input or output, knows the time, or waits; every decoder takes bytes,
+//! says how many it used and what it learned.
+
+pub mod error_code;
