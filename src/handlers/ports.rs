@@ -2,9 +2,9 @@
 //! client's side of the exchange. Reactors, the mover and the simulator each implement these once.
 
 use crate::backend::port::{Backends, Moved};
+use crate::backend::standing::Standing;
 use crate::base::{Clock, Dice, Failure, Incarnation};
 use crate::config::view::View;
-use crate::handlers::request::Request;
 use crate::handlers::response::ResponseHead;
 use crate::observe::cells::CoreCells;
 use crate::policy::health::Health;
@@ -26,6 +26,8 @@ pub trait Ports: Backends {
     fn view(&self) -> &View;
     /// Bytes charged per backend, as of the last committed batch.
     fn board(&self) -> &Board;
+    /// Which backends may be used, and what was measured of them.
+    fn standing(&self) -> &Standing;
     /// This core's own view of which backends answer.
     fn health(&self) -> &Health;
     fn cells(&self) -> &CoreCells;
@@ -74,14 +76,12 @@ pub trait Exchange<P: Ports> {
     /// can, the handler calls `cut`. Cancel: NOT safe.
     fn send_from(&mut self, source: P::Source) -> impl Future<Output = Moved>;
 
+    /// What the audit line adds to the request itself: which backend served it.
+    fn note_backend(&mut self, backend: usize);
+
     /// Whether a head has been sent (an error can no longer be answered).
     fn answered(&self) -> bool;
 
     /// The connection must be cut: a body cannot be finished. A short body is never ended as if it were whole.
     fn cut(&mut self);
-}
-
-/// A request's story is told to the audit log when it ends; handlers add what only they know.
-pub trait Audited {
-    fn note_backend(&mut self, request: &Request<'_>, backend: &str);
 }

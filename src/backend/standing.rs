@@ -1,0 +1,94 @@
+//! What is known of each backend right now, shared by all cores: whether it may be used at all, and what was measured of it.
+//!
+//! Written by the control core (start, marker checks, drains); read on every request without locks. Indexes are those of
+//! the published view.
+
+use crate::store::record::BackendFacts;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// May be used: its marker was read and is ours.
+const USABLE: u8 = 1;
+/// Takes no new blobs.
+const DRAINING: u8 = 1 << 1;
+const VERIFIES_SHA256: u8 = 1 << 2;
+const ETAG_IS_MD5: u8 = 1 << 3;
+const DELETE_REMOVES: u8 = 1 << 4;
+
+#[derive(Debug, Default)]
+pub struct Standing {
+    backends: Box<[AtomicU8]>,
+}
+
+impl Standing {
+    /// Nothing is usable before its marker was seen.
+    pub fn new(backends: usize) -> Self {
+        Self { backends: (0..backends).map(|_| AtomicU8::new(0)).collect() }
+    }
+
+    fn has(&self, backend: usize, flag: u8) -> bool {
+        self.backends.get(backend).is_some_and(|cell| cell.load(Ordering::Relaxed) & flag != 0)
+    }
+
+    fn set(&self, backend: usize, flag: u8, on: bool) {
+        let cell = &self.backends[backend];
+        if on {
+            cell.fetch_or(flag, Ordering::Relaxed);
+        } else {
+            cell.fetch_and(!flag, Ordering::Relaxed);
+        }
+    }
+
+    /// Its marker was read and is ours; deletes and writes are sent only there.
+    pub fn usable(&self, backend: usize) -> bool {
+        self.has(backend, USABLE)
+    }
+
+    pub fn draining(&self, backend: usize) -> bool {
+        self.has(backend, DRAINING)
+    }
+
+    /// A PUT with a wrong SHA-256 is refused by this backend.
+    pub fn verifies_sha256(&self, backend: usize) -> bool {
+        self.has(backend, VERIFIES_SHA256)
+    }
+
+    /// The ETag of a plain PUT is the body's MD5.
+    pub fn etag_is_md5(&self, backend: usize) -> bool {
+        self.has(backend, ETAG_IS_MD5)
+    }
+
+    /// A DELETE leaves nothing behind.
+    pub fn delete_removes(&self, backend: usize) -> bool {
+        self.has(backend, DELETE_REMOVES)
+    }
+
+    pub fn set_usable(&self, backend: usize, usable: bool) {
+        self.set(backend, USABLE, usable);
+    }
+
+    pub fn set_draining(&self, backend: usize, draining: bool) {
+        self.set(backend, DRAINING, draining);
+    }
+
+    pub fn set_facts(&self, backend: usize, facts: &BackendFacts) {
+        self.set(backend, VERIFIES_SHA256, facts.verifies_sha256);
+        self.set(backend, ETAG_IS_MD5, facts.etag_is_md5);
+        self.set(backend, DELETE_REMOVES, facts.delete_removes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_independent_and_unknown_backends_have_none() {
+        let standing = Standing::new(2);
+        standing.set_usable(1, true);
+        standing.set_facts(1, &BackendFacts { measured: true, etag_is_md5: true, ..BackendFacts::default() });
+        assert!(standing.usable(1) && standing.etag_is_md5(1) && !standing.verifies_sha256(1) && !standing.draining(1));
+        assert!(!standing.usable(0) && !standing.usable(7));
+        standing.set_usable(1, false);
+        assert!(!standing.usable(1) && standing.etag_is_md5(1));
+    }
+}
