@@ -21,8 +21,7 @@ pub enum Permission {
 }
 
 impl Permission {
-    pub const EACH: [Self; 6] =
-        [Self::ListBuckets, Self::List, Self::Read, Self::Write, Self::Delete, Self::Tags];
+    pub const EACH: [Self; 6] = [Self::ListBuckets, Self::List, Self::Read, Self::Write, Self::Delete, Self::Tags];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -113,10 +112,7 @@ pub enum Denial {
 impl Principal {
     /// What a credential of the configuration's `buckets[]` becomes: everything in that one bucket.
     pub fn of_bucket(user: &str, bucket: BucketName) -> Self {
-        Self {
-            user: user.into(),
-            grants: vec![Grant { scope: Scope::Bucket(bucket), permissions: Permissions::ALL }],
-        }
+        Self { user: user.into(), grants: vec![Grant { scope: Scope::Bucket(bucket), permissions: Permissions::ALL }] }
     }
 
     /// What this principal may do in a bucket; None if no grant is about it. A grant by name replaces the wildcard.
@@ -126,11 +122,7 @@ impl Principal {
         let union = |sum: Option<Permissions>, grant: &Grant| {
             Some(Permissions(sum.unwrap_or_default().0 | grant.permissions.0))
         };
-        self.grants
-            .iter()
-            .filter(named)
-            .fold(None, union)
-            .or_else(|| self.grants.iter().filter(wild).fold(None, union))
+        self.grants.iter().filter(named).fold(None, union).or_else(|| self.grants.iter().filter(wild).fold(None, union))
     }
 
     pub fn permits(&self, bucket: &str, needed: Permissions) -> Result<(), Denial> {

@@ -61,7 +61,9 @@ mod tests {
     fn failures_avoid_for_longer_and_a_success_forgives() {
         let mut health = Health::default();
         assert!(health.is_good(at(0)));
-        for (failure, avoided_ms) in [(1, 1_000), (2, 2_000), (3, 4_000), (4, 8_000), (5, 16_000), (6, 30_000), (7, 30_000)] {
+        for (failure, avoided_ms) in
+            [(1, 1_000), (2, 2_000), (3, 4_000), (4, 8_000), (5, 16_000), (6, 30_000), (7, 30_000)]
+        {
             health.failed(at(100), 0);
             assert!(!health.is_good(at(100 + avoided_ms - 1)), "after {failure} failures");
             assert!(health.is_good(at(100 + avoided_ms)), "after {failure} failures the next call is the probe");
