@@ -41,6 +41,8 @@ pub struct BlobAt {
     pub name: String,
     /// The backend's own ETag of an imported object, sent as If-Match; empty for names of our own form.
     pub foreign_etag: String,
+    /// The version id that a versioned bucket returned: deletes name it. Empty if there is none or it never came back.
+    pub version_id: String,
 }
 
 /// One committed version and its live blobs.

@@ -1,0 +1,178 @@
+//! Reads of the metadata, and what they answer. `Lookup` is on the request path; the others are listings and workers'
+//! scans. No query changes anything.
+
+use super::change::{Upload, Usage};
+use super::record::{BlobAt, BlobState, Located, PartRecord, StoredChecksum};
+use crate::base::{BackendName, BucketName, ObjectKey, Timestamp, UploadId, Version};
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Query {
+    Lookup {
+        bucket: String,
+        key: String,
+    },
+    /// All blobs of one version that may still be read: live ones, and doomed ones in their grace.
+    Copies {
+        bucket: String,
+        key: String,
+        version: Version,
+    },
+    List(ListQuery),
+    Upload {
+        upload: UploadId,
+    },
+    Parts {
+        upload: UploadId,
+        after: u16,
+        max: u32,
+    },
+    /// Doomed blobs whose time has come, oldest due first.
+    DueCleanups {
+        max: u32,
+    },
+    /// Live versions with fewer than `factor` live blobs on the `counted` backends, after this (bucket, key), in order. One
+    /// call examines a bounded number of versions; the answer says where to go on.
+    UnderReplicated {
+        factor: u32,
+        counted: Vec<BackendName>,
+        after: Option<(String, String)>,
+        max: u32,
+    },
+    /// How many there are, counting no further than `max`. Walks all versions, in short transactions: not for polling.
+    UnderReplicatedCount {
+        factor: u32,
+        counted: Vec<BackendName>,
+        max: u64,
+    },
+    /// When the next doomed blob comes due, if any.
+    NextCleanup,
+    Status {
+        period: String,
+    },
+    /// Every blob row on a backend in pages ordered by name; for tests and audits of charges against bytes.
+    Blobs {
+        backend: BackendName,
+        after: String,
+        max: u32,
+    },
+    /// Adds up the rows of every backend and compares; a full scan, for tests and audits.
+    Audit,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ListQuery {
+    pub bucket: String,
+    pub prefix: String,
+    /// Empty: none.
+    pub delimiter: String,
+    /// Entries (keys and common prefixes) greater than this, in byte order. So a common prefix as `after`, or a key below
+    /// one, skips all that the prefix stands for.
+    pub after: String,
+    /// Entries of both kinds together, 0 to 1000. A page of 0 is empty and not truncated.
+    pub max: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    pub key: String,
+    pub size: u64,
+    pub etag: String,
+    pub modified: Timestamp,
+    /// Algorithms and the multipart flag for ListObjectsV2's ChecksumAlgorithm.
+    pub checksums: Vec<StoredChecksum>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ListPage {
+    pub keys: Vec<Listed>,
+    pub common_prefixes: Vec<String>,
+    /// More entries follow.
+    pub truncated: bool,
+    /// The last entry of the page (key or common prefix): the next page's `after`.
+    pub last: String,
+}
+
+/// A doomed blob that is due.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DueCleanup {
+    pub blob: BlobAt,
+    /// The database's clock when this was answered; `CleanupDone` brings it back.
+    pub found: Timestamp,
+    pub bytes: u64,
+    pub attempts: u32,
+    pub reason: String,
+    /// The blob belonged to a multipart upload that was not completed: abort every backend upload under its key first.
+    pub abort_uploads: bool,
+    /// The id that the backend gave to this upload; empty if unknown.
+    pub backend_upload: String,
+}
+
+/// A row of `blobs` for audits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BlobRow {
+    pub blob: BlobAt,
+    pub state: BlobState,
+    pub bytes: u64,
+    pub version: Version,
+    pub reason: String,
+    /// When a doomed blob is due.
+    pub not_before: Timestamp,
+}
+
+/// One backend's books. `charged` = `rows_bytes` always; `granted` <= `bytes_limit` unless that is 0 or was lowered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackendAudit {
+    pub name: String,
+    pub bytes_limit: u64,
+    /// Sums over all shares.
+    pub granted: i64,
+    pub charged: i64,
+    /// Sum over all blob rows, counted one by one.
+    pub rows_bytes: u64,
+    /// The status that the counters tell, and the one that the rows tell.
+    pub counters: BackendStatus,
+    pub counted: BackendStatus,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BackendStatus {
+    pub name: String,
+    /// Charged by live blobs.
+    pub bytes_used: u64,
+    /// Charged by reserved blobs and parts in flight.
+    pub bytes_reserved: u64,
+    /// Charged by doomed and dead blobs.
+    pub orphan_bytes: u64,
+    /// 0 = unlimited.
+    pub bytes_limit: u64,
+    /// Live blobs.
+    pub object_count: u64,
+    pub cleanup_depth: u64,
+    pub dlq_depth: u64,
+    pub active_uploads: u64,
+    pub draining: bool,
+    pub usage: Usage,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    Lookup(Option<Located>),
+    Copies(Vec<BlobAt>),
+    List(ListPage),
+    Upload(Option<Upload>),
+    Parts {
+        parts: Vec<PartRecord>,
+        truncated: bool,
+    },
+    DueCleanups(Vec<DueCleanup>),
+    /// `next`: pass as `after` to go on; None when all were examined.
+    UnderReplicated {
+        found: Vec<(BucketName, ObjectKey, Located)>,
+        next: Option<(String, String)>,
+    },
+    Count(u64),
+    NextCleanup(Option<Timestamp>),
+    Status(Vec<BackendStatus>),
+    Blobs(Vec<BlobRow>),
+    Audit(Vec<BackendAudit>),
+}
