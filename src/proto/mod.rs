@@ -2,3 +2,5 @@
 //! says how many it used and what it learned.
 
 pub mod error_code;
+pub mod http1;
+pub mod target;
