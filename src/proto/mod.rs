@@ -3,4 +3,7 @@
 
 pub mod error_code;
 pub mod http1;
+pub mod list_token;
+pub mod operation;
+pub mod params;
 pub mod target;

@@ -101,7 +101,9 @@ impl ChunkedDecoder {
             (State::DataLineFeed, b'\n') => State::Size { digits: 0 },
             (State::TrailerStart, b'\r') => State::LastLineFeed,
             (State::LastLineFeed, b'\n') => State::Done,
-            (State::TrailerStart | State::TrailerName, _) if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' => {
+            (State::TrailerStart | State::TrailerName, _)
+                if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' =>
+            {
                 self.count_line_byte(TRAILER_BYTES_MAX, "the trailers are too long")?;
                 State::TrailerName
             }

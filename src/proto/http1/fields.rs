@@ -261,7 +261,7 @@ pub(super) fn plain_number(value: &[u8]) -> Option<u64> {
 
 /// Whether the list fields of this name hold `token`, in any case (RFC 9110, 5.6.1).
 pub(super) fn list_holds(headers: &Headers<'_>, name: &str, token: &str) -> bool {
-    headers.all(name).any(|value| {
-        value.split(|&b| b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
-    })
+    headers
+        .all(name)
+        .any(|value| value.split(|&b| b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes())))
 }

@@ -122,7 +122,10 @@ mod tests {
     #[test]
     fn ambiguity_is_refused() {
         refused("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", BadHead::Length);
-        refused("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", BadHead::LengthAndTransfer);
+        refused(
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            BadHead::LengthAndTransfer,
+        );
         refused("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", BadHead::TransferCoding);
         refused("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", BadHead::Transfer);
         refused("HTTP/1.1 200 OK\nContent-Length: 5\n\n", BadHead::BareLineFeed);

@@ -138,8 +138,7 @@ mod tests {
         head.finish();
         let head = ResponseHead::parse(&out, true, &mut 0).expect("well-formed").expect("complete");
         let fields: Vec<_> = head.headers.iter().map(|h| (h.name, h.value)).collect();
-        let want: [(&str, &[u8]); 3] =
-            [("X-Evil", b"a  Set-Cookie: b"), ("X---Y", b"c"), ("ETag", b"\"q\"")];
+        let want: [(&str, &[u8]); 3] = [("X-Evil", b"a  Set-Cookie: b"), ("X---Y", b"c"), ("ETag", b"\"q\"")];
         assert_eq!(fields, want);
     }
 

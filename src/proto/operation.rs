@@ -1,0 +1,359 @@
+//! Which S3 operation a request asks for, decided once from method, target and headers before anything else happens.
+//!
+//! The name is used for authorization, metrics and audit alike. Query keys and meaningful headers are allow-listed per
+//! operation: what is not known is answered NotImplemented and never falls through to a plain read or write of the object
+//! (`PUT ?tagging` must not store the tags as the object's bytes).
+
+use super::error_code::{ErrorCode, S3Error};
+use super::http1::{Header, Method, RequestHead};
+use super::target::{Query, Target, decode_query};
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Operation {
+    ListBuckets,
+    HeadBucket,
+    GetBucketLocation,
+    ListObjectsV2,
+    DeleteObjects,
+    GetObject,
+    HeadObject,
+    PutObject,
+    DeleteObject,
+    CreateMultipartUpload,
+    UploadPart,
+    CompleteMultipartUpload,
+    AbortMultipartUpload,
+    ListParts,
+}
+
+impl Operation {
+    pub const ALL: [Self; 14] = [
+        Self::ListBuckets,
+        Self::HeadBucket,
+        Self::GetBucketLocation,
+        Self::ListObjectsV2,
+        Self::DeleteObjects,
+        Self::GetObject,
+        Self::HeadObject,
+        Self::PutObject,
+        Self::DeleteObject,
+        Self::CreateMultipartUpload,
+        Self::UploadPart,
+        Self::CompleteMultipartUpload,
+        Self::AbortMultipartUpload,
+        Self::ListParts,
+    ];
+
+    /// As S3's API reference, metrics and audit records call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ListBuckets => "ListBuckets",
+            Self::HeadBucket => "HeadBucket",
+            Self::GetBucketLocation => "GetBucketLocation",
+            Self::ListObjectsV2 => "ListObjectsV2",
+            Self::DeleteObjects => "DeleteObjects",
+            Self::GetObject => "GetObject",
+            Self::HeadObject => "HeadObject",
+            Self::PutObject => "PutObject",
+            Self::DeleteObject => "DeleteObject",
+            Self::CreateMultipartUpload => "CreateMultipartUpload",
+            Self::UploadPart => "UploadPart",
+            Self::CompleteMultipartUpload => "CompleteMultipartUpload",
+            Self::AbortMultipartUpload => "AbortMultipartUpload",
+            Self::ListParts => "ListParts",
+        }
+    }
+
+    /// The operation, or the exact refusal: NotImplemented for what S3 has and this product has not, MethodNotAllowed for
+    /// what S3 has not either.
+    pub fn classify(head: &RequestHead<'_>, target: &Target<'_>) -> Result<Self, S3Error> {
+        refuse_unknown_query(&target.query)?;
+        let operation = match (target.bucket, target.key) {
+            (None, _) => of_service(head.method),
+            (Some(_), None) => of_bucket(head.method, &target.query),
+            (Some(_), Some(_)) => of_object(head.method, &target.query),
+        }?;
+        operation.check_query(&target.query)?;
+        operation.check_headers(head)?;
+        Ok(operation)
+    }
+
+    /// Query keys that it understands, besides `x-id`, which SDKs add to every request and which says nothing new.
+    fn query_keys(self) -> &'static [&'static str] {
+        match self {
+            Self::GetBucketLocation => &["location"],
+            Self::ListObjectsV2 => &[
+                "list-type",
+                "prefix",
+                "delimiter",
+                "max-keys",
+                "continuation-token",
+                "start-after",
+                "encoding-type",
+                "fetch-owner",
+            ],
+            Self::DeleteObjects => &["delete"],
+            Self::CreateMultipartUpload => &["uploads"],
+            Self::UploadPart => &["uploadId", "partNumber"],
+            Self::CompleteMultipartUpload | Self::AbortMultipartUpload => &["uploadId"],
+            Self::ListParts => &["uploadId", "max-parts", "part-number-marker", "encoding-type"],
+            Self::ListBuckets
+            | Self::HeadBucket
+            | Self::GetObject
+            | Self::HeadObject
+            | Self::PutObject
+            | Self::DeleteObject => &[],
+        }
+    }
+
+    fn check_query(self, query: &Query<'_>) -> Result<(), S3Error> {
+        for (raw_name, _) in query.raw_pairs() {
+            let name = decode_query(raw_name)?;
+            if name != "x-id" && !self.query_keys().contains(&&*name) {
+                return Err(not_implemented_query(&name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Headers that ask for something which would silently not happen. What may be ignored without harm is ignored.
+    fn check_headers(self, head: &RequestHead<'_>) -> Result<(), S3Error> {
+        let creates = matches!(self, Self::PutObject | Self::CreateMultipartUpload);
+        for Header { name, value } in head.headers() {
+            let Some((prefix, rest)) = name.as_bytes().split_first_chunk::<6>() else { continue };
+            if !prefix.eq_ignore_ascii_case(b"x-amz-") {
+                continue;
+            }
+            let is = |tail: &str| rest.eq_ignore_ascii_case(tail.as_bytes());
+            let begins =
+                |start: &str| rest.get(..start.len()).is_some_and(|part| part.eq_ignore_ascii_case(start.as_bytes()));
+            let unknown = is("copy-source")
+                || begins("server-side-encryption")
+                || is("write-offset-bytes")
+                || is("mfa")
+                || is("if-match-last-modified-time")
+                || is("if-match-size")
+                || (creates && (begins("object-lock-") || is("tagging") || is("website-redirect-location")));
+            if unknown {
+                return Err(S3Error::new(ErrorCode::NotImplemented, format!("The header {name} is not supported.")));
+            }
+            if creates && begins("grant-")
+                || creates && is("acl") && !matches!(value, b"" | b"private" | b"bucket-owner-full-control")
+            {
+                return Err(ErrorCode::AccessControlListNotSupported.into());
+            }
+            if creates && is("storage-class") && value != b"STANDARD" {
+                return Err(ErrorCode::InvalidStorageClass.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A key that no operation knows is never a reason to guess another operation.
+fn refuse_unknown_query(query: &Query<'_>) -> Result<(), S3Error> {
+    for (raw_name, _) in query.raw_pairs() {
+        let name = decode_query(raw_name)?;
+        if name != "x-id" && !Operation::ALL.iter().any(|operation| operation.query_keys().contains(&&*name)) {
+            return Err(not_implemented_query(&name));
+        }
+    }
+    Ok(())
+}
+
+fn not_implemented_query(name: &str) -> S3Error {
+    let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+    S3Error::new(ErrorCode::NotImplemented, format!("The query parameter {shown} is not supported here."))
+}
+
+fn of_service(method: Method) -> Result<Operation, S3Error> {
+    match method {
+        Method::Get => Ok(Operation::ListBuckets),
+        other => Err(refused_method(other)),
+    }
+}
+
+fn of_bucket(method: Method, query: &Query<'_>) -> Result<Operation, S3Error> {
+    match method {
+        Method::Head => Ok(Operation::HeadBucket),
+        Method::Get if query.has("location") => Ok(Operation::GetBucketLocation),
+        Method::Get if query.has("uploads") => Err(not_implemented("ListMultipartUploads")),
+        Method::Get if query.has("list-type") => Ok(Operation::ListObjectsV2),
+        Method::Get => Err(not_implemented("ListObjects")),
+        Method::Post if query.has("delete") => Ok(Operation::DeleteObjects),
+        Method::Post if query.is_empty() => Err(not_implemented("PostObject")),
+        Method::Put if query.is_empty() => Err(not_implemented("CreateBucket")),
+        Method::Delete if query.is_empty() => Err(not_implemented("DeleteBucket")),
+        other => Err(refused_method(other)),
+    }
+}
+
+fn of_object(method: Method, query: &Query<'_>) -> Result<Operation, S3Error> {
+    let upload = query.has("uploadId");
+    let part = query.has("partNumber");
+    match method {
+        Method::Get if upload => Ok(Operation::ListParts),
+        Method::Get => Ok(Operation::GetObject),
+        Method::Head => Ok(Operation::HeadObject),
+        Method::Put if upload && part => Ok(Operation::UploadPart),
+        Method::Put if upload || part => {
+            Err(S3Error::new(ErrorCode::InvalidArgument, "uploadId and partNumber must be given together."))
+        }
+        Method::Put => Ok(Operation::PutObject),
+        Method::Post if query.has("uploads") => Ok(Operation::CreateMultipartUpload),
+        Method::Post if upload => Ok(Operation::CompleteMultipartUpload),
+        Method::Delete if upload => Ok(Operation::AbortMultipartUpload),
+        Method::Delete => Ok(Operation::DeleteObject),
+        other => Err(refused_method(other)),
+    }
+}
+
+fn not_implemented(operation: &'static str) -> S3Error {
+    S3Error::new(ErrorCode::NotImplemented, format!("{operation} is not implemented."))
+}
+
+/// OPTIONS asks for CORS, which is not there; a word that is no method of HTTP is not implemented by anybody.
+fn refused_method(method: Method) -> S3Error {
+    match method {
+        Method::Options | Method::Other => {
+            S3Error::new(ErrorCode::NotImplemented, "The method of the request is not implemented.")
+        }
+        _ => ErrorCode::MethodNotAllowed.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classify(request: &str, fields: &str) -> Result<Operation, ErrorCode> {
+        let text = format!("{request} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let head = RequestHead::parse(text.as_bytes(), &mut 0).expect(request).expect("complete");
+        let mut scratch = String::new();
+        let target = Target::parse(head.target, &mut scratch).expect(request);
+        Operation::classify(&head, &target).map_err(|error| error.code)
+    }
+
+    #[test]
+    fn every_operation_is_recognised() {
+        for (request, want) in [
+            ("GET /", Operation::ListBuckets),
+            ("GET /?x-id=ListBuckets", Operation::ListBuckets),
+            ("HEAD /b", Operation::HeadBucket),
+            ("HEAD /b/", Operation::HeadBucket),
+            ("GET /b?location", Operation::GetBucketLocation),
+            ("GET /b/?location=", Operation::GetBucketLocation),
+            ("GET /b?list-type=2", Operation::ListObjectsV2),
+            (
+                "GET /b?list-type=2&prefix=a&delimiter=%2F&max-keys=5&continuation-token=x&start-after=y\
+                 &encoding-type=url&fetch-owner=true",
+                Operation::ListObjectsV2,
+            ),
+            ("GET /b?list%2Dtype=2", Operation::ListObjectsV2),
+            ("POST /b?delete", Operation::DeleteObjects),
+            ("GET /b/k", Operation::GetObject),
+            ("GET /b/k?x-id=GetObject", Operation::GetObject),
+            ("GET /b//", Operation::GetObject),
+            ("HEAD /b/k", Operation::HeadObject),
+            ("PUT /b/k?x-id=PutObject", Operation::PutObject),
+            ("DELETE /b/k", Operation::DeleteObject),
+            ("POST /b/k?uploads", Operation::CreateMultipartUpload),
+            ("PUT /b/k?partNumber=1&uploadId=u", Operation::UploadPart),
+            ("PUT /b/k?uploadId=u&partNumber=1&x-id=UploadPart", Operation::UploadPart),
+            ("POST /b/k?uploadId=u", Operation::CompleteMultipartUpload),
+            ("DELETE /b/k?uploadId=u", Operation::AbortMultipartUpload),
+            ("GET /b/k?uploadId=u&max-parts=5&part-number-marker=2", Operation::ListParts),
+        ] {
+            assert_eq!(classify(request, ""), Ok(want), "{request}");
+        }
+    }
+
+    #[test]
+    fn nothing_falls_through_to_the_object() {
+        for (request, want) in [
+            ("GET /b/k?acl", ErrorCode::NotImplemented),
+            ("PUT /b/k?acl", ErrorCode::NotImplemented),
+            ("PUT /b/k?tagging", ErrorCode::NotImplemented),
+            ("PUT /b/k?tagging=", ErrorCode::NotImplemented),
+            ("PUT /b/k?%74agging", ErrorCode::NotImplemented),
+            ("GET /b/k?tagging", ErrorCode::NotImplemented),
+            ("DELETE /b/k?tagging", ErrorCode::NotImplemented),
+            ("PUT /b/k?retention", ErrorCode::NotImplemented),
+            ("PUT /b/k?legal-hold", ErrorCode::NotImplemented),
+            ("POST /b/k?restore", ErrorCode::NotImplemented),
+            ("POST /b/k?select&select-type=2", ErrorCode::NotImplemented),
+            ("PUT /b/k?renameObject", ErrorCode::NotImplemented),
+            ("PUT /b/k?append&position=0", ErrorCode::NotImplemented),
+            ("GET /b/k?attributes", ErrorCode::NotImplemented),
+            ("GET /b/k?torrent", ErrorCode::NotImplemented),
+            ("GET /b/k?versionId=v", ErrorCode::NotImplemented),
+            ("DELETE /b/k?versionId=v", ErrorCode::NotImplemented),
+            ("GET /b/k?partNumber=1", ErrorCode::NotImplemented),
+            ("GET /b/k?response-content-type=a", ErrorCode::NotImplemented),
+            ("GET /b/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=0", ErrorCode::NotImplemented),
+            ("PUT /b/k?x-amz-signature=0", ErrorCode::NotImplemented),
+            ("GET /b/k?prefix=a", ErrorCode::NotImplemented),
+            ("GET /b/k?list-type=2", ErrorCode::NotImplemented),
+            ("PUT /b/k?delete", ErrorCode::NotImplemented),
+            ("DELETE /b/k?partNumber=1", ErrorCode::NotImplemented),
+            ("DELETE /b/k?uploads", ErrorCode::NotImplemented),
+            ("GET /b/k?uploads", ErrorCode::NotImplemented),
+            ("POST /b/k?uploads&uploadId=u", ErrorCode::NotImplemented),
+            ("PUT /b/k?uploadId=u", ErrorCode::InvalidArgument),
+            ("PUT /b/k?partNumber=1", ErrorCode::InvalidArgument),
+            ("POST /b/k", ErrorCode::MethodNotAllowed),
+            ("POST /b/k?partNumber=1", ErrorCode::MethodNotAllowed),
+            ("PATCH /b/k", ErrorCode::MethodNotAllowed),
+            ("TRACE /b/k", ErrorCode::MethodNotAllowed),
+            ("OPTIONS /b/k", ErrorCode::NotImplemented),
+            ("BREW /b/k", ErrorCode::NotImplemented),
+            ("get /b/k", ErrorCode::NotImplemented),
+            ("GET /b", ErrorCode::NotImplemented),
+            ("GET /b?prefix=a", ErrorCode::NotImplemented),
+            ("GET /b?list-type=2&location", ErrorCode::NotImplemented),
+            ("GET /b?versioning", ErrorCode::NotImplemented),
+            ("GET /b?versions", ErrorCode::NotImplemented),
+            ("GET /b?uploads", ErrorCode::NotImplemented),
+            ("GET /b?policy", ErrorCode::NotImplemented),
+            ("PUT /b", ErrorCode::NotImplemented),
+            ("PUT /b?versioning", ErrorCode::NotImplemented),
+            ("PUT /b?location", ErrorCode::MethodNotAllowed),
+            ("DELETE /b", ErrorCode::NotImplemented),
+            ("DELETE /b?lifecycle", ErrorCode::NotImplemented),
+            ("POST /b", ErrorCode::NotImplemented),
+            ("HEAD /b?location", ErrorCode::NotImplemented),
+            ("POST /b?delete&versionId=v", ErrorCode::NotImplemented),
+            ("PUT /", ErrorCode::MethodNotAllowed),
+            ("HEAD /", ErrorCode::MethodNotAllowed),
+            ("POST /", ErrorCode::MethodNotAllowed),
+            ("GET /?prefix=a", ErrorCode::NotImplemented),
+        ] {
+            assert_eq!(classify(request, ""), Err(want), "{request}");
+        }
+    }
+
+    #[test]
+    fn headers_that_would_be_broken_promises_are_refused() {
+        for (request, field, want) in [
+            ("PUT /b/k", "X-Amz-Copy-Source: /b/other", Err(ErrorCode::NotImplemented)),
+            ("PUT /b/k", "x-amz-copy-source:", Err(ErrorCode::NotImplemented)),
+            ("PUT /b/k?partNumber=1&uploadId=u", "x-amz-copy-source: b/o", Err(ErrorCode::NotImplemented)),
+            ("PUT /b/k", "x-amz-server-side-encryption: AES256", Err(ErrorCode::NotImplemented)),
+            ("GET /b/k", "x-amz-server-side-encryption-customer-key: a", Err(ErrorCode::NotImplemented)),
+            ("PUT /b/k", "x-amz-object-lock-mode: GOVERNANCE", Err(ErrorCode::NotImplemented)),
+            ("PUT /b/k", "x-amz-write-offset-bytes: 5", Err(ErrorCode::NotImplemented)),
+            ("PUT /b/k", "x-amz-tagging: a=b", Err(ErrorCode::NotImplemented)),
+            ("DELETE /b/k", "x-amz-if-match-size: 5", Err(ErrorCode::NotImplemented)),
+            ("PUT /b/k", "x-amz-acl: public-read", Err(ErrorCode::AccessControlListNotSupported)),
+            ("PUT /b/k", "x-amz-grant-read: id=a", Err(ErrorCode::AccessControlListNotSupported)),
+            ("PUT /b/k", "x-amz-storage-class: GLACIER", Err(ErrorCode::InvalidStorageClass)),
+            ("PUT /b/k", "x-amz-acl: private", Ok(Operation::PutObject)),
+            ("PUT /b/k", "x-amz-storage-class: STANDARD", Ok(Operation::PutObject)),
+            ("PUT /b/k", "x-amz-meta-copy-source: a", Ok(Operation::PutObject)),
+            ("PUT /b/k", "x-amz-checksum-crc32: AAAAAA==", Ok(Operation::PutObject)),
+            ("GET /b/k", "x-amz-checksum-mode: ENABLED", Ok(Operation::GetObject)),
+        ] {
+            assert_eq!(classify(request, &format!("{field}\r\n")), want, "{request} with {field}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The parameters of operations that have some, out of the query.
+//!
+//! Called by the handlers after classification, which has made sure that no unknown key is there.
+
+use super::error_code::{ErrorCode, S3Error};
+use super::list_token;
+use super::target::Query;
+use crate::base::limits::{BATCH_KEYS_MAX, PARTS_MAX};
+use crate::base::{PartNumber, UploadId};
+use std::borrow::Cow;
+
+/// Entries of one page, unless fewer are asked for.
+const PAGE_MAX: u32 = BATCH_KEYS_MAX as u32;
+
+/// ListObjectsV2.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListObjectsV2<'t> {
+    pub prefix: Cow<'t, str>,
+    /// Empty: none.
+    pub delimiter: Cow<'t, str>,
+    /// As asked, to be echoed. Where the page begins is `after`.
+    pub start_after: Option<Cow<'t, str>>,
+    /// As asked, to be echoed.
+    pub continuation_token: Option<Cow<'t, str>>,
+    /// The page begins behind this key or common prefix: the token's, else `start_after`, else empty.
+    pub after: String,
+    /// 0 to 1000.
+    pub max_keys: u32,
+    /// Names in the answer are percent-encoded.
+    pub url_encoding: bool,
+    pub fetch_owner: bool,
+}
+
+impl<'t> ListObjectsV2<'t> {
+    pub fn parse(query: &Query<'t>) -> Result<Self, S3Error> {
+        if query.value("list-type")?.as_deref() != Some("2") {
+            return Err(S3Error::new(ErrorCode::InvalidArgument, "Invalid List Type specified in Request"));
+        }
+        let start_after = query.value("start-after")?;
+        let continuation_token = query.value("continuation-token")?;
+        let after = match continuation_token.as_deref() {
+            None | Some("") => start_after.as_deref().unwrap_or_default().to_owned(),
+            Some(token) => list_token::decode(token)?,
+        };
+        Ok(Self {
+            prefix: query.value("prefix")?.unwrap_or_default(),
+            delimiter: query.value("delimiter")?.unwrap_or_default(),
+            start_after,
+            continuation_token,
+            after,
+            max_keys: count(query, "max-keys", PAGE_MAX)?.unwrap_or(PAGE_MAX),
+            url_encoding: url_encoding(query)?,
+            fetch_owner: query.value("fetch-owner")?.is_some_and(|value| value.eq_ignore_ascii_case("true")),
+        })
+    }
+}
+
+/// UploadPart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UploadPart {
+    pub upload: UploadId,
+    pub number: PartNumber,
+}
+
+impl UploadPart {
+    pub fn parse(query: &Query<'_>) -> Result<Self, S3Error> {
+        let number = query.value("partNumber")?.and_then(|text| PartNumber::parse(&text)).ok_or_else(|| {
+            S3Error::new(ErrorCode::InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive")
+        })?;
+        Ok(Self { upload: upload_id(query)?, number })
+    }
+}
+
+/// ListParts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListParts {
+    pub upload: UploadId,
+    /// Parts with greater numbers are listed.
+    pub after: u16,
+    /// 0 to 1000.
+    pub max_parts: u32,
+    pub url_encoding: bool,
+}
+
+impl ListParts {
+    pub fn parse(query: &Query<'_>) -> Result<Self, S3Error> {
+        Ok(Self {
+            upload: upload_id(query)?,
+            after: count(query, "part-number-marker", u32::from(PARTS_MAX))?.unwrap_or(0) as u16,
+            max_parts: count(query, "max-parts", PAGE_MAX)?.unwrap_or(PAGE_MAX),
+            url_encoding: url_encoding(query)?,
+        })
+    }
+}
+
+/// The upload that Complete, Abort, ListParts and UploadPart name. Any text that is no id of ours names no upload.
+pub fn upload_id(query: &Query<'_>) -> Result<UploadId, S3Error> {
+    let text = query.value("uploadId")?.unwrap_or_default();
+    UploadId::parse(&text).ok_or_else(|| ErrorCode::NoSuchUpload.into())
+}
+
+/// A number from 0 on, lowered to `max`.
+fn count(query: &Query<'_>, name: &str, max: u32) -> Result<Option<u32>, S3Error> {
+    let Some(text) = query.value(name)?.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let number: Option<i64> = text.parse().ok().filter(|number| (0..=i64::from(i32::MAX)).contains(number));
+    let number = number.ok_or_else(|| {
+        let message = format!("Argument {name} must be an integer between 0 and 2147483647");
+        S3Error::new(ErrorCode::InvalidArgument, message)
+    })?;
+    Ok(Some(number.min(i64::from(max)) as u32))
+}
+
+fn url_encoding(query: &Query<'_>) -> Result<bool, S3Error> {
+    match query.value("encoding-type")?.as_deref() {
+        None | Some("") => Ok(false),
+        Some(kind) if kind.eq_ignore_ascii_case("url") => Ok(true),
+        Some(_) => Err(S3Error::new(ErrorCode::InvalidArgument, "Invalid Encoding Method specified in Request")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(raw: &str) -> Result<ListObjectsV2<'_>, ErrorCode> {
+        ListObjectsV2::parse(&Query::new(raw)).map_err(|error| error.code)
+    }
+
+    #[test]
+    fn list_parameters() {
+        let plain = list("list-type=2").expect("all defaults");
+        assert_eq!((plain.max_keys, plain.after.as_str(), plain.url_encoding), (1000, "", false));
+        assert_eq!((&*plain.prefix, &*plain.delimiter, plain.fetch_owner), ("", "", false));
+        let full = list(
+            "list-type=2&prefix=a%2F&delimiter=%2F&start-after=a%2Fb&max-keys=7&encoding-type=url&fetch-owner=true",
+        );
+        let full = full.expect("well-formed");
+        assert_eq!((full.max_keys, full.after.as_str(), full.url_encoding), (7, "a/b", true));
+        assert_eq!((&*full.prefix, &*full.delimiter, full.fetch_owner), ("a/", "/", true));
+    }
+
+    #[test]
+    fn a_token_wins_over_start_after() {
+        let token = list_token::encode("photos/x y");
+        let raw = format!("list-type=2&start-after=a&continuation-token={token}");
+        let list = list(&raw).expect("well-formed");
+        assert_eq!(list.after, "photos/x y");
+        assert_eq!(
+            (list.start_after.as_deref(), list.continuation_token.as_deref()),
+            (Some("a"), Some(token.as_str()))
+        );
+    }
+
+    #[test]
+    fn max_keys_is_clamped_or_refused() {
+        for (text, want) in [
+            ("0", Ok(0)),
+            ("1", Ok(1)),
+            ("999", Ok(999)),
+            ("1000", Ok(1000)),
+            ("1001", Ok(1000)),
+            ("2147483647", Ok(1000)),
+            ("", Ok(1000)),
+            ("2147483648", Err(ErrorCode::InvalidArgument)),
+            ("-1", Err(ErrorCode::InvalidArgument)),
+            ("ten", Err(ErrorCode::InvalidArgument)),
+            ("1.5", Err(ErrorCode::InvalidArgument)),
+            ("99999999999999999999", Err(ErrorCode::InvalidArgument)),
+        ] {
+            let raw = format!("list-type=2&max-keys={text}");
+            assert_eq!(list(&raw).map(|list| list.max_keys), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bad_list_parameters() {
+        for raw in
+            ["list-type=1", "list-type=", "list-type=2&encoding-type=base64", "list-type=2&continuation-token=nonsense"]
+        {
+            assert_eq!(list(raw).map(|_| ()), Err(ErrorCode::InvalidArgument), "{raw}");
+        }
+        assert_eq!(list("list-type=2&prefix=%zz").map(|_| ()), Err(ErrorCode::InvalidURI));
+        assert_eq!(list("list-type=2&continuation-token=").map(|list| list.after), Ok(String::new()));
+    }
+
+    #[test]
+    fn upload_parameters() {
+        let id = UploadId::from_rolls(1, 2);
+        let part = |number: &str| {
+            let raw = format!("partNumber={number}&uploadId={}", id.as_str());
+            UploadPart::parse(&Query::new(&raw)).map(|part| part.number.get()).map_err(|error| error.code)
+        };
+        assert_eq!((part("1"), part("10000")), (Ok(1), Ok(10_000)));
+        for bad in ["0", "10001", "-1", "", "x", "%31%"] {
+            assert!(part(bad).is_err(), "{bad:?}");
+        }
+        let missing = upload_id(&Query::new("uploadId=mine")).map_err(|error| error.code);
+        assert_eq!(missing, Err(ErrorCode::NoSuchUpload));
+        let raw = format!("uploadId={}&max-parts=2&part-number-marker=5", id.as_str());
+        let parts = ListParts::parse(&Query::new(&raw)).expect("well-formed");
+        assert_eq!((parts.after, parts.max_parts, &parts.upload), (5, 2, &id));
+        let raw = format!("uploadId={}", id.as_str());
+        let parts = ListParts::parse(&Query::new(&raw)).expect("well-formed");
+        assert_eq!((parts.after, parts.max_parts), (0, 1000));
+    }
+}
