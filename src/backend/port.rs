@@ -47,7 +47,8 @@ pub struct Put<'a> {
 /// A backend's answer to a finished body or a completed upload.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Stored {
-    /// Without quotes; empty if the backend gave none (a directory).
+    /// Without quotes; empty if the backend gave none (a directory). Of a part: what `complete_upload` must name it by, kept
+    /// as `PartRecord::backend_etag`; a directory answers the attempt's nonce, so it is the MD5 only where that was measured.
     pub etag: String,
     /// The version id that a versioned bucket returned: deletes must name it.
     pub version_id: String,
@@ -143,10 +144,6 @@ pub trait Backends {
     fn abort_uploads(&self, blob: &BlobAt, known: &str) -> impl Future<Output = Result<(), Failure>>;
 
     /// Names under a prefix, after `after` (empty: from the start). Cancel: NOT safe.
-    fn list(
-        &self,
-        backend: &BackendName,
-        prefix: &str,
-        after: &str,
-    ) -> impl Future<Output = Result<BlobPage, Failure>>;
+    fn list(&self, backend: &BackendName, prefix: &str, after: &str)
+    -> impl Future<Output = Result<BlobPage, Failure>>;
 }

@@ -28,7 +28,8 @@ pub fn page(tree: &impl Tree, prefix: &str, after: &str, max: usize) -> io::Resu
     assert!(max > 0, "a page of nothing would never end");
     // One more than asked tells whether the page is the last.
     let wanted = max + 1;
-    let mut plain = Walk { tree, root: "", prefix: prefix.to_owned(), after: after.to_owned(), wanted, found: Vec::new() };
+    let mut plain =
+        Walk { tree, root: "", prefix: prefix.to_owned(), after: after.to_owned(), wanted, found: Vec::new() };
     plain.directory("")?;
     let (hex_prefix, hex_after) = (paths::to_hex(prefix), paths::to_hex(after));
     let root = paths::ESCAPED_ROOT;
@@ -108,8 +109,7 @@ impl<T: Tree> Walk<'_, T> {
         // A name that would not lead back to this file is nobody's blob.
         let Some(name) = name.filter(|name| paths::is_plain(name) != self.is_escaped()) else { return Ok(()) };
         let file = join(self.root, path);
-        let size =
-            if entry.is_directory { self.tree.multipart_size(&file)? } else { self.tree.file_size(&file)? };
+        let size = if entry.is_directory { self.tree.multipart_size(&file)? } else { self.tree.file_size(&file)? };
         self.found.extend(size.map(|size| (name, size)));
         Ok(())
     }
@@ -196,7 +196,15 @@ mod tests {
     #[test]
     fn files_of_ours_are_not_listed() {
         let mut tree = Map::default();
-        for file in [".s3o/id", ".s3o/probe", "bkt/.s3o~ab", "bkt/.s3o~ab.parts/00001-x", "bkt/.s3o~d/x", ".s3o/n/zz-", ".s3o/n/6"] {
+        for file in [
+            ".s3o/id",
+            ".s3o/probe",
+            "bkt/.s3o~ab",
+            "bkt/.s3o~ab.parts/00001-x",
+            "bkt/.s3o~d/x",
+            ".s3o/n/zz-",
+            ".s3o/n/6",
+        ] {
             tree.0.insert(file.to_owned(), 1);
         }
         tree.put("bkt/found", 3);
@@ -228,7 +236,7 @@ mod tests {
     proptest! {
         #[test]
         fn pages_are_complete_ordered_and_do_not_repeat(
-            names in prop::collection::btree_map("()", any_name(), 0..1).prop_flat_map(|_| prop::collection::vec(any_name(), 0..14)),
+            names in prop::collection::vec(any_name(), 0..14),
             prefix in "(bkt/)?[ab!/.]{0,2}",
             max in 1usize..5,
         ) {

@@ -50,7 +50,8 @@ impl BlobPath {
         let (parent, leaf) = path.rsplit_once('/').unwrap_or(("", &path));
         let temporary = temporary_name(name);
         let parts = format!("{temporary}.parts");
-        let may_be_multipart = is_multipart_leaf(leaf) || escaped_end(leaf).is_some() && parent.starts_with(ESCAPED_ROOT);
+        let may_be_multipart =
+            is_multipart_leaf(leaf) || escaped_end(leaf).is_some() && parent.starts_with(ESCAPED_ROOT);
         Self { parent: parent.to_owned(), leaf: leaf.to_owned(), temporary, parts, may_be_multipart }
     }
 }
@@ -101,7 +102,8 @@ pub fn from_hex(hex: &str) -> Option<String> {
         b'a'..=b'f' => Some(b - b'a' + 10),
         _ => None,
     };
-    let bytes = digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect::<Option<_>>()?;
+    let bytes =
+        digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect::<Option<_>>()?;
     String::from_utf8(bytes).ok()
 }
 
@@ -162,8 +164,29 @@ mod tests {
         let long = "k".repeat(256);
         let longest = "é".repeat(512);
         let names = [
-            "", ".", "..", "/", "//", "a", "a/", "/a", "../a", "a/../../b", "a/./b", "a\0b", ".s3o", ".s3o/id", ".s3o/n/61-",
-            ".s3o~x", "b/.s3o~x/c", "b/.s3o", "b/.s3o-h/x", &long, &longest, "b/ä !%\n", &"x/".repeat(512),
+            "",
+            ".",
+            "..",
+            "/",
+            "//",
+            "a",
+            "a/",
+            "/a",
+            "../a",
+            "a/../../b",
+            "a/./b",
+            "a\0b",
+            ".s3o",
+            ".s3o/id",
+            ".s3o/n/61-",
+            ".s3o~x",
+            "b/.s3o~x/c",
+            "b/.s3o",
+            "b/.s3o-h/x",
+            &long,
+            &longest,
+            "b/ä !%\n",
+            &"x/".repeat(512),
         ];
         for name in names {
             check_legal(name);
