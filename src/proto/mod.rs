@@ -2,8 +2,10 @@
 //! says how many it used and what it learned.
 
 pub mod error_code;
+pub mod fields;
 pub mod http1;
 pub mod list_token;
 pub mod operation;
 pub mod params;
+pub mod sigv4;
 pub mod target;

@@ -182,6 +182,15 @@ impl<'b> Headers<'b> {
     }
 }
 
+impl crate::proto::fields::Fields for Headers<'_> {
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let slice = |at: u16, len: u16| &self.head[usize::from(at)..][..usize::from(len)];
+        self.spans[..self.count]
+            .iter()
+            .map(move |span| (slice(span.name_at, span.name_len), slice(span.value_at, span.value_len)))
+    }
+}
+
 impl fmt::Debug for Headers<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter().map(|h| (h.name, h.value.escape_ascii().to_string()))).finish()

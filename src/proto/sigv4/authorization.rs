@@ -1,0 +1,193 @@
+//! The Authorization header: `AWS4-HMAC-SHA256 Credential=KEY/DATE/REGION/s3/aws4_request, SignedHeaders=…, Signature=…`.
+//! Reads it; says nothing about whether the signature is right.
+
+use super::{ALGORITHM, AuthError, REGION_BYTES_MAX};
+
+/// The header's parts, borrowed from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Authorization<'h> {
+    pub access_key: &'h str,
+    /// `YYYYMMDD`; eight digits, but not yet compared with the request's date.
+    pub day: [u8; 8],
+    pub region: &'h str,
+    /// Lower-case names, ascending, joined by `;`, `host` among them.
+    pub signed_headers: &'h str,
+    /// As sent; anything that is not the right signature does not match.
+    pub signature: &'h str,
+}
+
+impl<'h> Authorization<'h> {
+    pub fn parse(value: &'h [u8]) -> Result<Self, AuthError> {
+        let value = std::str::from_utf8(value).map_err(|_| AuthError::UnsupportedScheme)?.trim_ascii();
+        let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
+        match scheme {
+            ALGORITHM => {}
+            "AWS" | "AWS4-ECDSA-P256-SHA256" => return Err(AuthError::UnsupportedVersion),
+            _ => return Err(AuthError::UnsupportedScheme),
+        }
+        let (mut credential, mut signed_headers, mut signature) = (None, None, None);
+        for field in rest.split(',') {
+            let (name, value) = field.trim_ascii().split_once('=').ok_or(MISSING_FIELD)?;
+            let slot = match name {
+                "Credential" => &mut credential,
+                "SignedHeaders" => &mut signed_headers,
+                "Signature" => &mut signature,
+                _ => return Err(AuthError::Malformed("it has a field that is not known.")),
+            };
+            if slot.replace(value).is_some() {
+                return Err(AuthError::Malformed("it has a field twice."));
+            }
+        }
+        let (access_key, day, region) = parse_credential(credential.ok_or(MISSING_FIELD)?)?;
+        let signed_headers = signed_headers.ok_or(MISSING_FIELD)?;
+        check_signed_headers(signed_headers)?;
+        Ok(Self { access_key, day, region, signed_headers, signature: signature.ok_or(MISSING_FIELD)? })
+    }
+
+    /// Whether the header `name`, in any case, is under the signature.
+    pub fn covers(&self, name: &[u8]) -> bool {
+        self.signed_headers.split(';').any(|signed| signed.as_bytes().eq_ignore_ascii_case(name))
+    }
+}
+
+const MISSING_FIELD: AuthError =
+    AuthError::Malformed("the Credential, SignedHeaders and Signature fields are required.");
+const BAD_CREDENTIAL: AuthError = AuthError::Malformed(
+    "the Credential is mal-formed; expecting \"<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request\".",
+);
+
+/// An access key may itself hold slashes; the scope is the last four parts.
+fn parse_credential(credential: &str) -> Result<(&str, [u8; 8], &str), AuthError> {
+    let mut parts = credential.rsplitn(5, '/');
+    let mut next = || parts.next().ok_or(BAD_CREDENTIAL);
+    let (terminal, service, region, day, access_key) = (next()?, next()?, next()?, next()?, next()?);
+    if terminal != "aws4_request" {
+        return Err(AuthError::Malformed("incorrect terminal. This endpoint uses \"aws4_request\"."));
+    }
+    if service != "s3" {
+        return Err(AuthError::Malformed("incorrect service. This endpoint belongs to \"s3\"."));
+    }
+    let day: [u8; 8] = day.as_bytes().try_into().map_err(|_| BAD_CREDENTIAL)?;
+    if access_key.is_empty() || !day.iter().all(u8::is_ascii_digit) || region.len() > REGION_BYTES_MAX {
+        return Err(BAD_CREDENTIAL);
+    }
+    Ok((access_key, day, region))
+}
+
+/// Names must be there, lower case, tokens, and strictly ascending, which also excludes empty and repeated ones.
+fn check_signed_headers(names: &str) -> Result<(), AuthError> {
+    let mut last = "";
+    for name in names.split(';') {
+        let token = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9') || b"!#$%&'*+-.^_`|~".contains(&b));
+        if !token || name <= last {
+            return Err(AuthError::Malformed("the SignedHeaders are not lower-case names in ascending order."));
+        }
+        last = name;
+    }
+    if names.split(';').any(|name| name == "host") { Ok(()) } else { Err(AuthError::HeadersNotSigned) }
+}
+
+/// Anything may be in the header; what is read keeps its promises.
+pub fn fuzz_one(input: &[u8]) {
+    if let Ok(parsed) = Authorization::parse(input) {
+        assert!(!parsed.access_key.is_empty());
+        assert!(parsed.covers(b"HOST"));
+        assert!(parsed.region.len() <= REGION_BYTES_MAX);
+        assert!(parsed.signed_headers.split(';').is_sorted_by(|a, b| a < b));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(value: &str, want: Result<(&str, &str, &str, &str), &str>) {
+        let got = Authorization::parse(value.as_bytes());
+        let got = match &got {
+            Ok(it) => Ok((it.access_key, it.region, it.signed_headers, it.signature)),
+            Err(error) => Err(error.code().name()),
+        };
+        assert_eq!(got, want, "{value}");
+        fuzz_one(value.as_bytes());
+    }
+
+    #[test]
+    fn forms_that_clients_send() {
+        let want = Ok(("AK", "us-east-1", "host;x-amz-date", "abc"));
+        let scope = "20261122/us-east-1/s3/aws4_request";
+        check(&format!("AWS4-HMAC-SHA256 Credential=AK/{scope}, SignedHeaders=host;x-amz-date, Signature=abc"), want);
+        check(&format!("AWS4-HMAC-SHA256 Credential=AK/{scope},SignedHeaders=host;x-amz-date,Signature=abc"), want);
+        check(&format!("AWS4-HMAC-SHA256  Signature=abc ,Credential=AK/{scope},  SignedHeaders=host;x-amz-date"), want);
+        check(
+            &format!("AWS4-HMAC-SHA256 Credential=a/b/{scope},SignedHeaders=host,Signature="),
+            Ok(("a/b", "us-east-1", "host", "")),
+        );
+        check(
+            "AWS4-HMAC-SHA256 Credential=AK/20261122//s3/aws4_request,SignedHeaders=host,Signature=abc",
+            Ok(("AK", "", "host", "abc")),
+        );
+    }
+
+    #[test]
+    fn other_schemes() {
+        check("", Err("InvalidArgument"));
+        check("Basic dXNlcjpwYXNz", Err("InvalidArgument"));
+        check("Bearer x", Err("InvalidArgument"));
+        check("aws4-hmac-sha256 Credential=AK", Err("InvalidArgument"));
+        check("AWS AKID:c2lnbmF0dXJl", Err("InvalidRequest"));
+        check("AWS4-ECDSA-P256-SHA256 Credential=AK", Err("InvalidRequest"));
+    }
+
+    #[test]
+    fn malformed_fields() {
+        let bad = Err("AuthorizationHeaderMalformed");
+        let scope = "20261122/us-east-1/s3/aws4_request";
+        check("AWS4-HMAC-SHA256", bad);
+        check("AWS4-HMAC-SHA256 Credential", bad);
+        check(&format!("AWS4-HMAC-SHA256 Credential=AK/{scope}, SignedHeaders=host"), bad);
+        check(&format!("AWS4-HMAC-SHA256 Credential=AK/{scope}, Signature=abc"), bad);
+        check("AWS4-HMAC-SHA256 SignedHeaders=host, Signature=abc", bad);
+        check(&format!("AWS4-HMAC-SHA256 Credential=AK/{scope},SignedHeaders=host,Signature=a,Signature=b"), bad);
+        check(&format!("AWS4-HMAC-SHA256 Credential=AK/{scope},SignedHeaders=host,Signature=a,Extra=b"), bad);
+        check(&format!("AWS4-HMAC-SHA256 Credential=AK/{scope},SignedHeaders=host,Signature=a,"), bad);
+    }
+
+    #[test]
+    fn malformed_credentials() {
+        let bad = Err("AuthorizationHeaderMalformed");
+        let long_region = format!("AK/20261122/{}/s3/aws4_request", "r".repeat(65));
+        for credential in [
+            "",
+            "AK",
+            "/20261122/us-east-1/s3/aws4_request",
+            "20261122/us-east-1/s3/aws4_request",
+            "AK/2026112/us-east-1/s3/aws4_request",
+            "AK/2026112x/us-east-1/s3/aws4_request",
+            "AK/20261122/us-east-1/ec2/aws4_request",
+            "AK/20261122/us-east-1/s3/aws5_request",
+            "AK/20261122/us-east-1/s3/aws4_request/",
+            &long_region,
+        ] {
+            check(&format!("AWS4-HMAC-SHA256 Credential={credential},SignedHeaders=host,Signature=a"), bad);
+        }
+    }
+
+    #[test]
+    fn signed_header_lists() {
+        for (names, want) in [
+            ("", "AuthorizationHeaderMalformed"),
+            (";host", "AuthorizationHeaderMalformed"),
+            ("host;", "AuthorizationHeaderMalformed"),
+            ("host;;range", "AuthorizationHeaderMalformed"),
+            ("host;host", "AuthorizationHeaderMalformed"),
+            ("range;host", "AuthorizationHeaderMalformed"),
+            ("Host", "AuthorizationHeaderMalformed"),
+            ("host;x amz", "AuthorizationHeaderMalformed"),
+            ("host;x:y", "AuthorizationHeaderMalformed"),
+            ("x-amz-date", "AccessDenied"),
+        ] {
+            let scope = "AK/20261122/us-east-1/s3/aws4_request";
+            check(&format!("AWS4-HMAC-SHA256 Credential={scope},SignedHeaders={names},Signature=a"), Err(want));
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! AWS Signature Version 4 for S3, both ways: [`Verifier`] checks what clients send, [`Signer`] signs what we send to
+//! backends; both use the one canonicaliser in `canonical`. Chunk signatures of streamed bodies are in `chunk`.
+//!
+//! Called by the connection for every request and by the upstream client and the load test for signing. Never does IO,
+//! never reads a clock, and never allocates once its buffers are warm (streamed signed uploads and errors excepted).
+//!
+//! Sources: "Authenticating Requests (AWS Signature Version 4)" of the Amazon S3 API reference, and what AWS answers.
+//!
+//! SHA-256 and HMAC come from sha2 and hmac. Measured against aws-lc-rs on a CPU with SHA extensions, per signature
+//! check of 520 canonical bytes: 0.75 us against 0.88 us, a cached key of 208 bytes against 1 232, and no malloc per
+//! running digest, of which aws-lc-rs makes one.
+
+mod authorization;
+mod canonical;
+mod chunk;
+mod date;
+mod error;
+mod key;
+mod payload;
+mod sign;
+mod uri;
+mod verify;
+
+pub use authorization::{Authorization, fuzz_one as fuzz_authorization};
+pub use canonical::Canonical;
+pub use chunk::ChunkSigner;
+pub use date::AmzDate;
+pub use error::AuthError;
+pub use key::{KeyCache, KeyOf, SigningKey};
+pub use payload::{EMPTY_SHA256, PayloadMode};
+pub use sign::{Signer, Target};
+pub use uri::{encode_path_into, encode_query_into};
+pub use verify::{Verified, Verifier, fuzz_one};
+
+/// The only algorithm of S3 that we speak.
+pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+/// How far a request's time may be from ours, both ways (S3: "RequestTimeTooSkewed").
+pub const SKEW_SECONDS_MAX: i64 = 15 * 60;
+/// Parameters of one query. S3 operations have at most a dozen.
+pub const QUERY_PARAMETERS_MAX: usize = 128;
+/// A region's name in a credential scope; AWS's longest have 14 bytes.
+pub const REGION_BYTES_MAX: usize = 64;
+
+/// The parts of a request that a signature covers, as they are on the wire.
+pub struct Request<'h, H: ?Sized> {
+    pub method: &'h str,
+    /// The path with its leading slash, percent-encoded as sent, without the query.
+    pub path: &'h [u8],
+    /// What follows the `?`, as sent; empty when there is none.
+    pub query: &'h [u8],
+    pub headers: &'h H,
+}
+
+/// Lower-case hexadecimal digits of a SHA-256.
+pub type Hex = [u8; 64];
+
+/// `bytes` in lower-case hexadecimal.
+pub fn hex(bytes: &[u8; 32]) -> Hex {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 64];
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    }
+    text
+}

@@ -1,0 +1,123 @@
+//! Signs requests of our own: to backends, and in the load test. The same canonicaliser as for verification.
+
+use super::canonical::{Canonical, Form, write_scope};
+use super::key::KeyOf;
+use super::{ALGORITHM, AmzDate, ChunkSigner, Hex, KeyCache, PayloadMode, Request};
+use crate::base::{Secret, Timestamp};
+use crate::proto::fields::Fields;
+
+/// With whose key, and for which region, a request is signed.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub access_key: &'a str,
+    pub secret: &'a Secret,
+    pub region: &'a str,
+}
+
+/// One per core: derived keys and buffers, all reused.
+#[derive(Default)]
+pub struct Signer {
+    keys: KeyCache,
+    canonical: Canonical,
+    /// Positions of the signed fields among the request's, sorted by name.
+    order: Vec<u16>,
+    names: String,
+}
+
+impl Signer {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Signs `request` and appends the three lines `x-amz-date`, `x-amz-content-sha256` and `authorization`, each with
+    /// its CRLF, to the head in `out`. The request's fields must hold `host` and none of the three.
+    ///
+    /// Path and query are signed as they are, so they must be encoded as S3 does it (`encode_path_into`,
+    /// `encode_query_into`). Signed are `host`, `content-md5`, `content-type` and `x-amz-*`: what lies between us and a
+    /// backend may change other fields. Returns the signature, from which signed chunks continue.
+    pub fn sign_into<H: Fields + ?Sized>(
+        &mut self,
+        out: &mut Vec<u8>,
+        request: &Request<'_, H>,
+        target: &Target<'_>,
+        payload: PayloadMode,
+        now: Timestamp,
+    ) -> Hex {
+        let date = AmzDate::at(now);
+        let mut hash = [0; 64];
+        let payload = payload.write(&mut hash);
+        let with_ours = WithOurs { inner: request.headers, date: &date, payload };
+        self.list_names(&with_ours);
+        let complete =
+            Request { method: request.method, path: request.path, query: request.query, headers: &with_ours };
+        let digest = self
+            .canonical
+            .digest(&complete, Form::Wire, Form::Wire, &self.names, payload.as_bytes())
+            .expect("the names are those of the fields");
+        let of = KeyOf { access_key: target.access_key, secret: target.secret, day: date.day(), region: target.region };
+        let signature = self.canonical.signature(self.keys.find_or_derive(&of), &date, target.region, &digest);
+        out.extend_from_slice(b"x-amz-date: ");
+        out.extend_from_slice(date.as_bytes());
+        out.extend_from_slice(b"\r\nx-amz-content-sha256: ");
+        out.extend_from_slice(payload.as_bytes());
+        out.extend_from_slice(b"\r\nauthorization: ");
+        out.extend_from_slice(ALGORITHM.as_bytes());
+        out.extend_from_slice(b" Credential=");
+        out.extend_from_slice(target.access_key.as_bytes());
+        out.push(b'/');
+        write_scope(out, &date, target.region);
+        out.extend_from_slice(b",SignedHeaders=");
+        out.extend_from_slice(self.names.as_bytes());
+        out.extend_from_slice(b",Signature=");
+        out.extend_from_slice(&signature);
+        out.extend_from_slice(b"\r\n");
+        signature
+    }
+
+    /// For a body of signed chunks that follows a request signed at `now` with the signature `seed`.
+    pub fn chunk_signer(&mut self, target: &Target<'_>, now: Timestamp, seed: Hex) -> ChunkSigner {
+        let date = AmzDate::at(now);
+        let of = KeyOf { access_key: target.access_key, secret: target.secret, day: date.day(), region: target.region };
+        ChunkSigner::new(self.keys.find_or_derive(&of).clone(), date, target.region, seed)
+    }
+
+    /// Fills `names` with the names to sign, in lower case, sorted, each once.
+    fn list_names<H: Fields + ?Sized>(&mut self, headers: &H) {
+        self.order.clear();
+        self.order.extend((0_u16..).zip(headers.fields()).filter(|(_, field)| is_signed(field.0)).map(|(at, _)| at));
+        let name = |at: u16| headers.fields().nth(usize::from(at)).map_or(&[][..], |(name, _)| name);
+        let lower = |at: u16| name(at).iter().map(u8::to_ascii_lowercase);
+        self.order.sort_unstable_by(|&a, &b| lower(a).cmp(lower(b)));
+        self.order.dedup_by(|a, b| name(*a).eq_ignore_ascii_case(name(*b)));
+        self.names.clear();
+        for &at in &self.order {
+            if !self.names.is_empty() {
+                self.names.push(';');
+            }
+            self.names.extend(lower(at).map(char::from));
+        }
+    }
+}
+
+fn is_signed(name: &[u8]) -> bool {
+    let named = |known: &[u8]| name.eq_ignore_ascii_case(known);
+    named(b"host")
+        || named(b"content-md5")
+        || named(b"content-type")
+        || name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"x-amz-"))
+}
+
+/// The caller's fields and the two that signing adds.
+struct WithOurs<'a, H: ?Sized> {
+    inner: &'a H,
+    date: &'a AmzDate,
+    payload: &'a str,
+}
+
+impl<H: Fields + ?Sized> Fields for WithOurs<'_, H> {
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let ours: [(&[u8], &[u8]); 2] =
+            [(b"x-amz-date", self.date.as_bytes()), (b"x-amz-content-sha256", self.payload.as_bytes())];
+        self.inner.fields().chain(ours)
+    }
+}

@@ -1,0 +1,127 @@
+//! S3's percent-encoding ("UriEncode" of the signing documentation): unreserved bytes stay, everything else becomes
+//! `%XX` in upper case; a slash stays in a path. Called by the canonicaliser and by whoever builds targets to sign.
+
+/// Which of a target's two parts is meant: in a path `/` stays and `+` is a plus; in a query `+` on the wire is a space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Part {
+    Path,
+    Query,
+}
+
+/// Appends a path of decoded bytes (a key, say) in encoded form, slashes kept.
+pub fn encode_path_into(out: &mut Vec<u8>, decoded: &[u8]) {
+    decoded.iter().for_each(|&byte| push(out, byte, Part::Path));
+}
+
+/// Appends a query name or value of decoded bytes in encoded form.
+pub fn encode_query_into(out: &mut Vec<u8>, decoded: &[u8]) {
+    decoded.iter().for_each(|&byte| push(out, byte, Part::Query));
+}
+
+/// Whether decoding `wire` and encoding it again would give `wire`.
+pub(super) fn is_normal(wire: &[u8], part: Part) -> bool {
+    let mut rest = wire;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if stays(byte, part) {
+            continue;
+        }
+        let Some(([b'%', high, low], after)) = wire[wire.len() - tail.len() - 1..].split_first_chunk::<3>() else {
+            return false;
+        };
+        let lower_case = high.is_ascii_lowercase() || low.is_ascii_lowercase();
+        let escaped = hex_byte(*high, *low);
+        if lower_case || !escaped.is_some_and(|byte| !stays(byte, part)) {
+            return false;
+        }
+        rest = after;
+    }
+    true
+}
+
+/// Appends `wire` decoded and encoded again. A percent sign that starts no escape counts as itself.
+pub(super) fn normalise_into(out: &mut Vec<u8>, wire: &[u8], part: Part) {
+    let mut rest = wire;
+    loop {
+        rest = match rest {
+            [] => return,
+            [b'%', high, low, tail @ ..] if hex_byte(*high, *low).is_some() => {
+                push(out, hex_byte(*high, *low).unwrap_or(b'%'), part);
+                tail
+            }
+            [b'+', tail @ ..] if part == Part::Query => {
+                push(out, b' ', part);
+                tail
+            }
+            [byte, tail @ ..] => {
+                push(out, *byte, part);
+                tail
+            }
+        };
+    }
+}
+
+fn push(out: &mut Vec<u8>, byte: u8, part: Part) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    if stays(byte, part) {
+        out.push(byte);
+    } else {
+        out.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+}
+
+fn stays(byte: u8, part: Part) -> bool {
+    UNRESERVED[usize::from(byte)] || (byte == b'/' && part == Part::Path)
+}
+
+fn hex_byte(high: u8, low: u8) -> Option<u8> {
+    let digit = |d: u8| char::from(d).to_digit(16);
+    u8::try_from(digit(high)? << 4 | digit(low)?).ok()
+}
+
+const UNRESERVED: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~');
+        byte += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(wire: &str, part: Part, want: &str) {
+        let mut out = Vec::new();
+        normalise_into(&mut out, wire.as_bytes(), part);
+        assert_eq!(String::from_utf8_lossy(&out), want, "{wire:?} as {part:?}");
+        assert_eq!(is_normal(wire.as_bytes(), part), wire == want, "{wire:?} as {part:?} is normal");
+        assert!(is_normal(want.as_bytes(), part), "{want:?} is a fixed point");
+    }
+
+    #[test]
+    fn paths() {
+        check("", Part::Path, "");
+        check("/bucket/a//b", Part::Path, "/bucket/a//b");
+        check("/b/%c3%a9", Part::Path, "/b/%C3%A9");
+        check("/b/é", Part::Path, "/b/%C3%A9");
+        check("/b/a%2Fb", Part::Path, "/b/a/b");
+        check("/b/%7Etilde~", Part::Path, "/b/~tilde~");
+        check("/b/a+b !'()*", Part::Path, "/b/a%2Bb%20%21%27%28%29%2A");
+        check("/b/100%", Part::Path, "/b/100%25");
+        check("/b/%zz%4", Part::Path, "/b/%25zz%254");
+        check("/b/%2541", Part::Path, "/b/%2541");
+        check("/b/../.", Part::Path, "/b/../.");
+    }
+
+    #[test]
+    fn queries() {
+        check("a/b", Part::Query, "a%2Fb");
+        check("a%2Fb", Part::Query, "a%2Fb");
+        check("a+b", Part::Query, "a%20b");
+        check("a%2Bb", Part::Query, "a%2Bb");
+        check("%e9", Part::Query, "%E9");
+    }
+}

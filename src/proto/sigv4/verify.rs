@@ -1,0 +1,232 @@
+//! Checks the signature of a request (header form). One [`Verifier`] per core: it holds the derived keys and the buffers.
+
+use super::authorization::Authorization;
+use super::canonical::{Canonical, Form, has_too_many_parameters, path_is_normal, query_is_normal};
+use super::key::KeyOf;
+use super::{AmzDate, AuthError, ChunkSigner, Hex, KeyCache, PayloadMode, Request, SKEW_SECONDS_MAX, SigningKey};
+use crate::base::{Secret, Timestamp};
+use crate::proto::fields::{Fields, Sole};
+use subtle::ConstantTimeEq;
+
+/// A request whose signature is right.
+#[derive(Debug)]
+pub struct Verified<'h, P> {
+    pub access_key: &'h str,
+    /// What the lookup gave with the secret.
+    pub principal: P,
+    pub payload: PayloadMode,
+    /// For a body of signed chunks: continues from the request's signature.
+    pub chunks: Option<ChunkSigner>,
+}
+
+pub struct Verifier {
+    keys: KeyCache,
+    canonical: Canonical,
+    /// Stands in for the secret of an access key that does not exist, so that its check costs what any other costs.
+    nobody: Secret,
+    nobodys_keys: KeyCache,
+}
+
+impl Verifier {
+    pub fn new() -> Self {
+        Self {
+            keys: KeyCache::new(),
+            canonical: Canonical::new(),
+            nobody: Secret::new("................no such access key......"),
+            nobodys_keys: KeyCache::new(),
+        }
+    }
+
+    /// Verifies `request` at the time `now`. `find` gives the secret of an access key and what the caller wants to know
+    /// of its owner. Any region is accepted unless `region` insists on one. Allocates nothing once warm, except the
+    /// chunk signer of a body of signed chunks.
+    pub fn verify<'h, 's, H: Fields + ?Sized, P>(
+        &mut self,
+        request: &Request<'h, H>,
+        now: Timestamp,
+        region: Option<&str>,
+        find: impl FnOnce(&str) -> Option<(&'s Secret, P)>,
+    ) -> Result<Verified<'h, P>, AuthError> {
+        let seen = Seen::collect(request.headers);
+        let authorization = match (seen.authorization, has_query_signature(request.query)) {
+            (Sole::One(value), false) => Authorization::parse(value)?,
+            (Sole::Absent, false) => return Err(AuthError::Anonymous),
+            (Sole::Absent, true) => return Err(AuthError::QuerySignature),
+            _ => return Err(AuthError::SeveralMechanisms),
+        };
+        let date = seen.date()?;
+        if (date.seconds() - now.seconds()).abs() > SKEW_SECONDS_MAX {
+            return Err(AuthError::RequestTimeTooSkewed);
+        }
+        check_scope(&authorization, &date, region)?;
+        let content_sha256 = match seen.content_sha256 {
+            Sole::One(value) => value,
+            Sole::Absent => return Err(AuthError::MissingContentSha256),
+            Sole::Several => return Err(AuthError::BadContentSha256),
+        };
+        let payload = PayloadMode::parse(content_sha256)?;
+        check_coverage(&authorization, request.headers)?;
+        if has_too_many_parameters(request.query) {
+            return Err(AuthError::TooManyParameters);
+        }
+        let found = find(authorization.access_key);
+        let (key, seed) = self
+            .check(request, &authorization, &date, content_sha256, found.as_ref().map(|(secret, _)| *secret))
+            .map_err(|error| if found.is_some() { error } else { AuthError::InvalidAccessKeyId })?;
+        let (_, principal) = found.ok_or(AuthError::InvalidAccessKeyId)?;
+        let chunks = matches!(payload, PayloadMode::StreamingSigned { .. })
+            .then(|| ChunkSigner::new(key, date, authorization.region, seed));
+        Ok(Verified { access_key: authorization.access_key, principal, payload, chunks })
+    }
+
+    /// The canonical request of the last check, to explain a mismatch in a log. It holds no secret.
+    pub fn last_canonical_request(&self) -> &[u8] {
+        self.canonical.text()
+    }
+
+    /// The key and the signature, if the latter is the one that was sent in one of the forms of the target.
+    fn check<H: Fields + ?Sized>(
+        &mut self,
+        request: &Request<'_, H>,
+        authorization: &Authorization<'_>,
+        date: &AmzDate,
+        content_sha256: &[u8],
+        secret: Option<&Secret>,
+    ) -> Result<(SigningKey, Hex), AuthError> {
+        let keys = if secret.is_some() { &mut self.keys } else { &mut self.nobodys_keys };
+        let of = KeyOf {
+            access_key: if secret.is_some() { authorization.access_key } else { "" },
+            secret: secret.unwrap_or(&self.nobody),
+            day: date.day(),
+            region: authorization.region,
+        };
+        let kept = keys.find(&of).cloned();
+        let is_new = kept.is_none();
+        let key = kept.unwrap_or_else(|| of.derive());
+        for (path, query) in forms(request) {
+            let digest = self
+                .canonical
+                .digest(request, path, query, authorization.signed_headers, content_sha256)
+                .map_err(|_| AuthError::SignatureDoesNotMatch)?;
+            let signature = self.canonical.signature(&key, date, authorization.region, &digest);
+            if signature.ct_eq(authorization.signature.as_bytes()).into() {
+                if is_new {
+                    keys.keep(&of, key.clone());
+                }
+                return Ok((key, signature));
+            }
+        }
+        if is_new && secret.is_none() {
+            keys.keep(&of, key);
+        }
+        Err(AuthError::SignatureDoesNotMatch)
+    }
+}
+
+impl Default for Verifier {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The fields that a signature needs, found in one pass.
+struct Seen<'h> {
+    authorization: Sole<'h>,
+    amz_date: Sole<'h>,
+    date: Sole<'h>,
+    content_sha256: Sole<'h>,
+}
+
+impl<'h> Seen<'h> {
+    fn collect<H: Fields + ?Sized>(headers: &'h H) -> Self {
+        let mut seen = Self {
+            authorization: Sole::Absent,
+            amz_date: Sole::Absent,
+            date: Sole::Absent,
+            content_sha256: Sole::Absent,
+        };
+        for (name, value) in headers.fields() {
+            let slot = match name.len() {
+                4 if name.eq_ignore_ascii_case(b"date") => &mut seen.date,
+                10 if name.eq_ignore_ascii_case(b"x-amz-date") => &mut seen.amz_date,
+                13 if name.eq_ignore_ascii_case(b"authorization") => &mut seen.authorization,
+                20 if name.eq_ignore_ascii_case(b"x-amz-content-sha256") => &mut seen.content_sha256,
+                _ => continue,
+            };
+            slot.add(value);
+        }
+        seen
+    }
+
+    /// The time that the client signed: `x-amz-date`, else `Date`.
+    fn date(&self) -> Result<AmzDate, AuthError> {
+        let value = match (self.amz_date, self.date) {
+            (Sole::One(value), _) | (Sole::Absent, Sole::One(value)) => value,
+            _ => return Err(AuthError::NoDate),
+        };
+        AmzDate::parse(value).ok_or(AuthError::NoDate)
+    }
+}
+
+fn has_query_signature(query: &[u8]) -> bool {
+    query
+        .split(|&byte| byte == b'&')
+        .any(|pair| pair.starts_with(b"X-Amz-Signature=") || pair.starts_with(b"Signature="))
+}
+
+fn check_scope(authorization: &Authorization<'_>, date: &AmzDate, region: Option<&str>) -> Result<(), AuthError> {
+    if authorization.day != date.day() {
+        return Err(AuthError::WrongDay);
+    }
+    match region {
+        Some(expected) if expected != authorization.region => {
+            Err(AuthError::WrongRegion { sent: authorization.region.into(), expected: expected.into() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `host` was checked with the list itself; every `x-amz-*` field of the request must be in it.
+fn check_coverage<H: Fields + ?Sized>(authorization: &Authorization<'_>, headers: &H) -> Result<(), AuthError> {
+    let is_amz = |name: &[u8]| name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"x-amz-"));
+    if headers.fields().any(|(name, _)| is_amz(name) && !authorization.covers(name)) {
+        return Err(AuthError::HeadersNotSigned);
+    }
+    Ok(())
+}
+
+/// The forms in which the client may have signed the target, the likeliest first; those that differ.
+fn forms<H: ?Sized>(request: &Request<'_, H>) -> impl Iterator<Item = (Form, Form)> + use<H> {
+    let (path_differs, query_differs) = (!path_is_normal(request.path), !query_is_normal(request.query));
+    [
+        (true, (Form::Wire, Form::Wire)),
+        (path_differs && query_differs, (Form::Normal, Form::Normal)),
+        (path_differs, (Form::Normal, Form::Wire)),
+        (query_differs, (Form::Wire, Form::Normal)),
+    ]
+    .into_iter()
+    .filter_map(|(differs, form)| differs.then_some(form))
+}
+
+/// Any head may come, in any shape; it is refused, and nothing else happens. Lines are `name: value`; the first one is
+/// the method, the path and the query.
+pub fn fuzz_one(input: &[u8]) {
+    let mut lines = input.split(|&byte| byte == b'\n');
+    let mut first = lines.next().unwrap_or_default().splitn(3, |&byte| byte == b' ');
+    let mut word = || first.next().unwrap_or_default();
+    let (method, path, query) = (String::from_utf8_lossy(word()), word(), word());
+    let headers: Vec<(&[u8], &[u8])> = lines
+        .filter_map(|line| line.iter().position(|&byte| byte == b':').map(|at| (&line[..at], &line[at + 1..])))
+        .collect();
+    let request = Request { method: &method, path, query, headers: &headers };
+    let secret = Secret::new("a secret that no input knows");
+    let now = Timestamp { millis: 1_369_353_600_000 };
+    let verdict = Verifier::new().verify(&request, now, None, |access_key| {
+        assert!(!access_key.is_empty());
+        Some((&secret, ()))
+    });
+    assert!(verdict.is_err(), "a signature without the secret was accepted");
+}
+
+#[cfg(test)]
+mod tests;
