@@ -13,6 +13,9 @@ const DRAINING: u8 = 1 << 1;
 const VERIFIES_SHA256: u8 = 1 << 2;
 const ETAG_IS_MD5: u8 = 1 << 3;
 const DELETE_REMOVES: u8 = 1 << 4;
+const VERIFIES_CRC32: u8 = 1 << 5;
+const VERIFIES_CRC32C: u8 = 1 << 6;
+const VERIFIES_CRC64NVME: u8 = 1 << 7;
 
 #[derive(Debug, Default)]
 pub struct Standing {
@@ -52,6 +55,16 @@ impl Standing {
         self.has(backend, VERIFIES_SHA256)
     }
 
+    /// A PUT with a wrong checksum of this algorithm (`CRC32`, …) is refused by this backend.
+    pub fn verifies_checksum(&self, backend: usize, algorithm: &str) -> bool {
+        match algorithm {
+            "CRC32" => self.has(backend, VERIFIES_CRC32),
+            "CRC32C" => self.has(backend, VERIFIES_CRC32C),
+            "CRC64NVME" => self.has(backend, VERIFIES_CRC64NVME),
+            _ => false,
+        }
+    }
+
     /// The ETag of a plain PUT is the body's MD5.
     pub fn etag_is_md5(&self, backend: usize) -> bool {
         self.has(backend, ETAG_IS_MD5)
@@ -72,6 +85,9 @@ impl Standing {
 
     pub fn set_facts(&self, backend: usize, facts: &BackendFacts) {
         self.set(backend, VERIFIES_SHA256, facts.verifies_sha256);
+        self.set(backend, VERIFIES_CRC32, facts.verifies_crc32);
+        self.set(backend, VERIFIES_CRC32C, facts.verifies_crc32c);
+        self.set(backend, VERIFIES_CRC64NVME, facts.verifies_crc64nvme);
         self.set(backend, ETAG_IS_MD5, facts.etag_is_md5);
         self.set(backend, DELETE_REMOVES, facts.delete_removes);
     }
@@ -88,6 +104,9 @@ mod tests {
         standing.set_facts(1, &BackendFacts { measured: true, etag_is_md5: true, ..BackendFacts::default() });
         assert!(standing.usable(1) && standing.etag_is_md5(1) && !standing.verifies_sha256(1) && !standing.draining(1));
         assert!(!standing.usable(0) && !standing.usable(7));
+        standing.set_facts(0, &BackendFacts { measured: true, verifies_crc32c: true, ..BackendFacts::default() });
+        let verified = |algorithm| standing.verifies_checksum(0, algorithm);
+        assert_eq!(["CRC32", "CRC32C", "CRC64NVME", "SHA1"].map(verified), [false, true, false, false]);
         standing.set_usable(1, false);
         assert!(!standing.usable(1) && standing.etag_is_md5(1));
     }

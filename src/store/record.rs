@@ -114,6 +114,10 @@ pub struct BackendFacts {
     pub measured: bool,
     /// A PUT with a wrong SHA-256 is refused.
     pub verifies_sha256: bool,
+    /// A PUT with a right `x-amz-checksum-…` is taken and one with a wrong one is refused, per algorithm.
+    pub verifies_crc32: bool,
+    pub verifies_crc32c: bool,
+    pub verifies_crc64nvme: bool,
     /// The ETag of a plain PUT is the body's MD5.
     pub etag_is_md5: bool,
     /// A DELETE leaves nothing behind. Where it does not (a versioned bucket), deletes name the version id.

@@ -17,11 +17,21 @@ pub mod paths;
 
 pub use paths::BlobPath;
 
-/// What may come back from a directory as a blob's entity tag: none of its own.
-pub const NO_ETAG: &str = "";
+use crate::store::record::BackendFacts;
 
 /// The one extended attribute: what travels with a blob (`backend/travel.rs`), as JSON.
 pub const XATTR_NAME: &str = "user.s3o";
 
 /// The id that a directory gives to every multipart upload: the blob's exact name says all.
 pub const UPLOAD_ID: &str = "directory";
+
+/// A directory needs no measuring: it verifies nothing, gives no entity tags, and what it deletes is gone.
+pub const FACTS: BackendFacts = BackendFacts {
+    measured: true,
+    verifies_sha256: false,
+    verifies_crc32: false,
+    verifies_crc32c: false,
+    verifies_crc64nvme: false,
+    etag_is_md5: false,
+    delete_removes: true,
+};
