@@ -1,0 +1,448 @@
+//! Buffers of one fixed size from a per-core pool. A buffer goes back to its pool when it is dropped, also when the driver
+//! drops it: on the ring a dropped operation keeps its buffer until the kernel is done with it (RUNTIME 2).
+//!
+//! A buffer holds bytes in its middle: consumed ones before, spare room behind.
+#![allow(unsafe_code)] // the runtime's buffer traits are unsafe to implement
+
+use monoio::buf::{IoBuf, IoBufMut};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// The buffers of one size of one core.
+pub struct BufferPool {
+    size_bytes: usize,
+    out_max: usize,
+    state: RefCell<PoolState>,
+}
+
+#[derive(Default)]
+struct PoolState {
+    idle: Vec<Box<[u8]>>,
+    /// Buffers in use.
+    out: usize,
+    /// The fewest idle ones since the last trim: so many were not needed.
+    idle_low: usize,
+    waiting: VecDeque<(u64, Waker)>,
+    next_waiter: u64,
+}
+
+impl BufferPool {
+    /// At most `out_max` buffers of `size_bytes` are in use at once.
+    pub fn new(size_bytes: usize, out_max: usize) -> Rc<Self> {
+        assert!(size_bytes > 0 && out_max > 0, "an empty pool serves nobody");
+        Rc::new(Self { size_bytes, out_max, state: RefCell::default() })
+    }
+
+    /// An empty buffer, or None when all are in use or promised to those who wait.
+    pub fn try_take(self: &Rc<Self>) -> Option<Buffer> {
+        let waiters = self.state.borrow().waiting.len();
+        self.take_unless(waiters)
+    }
+
+    fn take_unless(self: &Rc<Self>, promised: usize) -> Option<Buffer> {
+        let mut state = self.state.borrow_mut();
+        if state.out + promised >= self.out_max {
+            return None;
+        }
+        state.out += 1;
+        let bytes = state.idle.pop();
+        state.idle_low = state.idle_low.min(state.idle.len());
+        drop(state);
+        let bytes = bytes.unwrap_or_else(|| vec![0; self.size_bytes].into());
+        Some(Buffer { bytes, start: 0, end: 0, home: Some(Rc::clone(self)) })
+    }
+
+    /// An empty buffer, in the order of asking. A task that holds one never waits for a second of the same pool: all
+    /// could. Cancel: safe.
+    pub async fn take(self: &Rc<Self>) -> Buffer {
+        if let Some(buffer) = self.try_take() {
+            return buffer;
+        }
+        let ticket = Ticket { pool: self, number: self.enqueue() };
+        poll_fn(|cx| {
+            let ahead = self.state.borrow().waiting.iter().position(|(number, _)| *number == ticket.number);
+            let ahead = ahead.expect("a ticket stays in the queue until it is dropped");
+            if let Some(buffer) = self.take_unless(ahead) {
+                return Poll::Ready(buffer);
+            }
+            self.state.borrow_mut().waiting[ahead].1.clone_from(cx.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn enqueue(&self) -> u64 {
+        let mut state = self.state.borrow_mut();
+        let number = state.next_waiter;
+        state.next_waiter += 1;
+        state.waiting.push_back((number, Waker::noop().clone()));
+        number
+    }
+
+    fn give_back(&self, bytes: Box<[u8]>) {
+        let mut state = self.state.borrow_mut();
+        state.out -= 1;
+        if bytes.len() == self.size_bytes {
+            state.idle.push(bytes);
+        }
+        wake_first(&state);
+    }
+
+    /// Frees the buffers that were not needed since the last call. The core's tick task calls it every few seconds.
+    pub fn trim(&self) {
+        let mut state = self.state.borrow_mut();
+        let keep = state.idle.len() - state.idle_low.min(state.idle.len());
+        state.idle.truncate(keep);
+        if keep == 0 {
+            state.idle.shrink_to_fit();
+        }
+        state.idle_low = keep;
+    }
+
+    /// Buffers in use.
+    pub fn out(&self) -> usize {
+        self.state.borrow().out
+    }
+
+    /// Buffers kept for the next taker.
+    pub fn idle(&self) -> usize {
+        self.state.borrow().idle.len()
+    }
+}
+
+fn wake_first(state: &PoolState) {
+    if let Some((_, waker)) = state.waiting.front() {
+        waker.wake_by_ref();
+    }
+}
+
+/// A place in the queue; leaving it wakes the next.
+struct Ticket<'a> {
+    pool: &'a Rc<BufferPool>,
+    number: u64,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.state.borrow_mut();
+        state.waiting.retain(|(number, _)| *number != self.number);
+        if state.out < self.pool.out_max {
+            wake_first(&state);
+        }
+    }
+}
+
+/// A pooled buffer. While an operation has its memory it is hollow: no room and no bytes.
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+    home: Option<Rc<BufferPool>>,
+}
+
+impl Buffer {
+    fn hollow() -> Self {
+        Self { bytes: Box::default(), start: 0, end: 0, home: None }
+    }
+
+    /// A buffer of its own, outside any pool, holding `bytes`.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.into(), start: 0, end: bytes.len(), home: None }
+    }
+
+    /// The bytes held.
+    pub fn data(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end]
+    }
+
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Room behind the bytes held.
+    pub fn spare(&self) -> usize {
+        self.bytes.len() - self.end
+    }
+
+    pub fn spare_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.end..]
+    }
+
+    /// The first `count` bytes of the room behind have been filled.
+    pub fn filled(&mut self, count: usize) {
+        assert!(count <= self.spare(), "filled past the end");
+        self.end += count;
+    }
+
+    /// The first `count` bytes held are done with.
+    pub fn consume(&mut self, count: usize) {
+        assert!(count <= self.len(), "consumed past the end");
+        self.start += count;
+        if self.start == self.end {
+            self.clear();
+        }
+    }
+
+    /// Keeps only the first `count` bytes held.
+    pub fn truncate(&mut self, count: usize) {
+        self.end = self.end.min(self.start + count);
+    }
+
+    pub fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
+    }
+
+    /// Moves the bytes held to the front, so that all room is behind them.
+    pub fn compact(&mut self) {
+        self.bytes.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+    }
+
+    /// Appends as many of `bytes` as there is room for; how many.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.spare());
+        self.bytes[self.end..self.end + count].copy_from_slice(&bytes[..count]);
+        self.end += count;
+        count
+    }
+
+    /// The whole buffer for an operation that fills the room behind, at most `limit` bytes of it.
+    pub(super) fn take_to_fill(&mut self, limit: usize) -> Filling {
+        let buffer = std::mem::replace(self, Self::hollow());
+        let until = buffer.end + limit.min(buffer.spare());
+        Filling { buffer, until }
+    }
+
+    /// The whole buffer for an operation that sends the bytes held.
+    pub(super) fn take_to_drain(&mut self) -> Draining {
+        Draining { buffer: std::mem::replace(self, Self::hollow()) }
+    }
+
+    /// Takes the memory out so that it can cross to another thread and back; the lease keeps its place in the pool.
+    pub fn lend(mut self) -> (Lease, Loose) {
+        let loose = Loose { bytes: std::mem::take(&mut self.bytes), start: self.start, end: self.end };
+        (Lease { home: self.home.take() }, loose)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            home.give_back(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+/// The memory of a buffer on its way through another thread. Dropped there, it is freed and its place in the pool is free
+/// as soon as the lease is dropped.
+#[derive(Debug)]
+pub struct Loose {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Loose {
+    pub fn data(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    pub fn spare_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.end..]
+    }
+
+    pub fn filled(&mut self, count: usize) {
+        assert!(count <= self.bytes.len() - self.end, "filled past the end");
+        self.end += count;
+    }
+}
+
+/// A lent buffer's place in its pool.
+pub struct Lease {
+    home: Option<Rc<BufferPool>>,
+}
+
+impl Lease {
+    /// The buffer again, with its memory back.
+    pub fn restore(mut self, loose: Loose) -> Buffer {
+        Buffer { bytes: loose.bytes, start: loose.start, end: loose.end, home: self.home.take() }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            home.give_back(Box::default());
+        }
+    }
+}
+
+/// A buffer in the hands of a receive.
+pub(super) struct Filling {
+    buffer: Buffer,
+    until: usize,
+}
+
+impl Filling {
+    pub(super) fn into_buffer(self) -> Buffer {
+        self.buffer
+    }
+}
+
+// Safety: the boxed memory does not move with the value, stays allocated until the value is dropped, and is initialised
+// throughout; `until` never passes its end.
+unsafe impl IoBufMut for Filling {
+    fn write_ptr(&mut self) -> *mut u8 {
+        self.buffer.bytes[self.buffer.end..].as_mut_ptr()
+    }
+
+    fn bytes_total(&mut self) -> usize {
+        self.until - self.buffer.end
+    }
+
+    unsafe fn set_init(&mut self, count: usize) {
+        self.buffer.filled(count);
+    }
+}
+
+/// A buffer in the hands of a send.
+pub(super) struct Draining {
+    buffer: Buffer,
+}
+
+impl Draining {
+    pub(super) fn into_buffer(self) -> Buffer {
+        self.buffer
+    }
+}
+
+// Safety: as above; the bytes held are initialised.
+unsafe impl IoBuf for Draining {
+    fn read_ptr(&self) -> *const u8 {
+        self.buffer.data().as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.buffer.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::race::{Won, race};
+    use crate::reactor::testing::{on_both, pair, sleep_ms, until};
+    use std::cell::Cell;
+    use std::io::Write;
+
+    #[test]
+    fn bytes_are_held_between_consumed_and_spare() {
+        let pool = BufferPool::new(8, 1);
+        let mut buffer = pool.try_take().expect("the first");
+        assert_eq!((buffer.len(), buffer.spare(), buffer.capacity()), (0, 8, 8));
+        assert_eq!(buffer.append(b"abcdefghij"), 8);
+        buffer.consume(5);
+        assert_eq!((buffer.data(), buffer.spare()), (&b"fgh"[..], 0));
+        buffer.compact();
+        assert_eq!((buffer.data(), buffer.spare()), (&b"fgh"[..], 5));
+        buffer.truncate(1);
+        assert_eq!(buffer.data(), b"f");
+        buffer.consume(1);
+        assert_eq!(buffer.spare(), 8, "an emptied buffer has all its room again");
+    }
+
+    #[test]
+    fn a_pool_is_bounded_and_frees_what_is_not_needed() {
+        let pool = BufferPool::new(16, 3);
+        let all: Vec<_> = std::iter::from_fn(|| pool.try_take()).collect();
+        assert_eq!((all.len(), pool.out()), (3, 3));
+        drop(all);
+        assert_eq!((pool.out(), pool.idle()), (0, 3));
+        pool.trim();
+        assert_eq!(pool.idle(), 3, "they were in use since the last trim");
+        drop(pool.try_take());
+        pool.trim();
+        assert_eq!(pool.idle(), 1, "two were not needed");
+    }
+
+    #[test]
+    fn a_lent_buffer_comes_back_or_frees_its_place() {
+        let pool = BufferPool::new(16, 1);
+        let mut buffer = pool.try_take().expect("the first");
+        buffer.append(b"abc");
+        let (lease, mut loose) = buffer.lend();
+        assert!(pool.try_take().is_none(), "its place is taken while it is away");
+        loose.spare_mut()[0] = b'd';
+        loose.filled(1);
+        let buffer = lease.restore(loose);
+        assert_eq!(buffer.data(), b"abcd");
+        let (lease, loose) = buffer.lend();
+        drop(lease);
+        assert!(pool.try_take().is_some());
+        drop(loose);
+    }
+
+    #[test]
+    fn those_who_wait_are_served_in_order_and_may_leave() {
+        on_both(|_core| async move {
+            let pool = BufferPool::new(16, 1);
+            let held = pool.try_take().expect("the first");
+            let order = Rc::new(RefCell::new(Vec::new()));
+            for number in 0..3 {
+                let (pool, order) = (Rc::clone(&pool), Rc::clone(&order));
+                monoio::spawn(async move {
+                    // The second gives up before its turn.
+                    if number == 1 {
+                        let gave_up = race(pool.take(), sleep_ms(20)).await;
+                        assert!(matches!(gave_up, Won::Second(())));
+                        return;
+                    }
+                    let _buffer = pool.take().await;
+                    order.borrow_mut().push(number);
+                });
+            }
+            sleep_ms(50).await;
+            drop(held);
+            assert!(pool.try_take().is_none(), "nobody overtakes those who wait");
+            until("both were served", || order.borrow().len() == 2).await;
+            assert_eq!(*order.borrow(), [0, 2]);
+            assert_eq!(pool.out(), 0);
+        });
+    }
+
+    #[test]
+    fn the_buffer_of_a_dropped_read_comes_back_when_the_kernel_is_done() {
+        on_both(|core| async move {
+            let (mut stream, mut peer) = pair(&core);
+            let reading = Rc::new(Cell::new(false));
+            let seen = Rc::clone(&reading);
+            let owner = Rc::clone(&core);
+            let read = async move {
+                let mut buffer = owner.heads.take().await;
+                seen.set(true);
+                let _ = stream.read_some(&mut buffer).await;
+            };
+            race(read, sleep_ms(30)).await;
+            assert!(reading.get());
+            until("the buffer is back", || core.heads.out() == 0).await;
+            let _ = peer.write_all(b"too late");
+        });
+    }
+}

@@ -1,0 +1,70 @@
+//! A reactor's two clocks and its timer. The place where time enters the data path.
+
+use crate::base::{Clock, Tick, Timestamp};
+use rustix::time::{ClockId, clock_gettime};
+use std::cell::Cell;
+use std::time::Duration;
+
+/// The real clocks. One per core; the coarse tick is refreshed by the core's tick task.
+#[derive(Debug)]
+pub struct CoreClock {
+    coarse: Cell<Tick>,
+}
+
+impl Default for CoreClock {
+    fn default() -> Self {
+        Self { coarse: Cell::new(monotonic()) }
+    }
+}
+
+impl CoreClock {
+    /// The time of the last tick, up to `DEADLINE_TICK_MS` old: one load instead of a call, for deadlines and idle times.
+    pub fn coarse(&self) -> Tick {
+        self.coarse.get()
+    }
+
+    /// Called by the tick task only.
+    pub fn refresh(&self) -> Tick {
+        let now = monotonic();
+        self.coarse.set(now);
+        now
+    }
+}
+
+impl Clock for CoreClock {
+    fn tick(&self) -> Tick {
+        monotonic()
+    }
+
+    fn now(&self) -> Timestamp {
+        let time = clock_gettime(ClockId::Realtime);
+        Timestamp { millis: time.tv_sec * 1000 + time.tv_nsec / 1_000_000 }
+    }
+
+    /// To the next millisecond. Only inside a runtime. Cancel: safe.
+    async fn sleep(&self, wait: Duration) {
+        monoio::time::sleep(wait).await;
+    }
+}
+
+/// Nanoseconds of the system's monotonic clock: the same zero for all threads.
+fn monotonic() -> Tick {
+    let time = clock_gettime(ClockId::Monotonic);
+    Tick { nanos: time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_coarse_tick_stands_still_until_refreshed() {
+        let clock = CoreClock::default();
+        let start = clock.coarse();
+        while clock.tick() == start {}
+        assert_eq!(clock.coarse(), start);
+        assert!(clock.refresh() > start && clock.coarse() > start);
+        let millis_of_2026 = 1_767_225_600_000;
+        assert!(clock.now().millis > millis_of_2026, "wall-clock time counts from 1970");
+    }
+}

@@ -1,0 +1,78 @@
+//! What the tasks of one reactor thread share. Made once by that thread, inside its runtime; nothing in it crosses threads
+//! except the counts.
+
+use super::buffer::BufferPool;
+use super::clock::CoreClock;
+use super::counts::Counts;
+use super::deadline::{DEADLINE_TICK_MS, Deadlines};
+use super::dice::CoreDice;
+use super::driver::DriverKind;
+use super::fair::Fair;
+use crate::base::limits::{BODY_BUFFER_BYTES, HEAD_BYTES_MAX};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Unused buffers and pipes are given back to the system after this long.
+const TRIM_EVERY_MS: u64 = 5_000;
+
+/// How much one core may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct CoreLimits {
+    /// Head buffers, each `HEAD_BYTES_MAX`.
+    pub head_buffers_max: usize,
+    /// Body buffers, each `BODY_BUFFER_BYTES`: bodies in the copy path at once. More wait their turn.
+    pub body_buffers_max: usize,
+}
+
+impl Default for CoreLimits {
+    fn default() -> Self {
+        Self { head_buffers_max: 16 * 1024, body_buffers_max: 256 }
+    }
+}
+
+pub struct Core {
+    pub driver: DriverKind,
+    pub clock: Rc<CoreClock>,
+    pub dice: CoreDice,
+    pub fair: Rc<Fair>,
+    pub deadlines: Rc<Deadlines>,
+    pub heads: Rc<BufferPool>,
+    pub bodies: Rc<BufferPool>,
+    pub counts: Arc<Counts>,
+}
+
+impl Core {
+    /// Starts the core's own tasks (yields, ticks). Only inside its runtime.
+    pub fn start(driver: DriverKind, limits: CoreLimits, counts: Arc<Counts>) -> io::Result<Rc<Self>> {
+        let clock = Rc::new(CoreClock::default());
+        let core = Rc::new(Self {
+            driver,
+            dice: CoreDice::from_system()?,
+            fair: Fair::start(Arc::clone(&counts))?,
+            deadlines: Deadlines::new(Rc::clone(&clock), Arc::clone(&counts)),
+            heads: BufferPool::new(HEAD_BYTES_MAX, limits.head_buffers_max),
+            bodies: BufferPool::new(BODY_BUFFER_BYTES, limits.body_buffers_max),
+            clock,
+            counts,
+        });
+        let ticking = Rc::clone(&core);
+        monoio::spawn(async move { ticking.tick_for_ever().await });
+        Ok(core)
+    }
+
+    async fn tick_for_ever(&self) {
+        let mut until_trim = TRIM_EVERY_MS / DEADLINE_TICK_MS;
+        loop {
+            monoio::time::sleep(Duration::from_millis(DEADLINE_TICK_MS)).await;
+            self.deadlines.sweep(self.clock.refresh());
+            until_trim -= 1;
+            if until_trim == 0 {
+                until_trim = TRIM_EVERY_MS / DEADLINE_TICK_MS;
+                self.heads.trim();
+                self.bodies.trim();
+            }
+        }
+    }
+}

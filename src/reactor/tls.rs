@@ -1,0 +1,230 @@
+//! TLS in its direct form (RUNTIME 5): rustls reads and writes the socket itself by calls that never wait, and we wait for
+//! readiness in between. No owned buffers, no copy besides rustls' own.
+//!
+//! Called by `stream` only. Configurations are made by `server_config` and `client_config`.
+
+use super::handle::borrow;
+use monoio::net::TcpStream;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Ciphertext and plaintext that rustls may hold before we flush.
+const TLS_BUFFER_BYTES: usize = 128 * 1024;
+
+/// A server's side from PEM files. HTTP/1.1 only.
+pub fn server_config(cert_file: &Path, key_file: &Path) -> io::Result<Arc<ServerConfig>> {
+    let certs: Vec<_> = pem_certs(cert_file)?;
+    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|cause| in_file(key_file, &cause))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_no_client_auth()
+        .with_single_cert(certs, key)
+        .map_err(|cause| in_file(cert_file, &cause))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A client's side that trusts `roots`, or the system's roots when there are none. Fails when nothing would be trusted.
+pub fn client_config(roots: Option<&Path>) -> io::Result<Arc<ClientConfig>> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Some(file) => {
+            for cert in pem_certs(file)? {
+                store.add(cert).map_err(|cause| in_file(file, &cause))?;
+            }
+        }
+        None => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    if store.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "no trusted root certificates found"));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+fn pem_certs(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let certs = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let certs: Vec<_> = certs.map_err(|cause| in_file(file, &cause))?;
+    if certs.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: no certificate in it", file.display())));
+    }
+    Ok(certs)
+}
+
+fn in_file(file: &Path, cause: &dyn std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {cause}", file.display()))
+}
+
+/// The TLS state of one connection.
+pub(super) struct Tls {
+    state: Connection,
+}
+
+impl Tls {
+    pub(super) fn server(config: Arc<ServerConfig>) -> io::Result<Self> {
+        let mut state = ServerConnection::new(config).map_err(io::Error::other)?;
+        state.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+        Ok(Self { state: state.into() })
+    }
+
+    pub(super) fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
+        let mut state = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        state.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+        Ok(Self { state: state.into() })
+    }
+
+    /// Cancel: NOT safe.
+    pub(super) async fn handshake(&mut self, tcp: &TcpStream) -> io::Result<()> {
+        loop {
+            self.flush(tcp).await?;
+            if !self.state.is_handshaking() {
+                return Ok(());
+            }
+            if self.receive(tcp).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// Reads plaintext. 0 = the peer said that it is done; a connection that just ended is `UnexpectedEof`.
+    /// Cancel: safe, nothing is lost.
+    pub(super) async fn read(&mut self, tcp: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.state.reader().read(into) {
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+            self.receive(tcp).await?;
+            if self.state.wants_write() {
+                self.flush(tcp).await?;
+            }
+        }
+    }
+
+    /// Plaintext that has arrived and not been read, without waiting. Ok(None) = nothing is there.
+    pub(super) fn peek(&mut self, tcp: &TcpStream) -> io::Result<Option<usize>> {
+        loop {
+            match self.state.read_tls(&mut Direct(tcp)) {
+                Ok(0) => break,
+                Ok(_) => drop(self.state.process_new_packets().map_err(invalid)?),
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => break,
+                Err(cause) => return Err(cause),
+            }
+        }
+        match self.state.reader().into_first_chunk() {
+            Ok(bytes) => Ok(Some(bytes.len())),
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(cause) => Err(cause),
+        }
+    }
+
+    /// Writes and flushes all of `bytes`, telling `sent` as it goes. Cancel: NOT safe.
+    pub(super) async fn write_all(
+        &mut self,
+        tcp: &TcpStream,
+        mut bytes: &[u8],
+        mut sent: impl FnMut(usize),
+    ) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let taken = self.state.writer().write(bytes)?;
+            self.flush(tcp).await?;
+            sent(taken);
+            bytes = &bytes[taken..];
+        }
+        Ok(())
+    }
+
+    /// Puts bytes into rustls' buffer, to leave with the next flush; how many fitted.
+    pub(super) fn buffer(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.state.writer().write(bytes)
+    }
+
+    /// Says that nothing more will come. Cancel: NOT safe.
+    pub(super) async fn close(&mut self, tcp: &TcpStream) -> io::Result<()> {
+        self.state.send_close_notify();
+        self.flush(tcp).await
+    }
+
+    /// Cancel: NOT safe.
+    pub(super) async fn flush(&mut self, tcp: &TcpStream) -> io::Result<()> {
+        while self.state.wants_write() {
+            match self.state.write_tls(&mut Direct(tcp)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => tcp.writable(false).await?,
+                Err(cause) => return Err(cause),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what the socket has, waiting for it, and works it in. A broken message is answered by its alert first.
+    async fn receive(&mut self, tcp: &TcpStream) -> io::Result<usize> {
+        loop {
+            match self.state.read_tls(&mut Direct(tcp)) {
+                Ok(count) => {
+                    if let Err(cause) = self.state.process_new_packets() {
+                        let _ = self.flush(tcp).await;
+                        return Err(invalid(cause));
+                    }
+                    return Ok(count);
+                }
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => tcp.readable(false).await?,
+                Err(cause) => return Err(cause),
+            }
+        }
+    }
+}
+
+fn invalid(cause: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, cause)
+}
+
+/// The socket by calls that never wait, whatever its mode.
+struct Direct<'a>(&'a TcpStream);
+
+impl Read for Direct<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match recv(borrow(self.0), &mut *into, RecvFlags::DONTWAIT) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok((count, _)) => return Ok(count),
+                Err(cause) => return Err(cause.into()),
+            }
+        }
+    }
+}
+
+impl Write for Direct<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match send(borrow(self.0), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(count) => return Ok(count),
+                Err(cause) => return Err(cause.into()),
+            }
+        }
+    }
+
+    fn write_vectored(&mut self, bytes: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        super::handle::send_vectored(self.0, bytes, SendFlags::empty())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
