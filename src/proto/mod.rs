@@ -1,11 +1,14 @@
 //! Pure bytes to meaning and back. Nothing here does input or output, knows the time, or waits; every decoder takes bytes,
 //! says how many it used and what it learned.
 
+pub mod conditional;
+pub mod date;
 pub mod error_code;
 pub mod fields;
 pub mod http1;
 pub mod list_token;
 pub mod operation;
 pub mod params;
+pub mod range;
 pub mod sigv4;
 pub mod target;
