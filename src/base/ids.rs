@@ -68,7 +68,7 @@ pub struct Incarnation(pub i64);
 /// A version of an object: a ULID, 26 characters of Crockford's base32 that sort by time. Minted by the store, above
 /// every version of the key that a row names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Version([u8; Version::CHARS]);
+pub struct Version([u8; Self::CHARS]);
 
 const BASE32: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
@@ -121,7 +121,7 @@ impl fmt::Debug for Version {
 
 /// Ten random base32 characters that make every attempt's backend key new.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Nonce([u8; Nonce::CHARS]);
+pub struct Nonce([u8; Self::CHARS]);
 
 impl Nonce {
     pub const CHARS: usize = 10;
