@@ -340,6 +340,8 @@ pub struct StartComplete {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
+// One per completed upload, moved once: a box would cost more than it saves.
+#[allow(clippy::large_enum_variant)]
 pub enum CompleteStarted {
     Go { upload: Upload, version: Version, parts: Vec<PartRecord> },
     AlreadyDone { etag: String, record: ObjectRecord, version: Version },
