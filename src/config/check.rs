@@ -1,0 +1,297 @@
+//! From the tree as written to the configuration as meant: every key read, every cross-field rule tested. Finds all
+//! problems before it gives up; warns of what is allowed but rarely meant.
+
+use super::check_backends;
+use super::checked::*;
+use super::problem::{Problem, Problems};
+use super::raw::Node;
+use super::reader::{Reader, Section};
+use crate::base::limits::{HEAD_BYTES_MAX, OBJECT_BYTES_MAX};
+use crate::base::{BucketName, Secret};
+use crate::policy::access::Principal;
+use crate::policy::body_path::RelayMode;
+use crate::policy::placement::Strategy;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+pub(super) const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
+pub(super) const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
+/// A signed request can be accepted for so long (SigV4's clock skew), so a given-up body can appear until then.
+const SETTLE_USUAL: Duration = Duration::from_secs(15 * 60);
+
+/// A configuration and what is doubtful in it.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    pub config: Config,
+    pub warnings: Vec<Problem>,
+}
+
+/// `base` is the folder that relative paths start from; `reported` are problems found before (variables).
+pub fn check(root: &Node, base: &Path, reported: Vec<Problem>) -> Result<Checked, Problems> {
+    let mut reader = Reader::new(base);
+    let config = read_all(&mut reader, root, reported);
+    let Reader { mut problems, mut warnings, .. } = reader;
+    let place = |problem: &Problem| if problem.line == 0 { usize::MAX } else { problem.line };
+    problems.sort_by_key(place);
+    problems.dedup();
+    warnings.sort_by_key(place);
+    match (config, problems.is_empty()) {
+        (Some(config), true) => Ok(Checked { config, warnings }),
+        _ => Err(Problems(problems)),
+    }
+}
+
+/// None only together with a problem; what could not be read is replaced, so that the rest is checked as well.
+pub(super) fn read_all(reader: &mut Reader, root: &Node, reported: Vec<Problem>) -> Option<Config> {
+    reader.problems = reported;
+    reader.check_keys(root);
+    let root = Section::root(root);
+    let (buckets, credentials) = buckets(reader, &root);
+    let backends = check_backends::backends(reader, &root);
+    let routing_strategy = reader.choice(&root, "routing_strategy", &[Strategy::Pack, Strategy::Spread]);
+    let listed = root.items("backends").len();
+    let replication = replication(reader, &root.section("replication"), listed);
+    check_backends::warn_of_backends(reader, &root, &backends, routing_strategy, replication.factor);
+    let config = Config {
+        server: server(reader, &root.section("server")),
+        buckets,
+        credentials,
+        database: database(reader, &root.section("database"))?,
+        backends: backends.into_iter().map(|(backend, _)| backend).collect(),
+        routing_strategy,
+        replication,
+        cleanup_queue: cleanup_queue(reader, &root.section("cleanup_queue")),
+        write_path: write_path(reader, &root.section("write_path")),
+        location_cache: LocationCache {
+            max_size_bytes: reader.size(&root.section("location_cache"), "max_size", 0..=1 << 40)?,
+        },
+        admin: admin(reader, &root.section("admin")),
+        metrics: metrics(reader, &root.section("telemetry").section("metrics")),
+    };
+    check_addresses(reader, &root, &config);
+    Some(config)
+}
+
+fn server(reader: &mut Reader, at: &Section<'_>) -> Server {
+    use LogLevel::{Debug, Error, Info, Warn};
+    Server {
+        listen_addr: reader.address(at, "listen_addr").unwrap_or(NO_ADDRESS),
+        log_level: reader.choice(at, "log_level", &[Debug, Info, Warn, Error]),
+        max_object_size_bytes: reader.size(at, "max_object_size", 1..=OBJECT_BYTES_MAX).unwrap_or_default(),
+        reactors: reader.number(at, "reactors", 1..=1024).map(|n| n as usize),
+        driver: reader.choice(at, "driver", &[Driver::Auto, Driver::Ring, Driver::Epoll]),
+        relay: reader.choice(at, "relay", &[RelayMode::Auto, RelayMode::Splice, RelayMode::Copy]),
+        region: reader.text(at, "region"),
+        read_header_timeout: reader.duration(at, "read_header_timeout", TIMEOUT),
+        body_progress_timeout: reader.duration(at, "body_progress_timeout", TIMEOUT),
+        idle_timeout: reader.duration(at, "idle_timeout", TIMEOUT),
+        backend_timeout: reader.duration(at, "backend_timeout", TIMEOUT),
+        max_connections: reader.number(at, "max_connections", 1..=1_000_000).unwrap_or_default() as usize,
+        max_header_bytes: reader.size(at, "max_header_bytes", 4096..=HEAD_BYTES_MAX as u64).unwrap_or_default()
+            as usize,
+        shutdown_delay: reader.duration(at, "shutdown_delay", WAIT),
+        shutdown_timeout: reader.duration(at, "shutdown_timeout", WAIT),
+        tls: tls(reader, &at.section("tls")),
+    }
+}
+
+/// Stands in for an address that was wrong; never leaves this file, because the problem does.
+const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+fn tls(reader: &mut Reader, at: &Section<'_>) -> Option<Tls> {
+    match (reader.path(at, "cert_file"), reader.path(at, "key_file")) {
+        (Some(cert_file), Some(key_file)) => Some(Tls { cert_file, key_file }),
+        _ => {
+            for (has, lacks) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
+                if at.has(has) && !at.has(lacks) {
+                    reader.problem(at.line_of(has), at.key(has), format!("needs `{lacks}` beside it"));
+                }
+            }
+            None
+        }
+    }
+}
+
+fn buckets(reader: &mut Reader, root: &Section<'_>) -> (Vec<Bucket>, Vec<Credential>) {
+    let mut buckets: Vec<Bucket> = Vec::new();
+    let mut credentials: Vec<Credential> = Vec::new();
+    let mut first_line = HashMap::new();
+    for at in root.items("buckets") {
+        let name = reader.parsed(&at, "name", bucket_name);
+        let uploads_max = reader.number(&at, "max_multipart_uploads", 0..=u64::from(u32::MAX)).unwrap_or_default();
+        if let Some(name) = &name {
+            if let Some(line) = first_line.insert(name.clone(), at.line()) {
+                reader.problem(
+                    at.line_of("name"),
+                    at.key("name"),
+                    format!("the bucket of line {line} has this name already"),
+                );
+            }
+            buckets.push(Bucket { name: name.clone(), max_multipart_uploads: uploads_max as u32 });
+        }
+        let items = at.items("credentials");
+        if items.is_empty() {
+            let message = "is required: a bucket without credentials cannot be used";
+            reader.problem(at.line(), at.key("credentials"), message);
+        }
+        for item in items {
+            if let Some(credential) = credential(reader, &item, name.as_ref(), &credentials) {
+                credentials.push(credential);
+            }
+        }
+    }
+    if buckets.is_empty() && root.items("buckets").is_empty() {
+        reader.problem(root.line_of("buckets"), "buckets", "is required: list at least one bucket");
+    }
+    (buckets, credentials)
+}
+
+fn bucket_name(text: &str) -> Result<BucketName, String> {
+    BucketName::parse(text).ok_or_else(|| {
+        if BucketName::RESERVED.contains(&text) {
+            format!("`{text}` is a path of our own; choose another name")
+        } else {
+            format!(
+                "`{text}` is not a bucket name: 3 to 63 lower-case letters, digits, `-` and `.`, letter or digit at both \
+                 ends, no `..`, no IP address"
+            )
+        }
+    })
+}
+
+fn credential(
+    reader: &mut Reader,
+    at: &Section<'_>,
+    bucket: Option<&BucketName>,
+    others: &[Credential],
+) -> Option<Credential> {
+    let id = reader.parsed(at, "access_key_id", access_key);
+    let secret = reader.secret(at, "secret_access_key");
+    let id = id?;
+    if others.iter().any(|other| *other.access_key_id == *id) {
+        let message = format!("the access key `{id}` stands above already; every key belongs to one bucket");
+        reader.problem(at.line_of("access_key_id"), at.key("access_key_id"), message);
+    }
+    let principal = Principal::of_bucket(&id, bucket?.clone());
+    Some(Credential { access_key_id: id.into(), secret_access_key: secret?, principal })
+}
+
+/// What can stand in the `Credential` of an Authorization header, which is cut at slashes and commas.
+pub(super) fn access_key(text: &str) -> Result<String, String> {
+    let usable = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b',' | b'=');
+    if !text.is_empty() && text.len() <= 128 && text.bytes().all(usable) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 128 visible ASCII characters other than `/`, `,` and `=`".to_owned())
+    }
+}
+
+fn database(reader: &mut Reader, at: &Section<'_>) -> Option<Database> {
+    let sqlite = |text: &str| match text {
+        "sqlite" => Ok(()),
+        "postgres" => Err("not available yet: PostgreSQL will come in a later version; use sqlite".to_owned()),
+        other => Err(format!("`{other}` is none of sqlite")),
+    };
+    reader.parsed(at, "driver", sqlite);
+    let path = reader.path(at, "path");
+    let call_timeout = reader.duration(at, "call_timeout", TIMEOUT);
+    Some(Database { driver: DatabaseDriver::Sqlite { path: path? }, call_timeout })
+}
+
+fn replication(reader: &mut Reader, at: &Section<'_>, backends: usize) -> Replication {
+    let factor = reader.number(at, "factor", 1..=64).unwrap_or(1) as u32;
+    if backends > 0 && factor as usize > backends {
+        let message = format!("{factor} copies need {factor} backends, but {backends} are listed");
+        reader.problem(at.line_of("factor"), at.key("factor"), message);
+    }
+    Replication {
+        factor,
+        worker_interval: reader.duration(at, "worker_interval", TIMEOUT),
+        batch_size: reader.number(at, "batch_size", 1..=1000).unwrap_or_default() as u32,
+        concurrency: reader.number(at, "concurrency", 1..=1000).unwrap_or_default() as usize,
+    }
+}
+
+fn cleanup_queue(reader: &mut Reader, at: &Section<'_>) -> CleanupQueue {
+    let queue = CleanupQueue {
+        concurrency: reader.number(at, "concurrency", 1..=1000).unwrap_or_default() as usize,
+        interval: reader.duration(at, "interval", TIMEOUT),
+        grace: reader.duration(at, "grace", WAIT),
+        retry_first: reader.duration(at, "retry_first", TIMEOUT),
+        retry_max: reader.duration(at, "retry_max", WAIT),
+        max_attempts: reader.number(at, "max_attempts", 1..=1000).unwrap_or_default() as u32,
+    };
+    if queue.retry_first > queue.retry_max {
+        reader.problem(at.line_of("retry_first"), at.key("retry_first"), "is longer than `retry_max`");
+    }
+    queue
+}
+
+fn write_path(reader: &mut Reader, at: &Section<'_>) -> WritePath {
+    let multipart = at.section("multipart");
+    let path = WritePath {
+        lease: reader.duration(at, "lease", Duration::from_millis(100)..=Duration::from_secs(600)),
+        settle: reader.duration(at, "settle", WAIT),
+        enforce_min_part_size: reader.flag(&multipart, "enforce_min_part_size").unwrap_or_default(),
+    };
+    if path.settle < SETTLE_USUAL {
+        let message = "is shorter than 15m, for which a backend may still accept a request that was given up; its bytes \
+                       could stay there unnoticed";
+        reader.warn(at.line_of("settle"), at.key("settle"), message);
+    }
+    path
+}
+
+fn admin(reader: &mut Reader, at: &Section<'_>) -> Admin {
+    let listen_addr = reader.address(at, "listen_addr").unwrap_or(NO_ADDRESS);
+    let token: Option<Secret> = reader.secret(at, "token");
+    if !listen_addr.ip().is_loopback() && !at.has("token") {
+        let message = "is reachable from other machines and so needs `admin.token`; or listen on 127.0.0.1";
+        reader.problem(at.line_of("listen_addr"), at.key("listen_addr"), message);
+    }
+    Admin { listen_addr, token }
+}
+
+fn metrics(reader: &mut Reader, at: &Section<'_>) -> Metrics {
+    let path = |text: &str| {
+        let usable = text.starts_with('/')
+            && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'{' | b'}'));
+        if !usable || text.starts_with("//") {
+            Err(format!("`{text}` is not a path; write it like /metrics"))
+        } else if text == "/" || text.starts_with("/admin/") || text.starts_with("/health") {
+            Err(format!("`{text}` has another use on the admin address; write it like /metrics"))
+        } else {
+            Ok(text.to_owned())
+        }
+    };
+    Metrics {
+        enabled: reader.flag(at, "enabled").unwrap_or_default(),
+        listen: reader.address(at, "listen"),
+        path: reader.parsed(at, "path", path).unwrap_or_default(),
+    }
+}
+
+/// No two listeners on one address.
+fn check_addresses(reader: &mut Reader, root: &Section<'_>, config: &Config) {
+    let collide = |a: SocketAddr, b: SocketAddr| {
+        let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+        a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || any)
+    };
+    let admin = root.section("admin");
+    if collide(config.admin.listen_addr, config.server.listen_addr) {
+        let message = "is the address of `server.listen_addr`; use another port";
+        reader.problem(admin.line_of("listen_addr"), admin.key("listen_addr"), message);
+    }
+    let metrics = root.section("telemetry").section("metrics");
+    let Some(listen) = config.metrics.listen else { return };
+    if collide(listen, config.server.listen_addr) {
+        let message = "is the address of `server.listen_addr`; use another port";
+        reader.problem(metrics.line_of("listen"), metrics.key("listen"), message);
+    } else if collide(listen, config.admin.listen_addr) {
+        let message = "is the address of `admin.listen_addr`, which serves metrics already; remove it";
+        reader.problem(metrics.line_of("listen"), metrics.key("listen"), message);
+    }
+}

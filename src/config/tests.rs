@@ -1,0 +1,356 @@
+//! Whole files: what is accepted, what is meant by it, and what is said about the rest.
+
+use super::checked::{DatabaseDriver, Place};
+use super::schema::{Absent, KEYS, State};
+use super::{Checked, Problems, View, check, expand, from_text, raw, reader};
+use crate::base::{BackendName, limits};
+use std::path::Path;
+use std::time::Duration;
+
+const EXAMPLE: &str = include_str!("../../config/example.yaml");
+const DOCUMENTATION: &str = include_str!("../../docs/configuration.md");
+
+/// A valid file of one bucket and two directories, in which tests replace a line or append some.
+const SMALL: &str = "\
+server:
+  listen_addr: 127.0.0.1:9000
+buckets:
+  - name: photos
+    credentials:
+      - access_key_id: key
+        secret_access_key: secret
+backends:
+  - name: one
+    directory: d/one
+    quota_bytes: 1GiB
+  - name: two
+    directory: d/two
+    quota_bytes: 1GiB
+replication: {factor: 2}
+";
+
+fn read(text: &str) -> Result<Checked, Problems> {
+    from_text(text, Path::new("/etc/s3o"), &|name| (name == "SECRET").then(|| "from: the environment".to_owned()))
+}
+
+fn valid(text: &str) -> Checked {
+    read(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"))
+}
+
+/// `SMALL` with `from` replaced by `to` (or, without `from`, with `to` appended) has exactly these problems.
+fn check_problems(from: &str, to: &str, want: &[&str]) {
+    let text = if from.is_empty() { format!("{SMALL}{to}") } else { SMALL.replacen(from, to, 1) };
+    assert!(from.is_empty() || SMALL.contains(from), "{from:?} is not in the file");
+    let problems = read(&text).err().map(|problems| problems.to_string()).unwrap_or_default();
+    assert_eq!(problems.lines().collect::<Vec<_>>(), want, "\n{text}");
+}
+
+/// `SMALL` with these replacements is valid, and each warning holds the words wanted.
+fn check_warnings(replacements: &[(&str, &str)], want: &[&str]) {
+    let text = replacements.iter().fold(SMALL.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "{from:?} is not in the file");
+        text.replacen(from, to, 1)
+    });
+    let got: Vec<_> = valid(&text).warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(got.len(), want.len(), "{got:?}");
+    for (got, want) in got.iter().zip(want) {
+        assert!(got.contains(want), "{got:?} does not say {want:?}");
+    }
+}
+
+#[test]
+fn the_example_is_valid_and_names_every_key() {
+    let checked = valid(EXAMPLE);
+    assert_eq!(checked.warnings, [], "the example should be a good one");
+    for key in KEYS.iter().filter(|key| matches!(key.state, State::Known { .. })) {
+        let word = key.path.rsplit('.').next().expect("a path has a last word");
+        assert!(EXAMPLE.contains(&format!("{word}:")), "config/example.yaml does not show {}", key.path);
+    }
+}
+
+#[test]
+fn the_documentation_gives_type_and_default_of_every_key() {
+    for key in KEYS {
+        match key.state {
+            State::Known { kind, default } => {
+                let default = match default {
+                    Absent::Required => "required".to_owned(),
+                    Absent::Unset => "–".to_owned(),
+                    Absent::Is(text) => format!("`{text}`"),
+                };
+                let row = format!("| `{}` | {} | {default} | ", key.path, kind.name());
+                assert!(DOCUMENTATION.contains(&row), "docs/configuration.md lacks the row\n{row}");
+            }
+            State::NotYet { .. } | State::Gone { .. } => {
+                assert!(DOCUMENTATION.contains(&format!("`{}`", key.path)), "docs/configuration.md lacks {}", key.path);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_key_of_the_table_is_read() {
+    let root = raw::parse(SMALL).expect("valid YAML");
+    let mut reader = reader::Reader::new(Path::new("/"));
+    check::read_all(&mut reader, &root, Vec::new()).expect("a valid file");
+    for key in KEYS.iter().filter(|key| matches!(key.state, State::Known { .. })) {
+        assert!(reader.read.contains(key.path), "{} is in the table, but nothing reads it", key.path);
+    }
+}
+
+#[test]
+fn defaults_and_lookups() {
+    let view = View::new(valid(SMALL).config);
+    assert_eq!(view.server.idle_timeout, Duration::from_secs(120));
+    assert_eq!(view.server.max_header_bytes, limits::HEAD_BYTES_MAX);
+    assert_eq!(view.server.max_object_size_bytes, 5 << 30);
+    assert_eq!(view.database.driver, DatabaseDriver::Sqlite { path: "/etc/s3o/s3-orchestrator.db".into() });
+    assert_eq!(view.backends[0].place, Place::Directory("/etc/s3o/d/one".into()));
+    assert_eq!(view.admin.listen_addr.to_string(), "127.0.0.1:9001");
+    assert_eq!([1, 2, 8].map(|cores| view.server.reactors_on(cores)), [1, 1, 7]);
+    assert_eq!(view.backend_index(&BackendName::new("two")), Some(1));
+    assert_eq!(view.backend_index(&BackendName::new("three")), None);
+    assert_eq!(view.bucket("photos").map(|one| one.name.as_str()), Some("photos"));
+    assert!(view.bucket("photo").is_none() && view.credential("kez").is_none());
+    let credential = view.credential("key").expect("it is in the file");
+    assert_eq!(credential.secret_access_key.expose(), "secret");
+    assert!(credential.principal.sees("photos"));
+    assert!(!format!("{view:?}").contains("secret\""), "secrets do not print themselves");
+}
+
+#[test]
+fn values_come_from_the_environment() {
+    let text = SMALL.replace("secret_access_key: secret", "secret_access_key: ${SECRET}$$");
+    assert_eq!(valid(&text).config.credentials[0].secret_access_key.expose(), "from: the environment$");
+    check_problems(
+        "secret_access_key: secret",
+        "secret_access_key: ${NOT_SET}",
+        &["line 7: buckets[0].credentials[0].secret_access_key: the environment variable NOT_SET is not set"],
+    );
+}
+
+#[test]
+fn an_s3_endpoint() {
+    let place = |lines: &str| {
+        let s3 = format!(
+            "endpoint: https://s3.example.com\n    bucket: store\n    access_key_id: a\n    secret_access_key: b\n{lines}"
+        );
+        match valid(&SMALL.replacen("directory: d/one", &s3, 1)).config.backends[0].place.clone() {
+            Place::Endpoint(place) => place,
+            Place::Directory(path) => panic!("{path:?}"),
+        }
+    };
+    let plain = place("");
+    assert_eq!((plain.region.as_str(), plain.force_path_style, plain.unsigned_payload), ("us-east-1", false, true));
+    assert_eq!(plain.http.connect_timeout, Duration::from_secs(5));
+    assert!(place("    force_path_style: true").force_path_style);
+    assert!(!place("    unsigned_payload: false").unsigned_payload);
+    assert_eq!(place("    http: {max_conns_per_host: 7}").http.max_idle_conns_per_host, 7);
+    for (from, to) in [("https://s3.example.com", "http://10.0.0.1"), ("bucket: store", "bucket: my.store")] {
+        let text = SMALL.replacen(
+            "directory: d/one",
+            "endpoint: https://s3.example.com\n    bucket: store\n    access_key_id: a\n    secret_access_key: b",
+            1,
+        );
+        let Place::Endpoint(place) = &valid(&text.replacen(from, to, 1)).config.backends[0].place else {
+            panic!("an endpoint")
+        };
+        assert!(place.force_path_style, "{to} cannot be a virtual host");
+    }
+}
+
+#[test]
+fn wrong_keys_are_named_with_the_nearest() {
+    check_problems(
+        "  listen_addr",
+        "  listen_adr: x\n  listen_addr",
+        &["line 2: server.listen_adr: unknown key; did you mean `server.listen_addr`?"],
+    );
+    check_problems("", "listen_addr: x\n", &["line 16: listen_addr: unknown key; did you mean `server.listen_addr`?"]);
+    check_problems("", "zzz: 1\n", &["line 16: zzz: unknown key; see docs/configuration.md"]);
+    check_problems(
+        "    quota_bytes: 1GiB\n  - name: two",
+        "    quota: 1GiB\n  - name: two",
+        &["line 11: backends[0].quota: unknown key; did you mean `backends[].quota_bytes`?"],
+    );
+    check_problems(
+        "",
+        "rebalance:\n  enabled: true\n",
+        &["line 16: rebalance: not available yet: rebalancing will come in a later version; remove it from the file"],
+    );
+    check_problems(
+        "  listen_addr",
+        "  write_timeout: 5m\n  listen_addr",
+        &["line 2: server.write_timeout: has no use here: a body has no total time limit, only \
+           `server.body_progress_timeout` without progress"],
+    );
+}
+
+#[test]
+fn wrong_shapes() {
+    check_problems(
+        "server:\n  listen_addr: 127.0.0.1:9000",
+        "server: 9000",
+        &["line 1: server: must be a section, but is a single value", "line 1: server.listen_addr: is required"],
+    );
+    check_problems(
+        "quota_bytes: 1GiB",
+        "quota_bytes: [1]",
+        &["line 11: backends[0].quota_bytes: must be a single value, but is a list"],
+    );
+    check_problems(
+        "replication: {factor: 2}",
+        "replication: [1]",
+        &["line 15: replication: must be a section, but is a list"],
+    );
+    let list = read("server: {listen_addr: ':1'}\nbuckets: x\nbackends: {a: 1}\n").expect_err("no lists").to_string();
+    assert!(
+        list.contains("line 2: buckets: must be a list (lines that start with `- `), but is a single value"),
+        "{list}"
+    );
+    assert!(list.contains("line 3: backends: must be a list (lines that start with `- `), but is a section"), "{list}");
+}
+
+#[test]
+fn wrong_values_are_all_reported_at_once() {
+    let text = "\
+server:
+  listen_addr: nowhere
+  log_level: loud
+  reactors: 0
+  idle_timeout: 30
+  max_header_bytes: 1MiB
+  tls: {cert_file: a}
+buckets:
+  - name: health
+  - name: Photos
+    credentials:
+      - access_key_id: a/b
+        secret_access_key: ''
+database: {driver: postgres}
+backends:
+  - endpoint: s3.example.com
+    bucket: b
+telemetry: {metrics: {path: metrics}}
+";
+    let want = [
+        "line 2: server.listen_addr: `nowhere` is not an address and port; write it like 0.0.0.0:9000 or [::1]:9000",
+        "line 3: server.log_level: `loud` is none of debug, info, warn, error",
+        "line 4: server.reactors: 0 is too small; at least 1",
+        "line 5: server.idle_timeout: `30` is not a duration; write it like 500ms, 30s, 5m or 1h30m",
+        "line 6: server.max_header_bytes: 1MiB is too large; at most 32KiB",
+        "line 7: server.tls.cert_file: needs `key_file` beside it",
+        "line 9: buckets[0].name: `health` is a path of our own; choose another name",
+        "line 9: buckets[0].credentials: is required: a bucket without credentials cannot be used",
+        "line 10: buckets[1].name: `Photos` is not a bucket name: 3 to 63 lower-case letters, digits, `-` and `.`, letter or \
+         digit at both ends, no `..`, no IP address",
+        "line 12: buckets[1].credentials[0].access_key_id: must be 1 to 128 visible ASCII characters other than `/`, `,` and \
+         `=`",
+        "line 13: buckets[1].credentials[0].secret_access_key: is empty",
+        "line 14: database.driver: not available yet: PostgreSQL will come in a later version; use sqlite",
+        "line 16: backends[0].endpoint: `s3.example.com` does not start with http:// or https://; write it like \
+         https://s3.example.com or http://10.0.0.5:9000",
+        "line 16: backends[0].access_key_id: is required for an S3 endpoint",
+        "line 16: backends[0].secret_access_key: is required for an S3 endpoint",
+        "line 18: telemetry.metrics.path: `metrics` is not a path; write it like /metrics",
+    ];
+    let problems = read(text).expect_err("all wrong").to_string();
+    assert_eq!(problems.lines().collect::<Vec<_>>(), want);
+    let empty = read("").expect_err("nothing is there").to_string();
+    let want = [
+        "buckets: is required: list at least one bucket",
+        "backends: is required: list at least one backend",
+        "server.listen_addr: is required",
+    ];
+    assert_eq!(empty.lines().collect::<Vec<_>>(), want);
+}
+
+#[test]
+fn rules_across_keys() {
+    check_problems("name: two", "name: one", &["line 12: backends[1]: has the same name as the backend of line 9"]);
+    for same in ["./d//one/", "d/one/below", "d", "/etc/s3o/d/one"] {
+        check_problems(
+            "directory: d/two",
+            &format!("directory: {same}"),
+            &["line 12: backends[1]: is, holds or lies in the directory of the backend of line 9"],
+        );
+    }
+    check_problems(
+        "directory: d/two",
+        "directory: d/two\n    bucket: x",
+        &[
+            "line 14: backends[1].bucket: belongs to an S3 endpoint, but this backend has a `directory`; remove one of them",
+        ],
+    );
+    check_problems(
+        "    directory: d/two\n",
+        "",
+        &["line 12: backends[1]: needs either `directory`, or `endpoint`, `bucket` and keys"],
+    );
+    check_problems(
+        "factor: 2",
+        "factor: 3",
+        &["line 15: replication.factor: 3 copies need 3 backends, but 2 are listed"],
+    );
+    check_problems(
+        "",
+        "admin: {listen_addr: '0.0.0.0:9001'}\n",
+        &[
+            "line 16: admin.listen_addr: is reachable from other machines and so needs `admin.token`; or listen on 127.0.0.1",
+        ],
+    );
+    check_problems("", "admin: {listen_addr: '0.0.0.0:9001', token: t}\n", &[]);
+    check_problems(
+        "",
+        "admin:\n  listen_addr: 127.0.0.1:9000\n",
+        &["line 17: admin.listen_addr: is the address of `server.listen_addr`; use another port"],
+    );
+    check_problems(
+        "",
+        "telemetry: {metrics: {listen: ':9001'}}\n",
+        &[
+            "line 16: telemetry.metrics.listen: is the address of `admin.listen_addr`, which serves metrics already; remove it",
+        ],
+    );
+    check_problems(
+        "",
+        "cleanup_queue: {retry_first: 2h, retry_max: 1h}\n",
+        &["line 16: cleanup_queue.retry_first: is longer than `retry_max`"],
+    );
+    let bucket = "buckets:\n  - name: photos\n    credentials: [{access_key_id: key, secret_access_key: x}]\n";
+    check_problems(
+        "buckets:\n",
+        bucket,
+        &[
+            "line 4: buckets[1].name: the bucket of line 2 has this name already",
+            "line 6: buckets[1].credentials[0].access_key_id: the access key `key` stands above already; every key belongs to one bucket",
+        ],
+    );
+}
+
+#[test]
+fn doubtful_things_are_warned_of() {
+    let one_copy = ("factor: 2", "factor: 1");
+    let first_unlimited = ("    quota_bytes: 1GiB\n", "");
+    let spread = ("replication:", "routing_strategy: spread\nreplication:");
+    check_warnings(&[], &[]);
+    check_warnings(&[one_copy], &["replication.factor: is 1: every object has one copy"]);
+    check_warnings(&[first_unlimited], &[]); // the other one gets a copy of everything anyway
+    check_warnings(
+        &[first_unlimited, one_copy],
+        &["the 1 backends after it get no first copies", "replication.factor"],
+    );
+    check_warnings(&[first_unlimited, spread], &["spread always prefers it"]);
+    check_warnings(&[first_unlimited, first_unlimited, spread], &[]);
+    check_warnings(&[("  - name: two\n    directory", "  - directory")], &["it is `backend-1` by its place"]);
+    check_warnings(&[("replication:", "write_path: {settle: 1m}\nreplication:")], &["shorter than 15m"]);
+}
+
+#[test]
+fn unset_variables_do_not_hide_other_problems() {
+    let text = SMALL.replace("1GiB", "${NOT_SET}").replace("9000", "none");
+    let problems = read(&text).expect_err("three problems").to_string();
+    assert_eq!(problems.lines().count(), 3, "{problems}");
+    let mut root = raw::parse(&text).expect("valid YAML");
+    assert_eq!(expand::expand(&mut root, &|_| None).len(), 2);
+}
