@@ -322,8 +322,8 @@ fn rules_across_keys() {
         "buckets:\n",
         bucket,
         &[
-            "line 4: buckets[1].name: the bucket of line 2 has this name already",
-            "line 6: buckets[1].credentials[0].access_key_id: the access key `key` stands above already; every key belongs to one bucket",
+            "line 6: buckets[1].name: the bucket of line 4 has this name already",
+            "line 8: buckets[1].credentials[0].access_key_id: the access key `key` stands above already; every key belongs to one bucket",
         ],
     );
 }
