@@ -33,10 +33,8 @@ fn main() -> io::Result<()> {
     let options = Options::parse();
     let mut ring = io_uring::IoUring::builder();
     ring.setup_single_issuer().setup_defer_taskrun();
-    let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
-        .uring_builder(ring)
-        .with_entries(1024)
-        .build()?;
+    let mut runtime =
+        monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().uring_builder(ring).with_entries(1024).build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(options.listen)?;
         println!("relay listening on {}", options.listen);
