@@ -5,6 +5,7 @@
 //! and answers. `memory` is the reference implementation, `sqlite` the embedded one; `conformance` is the suite that
 //! every implementation passes.
 
+pub mod board;
 pub mod change;
 pub mod port;
 pub mod query;
