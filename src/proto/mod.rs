@@ -12,3 +12,4 @@ pub mod params;
 pub mod range;
 pub mod sigv4;
 pub mod target;
+pub mod xml;

@@ -1,0 +1,217 @@
+//! Bodies that clients send: the manifest of a multipart upload, and the list of a batch delete.
+
+use super::walk::{BadXml, Walk};
+use super::{XmlChecksum, algorithm_of_element};
+use crate::base::PartNumber;
+use crate::base::limits::{BATCH_KEYS_MAX, PARTS_MAX};
+use crate::proto::error_code::{ErrorCode, S3Error};
+
+impl From<BadXml> for S3Error {
+    fn from(_: BadXml) -> Self {
+        ErrorCode::MalformedXML.into()
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CompletedPart {
+    pub number: PartNumber,
+    /// Without quotes.
+    pub etag: String,
+    pub checksums: Vec<XmlChecksum>,
+}
+
+/// The body of CompleteMultipartUpload, in the order sent: 1 to 10 000 parts. Whether they ascend and exist is for the
+/// store to say. MalformedXML or InvalidArgument.
+pub fn read_complete_multipart_upload(bytes: &[u8]) -> Result<Vec<CompletedPart>, S3Error> {
+    let mut walk = Walk::new(bytes)?;
+    if walk.root() != "CompleteMultipartUpload" {
+        return Err(ErrorCode::MalformedXML.into());
+    }
+    let mut parts = Vec::new();
+    let mut number: Option<PartNumber> = None;
+    let mut etag: Option<String> = None;
+    let mut checksums = Vec::new();
+    while let Some((path, text)) = walk.next_closed()? {
+        match path {
+            "Part/PartNumber" => number = Some(part_number(text)?),
+            "Part/ETag" => etag = Some(unquoted(text).to_owned()),
+            "Part" => {
+                let (Some(number), Some(etag)) = (number.take(), etag.take()) else {
+                    return Err(ErrorCode::MalformedXML.into());
+                };
+                if parts.len() == usize::from(PARTS_MAX) {
+                    return Err(ErrorCode::MalformedXML.into());
+                }
+                parts.push(CompletedPart { number, etag, checksums: std::mem::take(&mut checksums) });
+            }
+            _ => {
+                if let Some(algorithm) = path.strip_prefix("Part/").and_then(algorithm_of_element) {
+                    checksums.push((algorithm, text.trim_ascii().to_owned()));
+                }
+            }
+        }
+    }
+    if parts.is_empty() {
+        return Err(ErrorCode::MalformedXML.into());
+    }
+    Ok(parts)
+}
+
+/// AWS calls a number below 1 an argument, one above 10 000 a part that is not there, and no number at all malformed.
+fn part_number(text: &str) -> Result<PartNumber, S3Error> {
+    let number: i64 = text.trim_ascii().parse().map_err(|_| ErrorCode::MalformedXML)?;
+    if number < 1 {
+        return Err(S3Error::new(ErrorCode::InvalidArgument, "PartNumber must be >= 1"));
+    }
+    let number = u16::try_from(number).ok().and_then(PartNumber::new);
+    number.ok_or_else(|| ErrorCode::InvalidPart.into())
+}
+
+/// An ETag as clients write it, with or without its quotes.
+pub(super) fn unquoted(text: &str) -> &str {
+    let text = text.trim_ascii();
+    text.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(text)
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObjectToDelete {
+    /// As sent; may be too long to be a key.
+    pub key: String,
+    pub version_id: Option<String>,
+    /// Delete only if the object has this ETag (without quotes, or `*`).
+    pub if_etag: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeleteRequest {
+    /// 1 to 1000, in the order sent.
+    pub objects: Vec<ObjectToDelete>,
+    /// Report failures only.
+    pub quiet: bool,
+}
+
+/// The body of DeleteObjects. MalformedXML; NotImplemented for conditions that would otherwise be passed over.
+pub fn read_delete(bytes: &[u8]) -> Result<DeleteRequest, S3Error> {
+    let mut walk = Walk::new(bytes)?;
+    if walk.root() != "Delete" {
+        return Err(ErrorCode::MalformedXML.into());
+    }
+    let mut request = DeleteRequest { objects: Vec::new(), quiet: false };
+    let mut key: Option<String> = None;
+    let mut version_id: Option<String> = None;
+    let mut if_etag: Option<String> = None;
+    while let Some((path, text)) = walk.next_closed()? {
+        match path {
+            "Quiet" => request.quiet = text.trim_ascii().eq_ignore_ascii_case("true"),
+            "Object/Key" => key = Some(text.to_owned()),
+            "Object/VersionId" => version_id = Some(text.trim_ascii().to_owned()),
+            "Object/ETag" => if_etag = Some(unquoted(text).to_owned()),
+            "Object/LastModifiedTime" | "Object/Size" => {
+                return Err(S3Error::new(ErrorCode::NotImplemented, "Deleting by time or size is not implemented."));
+            }
+            "Object" => {
+                let key = key.take().filter(|key| !key.is_empty()).ok_or(ErrorCode::MalformedXML)?;
+                if request.objects.len() == BATCH_KEYS_MAX {
+                    return Err(ErrorCode::MalformedXML.into());
+                }
+                let (version_id, if_etag) = (version_id.take(), if_etag.take());
+                request.objects.push(ObjectToDelete { key, version_id, if_etag });
+            }
+            _ => {}
+        }
+    }
+    if request.objects.is_empty() {
+        return Err(ErrorCode::MalformedXML.into());
+    }
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete(inner: &str) -> Result<Vec<CompletedPart>, ErrorCode> {
+        let text = format!("<CompleteMultipartUpload xmlns='x'>{inner}</CompleteMultipartUpload>");
+        read_complete_multipart_upload(text.as_bytes()).map_err(|error| error.code)
+    }
+
+    fn delete(inner: &str) -> Result<DeleteRequest, ErrorCode> {
+        read_delete(format!("<Delete>{inner}</Delete>").as_bytes()).map_err(|error| error.code)
+    }
+
+    #[test]
+    fn manifests() {
+        let parts = complete(
+            "<Part><PartNumber>2</PartNumber><ETag>&quot;abc&quot;</ETag><ChecksumCRC32>AAAAAA==</ChecksumCRC32></Part>
+             <Part><ETag> \"def\" </ETag><PartNumber> 1 </PartNumber><New/></Part><Part><ETag>x</ETag><PartNumber>10000</PartNumber></Part>",
+        )
+        .expect("well-formed");
+        let got: Vec<_> = parts.iter().map(|part| (part.number.get(), part.etag.as_str())).collect();
+        assert_eq!(got, [(2, "abc"), (1, "def"), (10_000, "x")], "in the order sent");
+        assert_eq!(parts[0].checksums, [("CRC32", "AAAAAA==".to_owned())]);
+        assert!(parts[1].checksums.is_empty(), "a part keeps nothing of the one before");
+    }
+
+    #[test]
+    fn bad_manifests() {
+        let part = |number: &str| format!("<Part><PartNumber>{number}</PartNumber><ETag>a</ETag></Part>");
+        for (inner, want) in [
+            (String::new(), ErrorCode::MalformedXML),
+            ("<Part/>".to_owned(), ErrorCode::MalformedXML),
+            ("<Part><PartNumber>1</PartNumber></Part>".to_owned(), ErrorCode::MalformedXML),
+            ("<Part><ETag>a</ETag></Part>".to_owned(), ErrorCode::MalformedXML),
+            (part("1") + "<Part><ETag>b</ETag></Part>", ErrorCode::MalformedXML),
+            (part("one"), ErrorCode::MalformedXML),
+            (part(""), ErrorCode::MalformedXML),
+            (part("99999999999999999999"), ErrorCode::MalformedXML),
+            (part("0"), ErrorCode::InvalidArgument),
+            (part("-1"), ErrorCode::InvalidArgument),
+            (part("10001"), ErrorCode::InvalidPart),
+            (part("70000"), ErrorCode::InvalidPart),
+            (part("1").repeat(10_001), ErrorCode::MalformedXML),
+            ("&x;".to_owned(), ErrorCode::MalformedXML),
+        ] {
+            assert_eq!(complete(&inner).map(|_| ()), Err(want), "{}", &inner[..inner.len().min(80)]);
+        }
+        let other_root = read_complete_multipart_upload(b"<Delete/>").map_err(|error| error.code);
+        assert_eq!(other_root, Err(ErrorCode::MalformedXML));
+        assert_eq!(
+            complete(&part("1").repeat(10_000)).map(|parts| parts.len()),
+            Ok(10_000),
+            "order is not ours to judge"
+        );
+    }
+
+    #[test]
+    fn batch_deletes() {
+        let request = delete(
+            "<Object><Key> a/&lt;b&gt;&#13;&#x1; </Key></Object><Quiet>true</Quiet>
+             <Object><VersionId>null</VersionId><Key>c</Key><ETag>\"e\"</ETag></Object>",
+        )
+        .expect("well-formed");
+        let plain = |key: &str| ObjectToDelete { key: key.to_owned(), version_id: None, if_etag: None };
+        assert!(request.quiet);
+        assert_eq!(request.objects[0], plain(" a/<b>\r\u{1} "));
+        let want = ObjectToDelete { version_id: Some("null".to_owned()), if_etag: Some("e".to_owned()), ..plain("c") };
+        assert_eq!(request.objects[1], want);
+        assert!(!delete("<Object><Key>a</Key></Object>").expect("well-formed").quiet);
+    }
+
+    #[test]
+    fn bad_batch_deletes() {
+        let object = "<Object><Key>a</Key></Object>";
+        for (inner, want) in [
+            (String::new(), ErrorCode::MalformedXML),
+            ("<Quiet>true</Quiet>".to_owned(), ErrorCode::MalformedXML),
+            ("<Object/>".to_owned(), ErrorCode::MalformedXML),
+            ("<Object><Key/></Object>".to_owned(), ErrorCode::MalformedXML),
+            (format!("{object}<Object><VersionId>v</VersionId></Object>"), ErrorCode::MalformedXML),
+            (object.repeat(1001), ErrorCode::MalformedXML),
+            (format!("{object}</Delete><Delete>{object}"), ErrorCode::MalformedXML),
+            ("<Object><Key>a</Key><Size>5</Size></Object>".to_owned(), ErrorCode::NotImplemented),
+        ] {
+            assert_eq!(delete(&inner).map(|_| ()), Err(want), "{}", &inner[..inner.len().min(80)]);
+        }
+        assert_eq!(delete(&object.repeat(1000)).map(|request| request.objects.len()), Ok(1000));
+    }
+}
