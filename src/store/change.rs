@@ -40,6 +40,12 @@ impl WriteCondition {
         !self.must_not_exist && self.etag_in.is_none() && self.etag_not_in.is_empty()
     }
 
+    /// What becomes of a write that a later one, or a delete, has overtaken: committed as already overwritten, which a
+    /// conditional one must not be.
+    pub fn overtaken(&self, version: Version, modified: Timestamp) -> Result<Committed, Refusal> {
+        if self.is_none() { Ok(Committed::Overwritten { version, modified }) } else { Err(Refusal::Conflict) }
+    }
+
     /// Whether a live version with this ETag (None: no live version) lets the write happen.
     /// AWS answers 404 NoSuchKey to an If-Match on a key that does not exist, 412 otherwise.
     pub fn test(&self, live_etag: Option<&str>) -> Result<(), Refusal> {
@@ -171,6 +177,14 @@ pub enum Committed {
     Live { version: Version, modified: Timestamp },
     /// A later version or a delete came first: committed as already overwritten, own blobs doomed. Answered 200.
     Overwritten { version: Version, modified: Timestamp },
+}
+
+impl Committed {
+    pub fn version(self) -> Version {
+        match self {
+            Self::Live { version, .. } | Self::Overwritten { version, .. } => version,
+        }
+    }
 }
 
 /// PROTOCOL.md, "A write", 4; also ends a copy that was begun. Idempotent; a blob that is not reserved by this incarnation,

@@ -7,6 +7,9 @@
 
 pub mod board;
 pub mod change;
+pub mod direct;
+pub mod memory;
 pub mod port;
 pub mod query;
 pub mod record;
+pub mod rules;

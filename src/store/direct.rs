@@ -1,0 +1,45 @@
+//! A store as `Metadata` without a desk between: every call its own batch, nothing cached. For tests of handlers and
+//! workers that are not about batching.
+
+use super::port::{Answer, ApplyError, BatchId, Change, Metadata, MetadataStore, Outcome, Query};
+use super::record::Located;
+use crate::base::Failure;
+use std::cell::Cell;
+
+#[derive(Debug)]
+pub struct Direct<S> {
+    store: S,
+    batches: Cell<u64>,
+}
+
+impl<S: MetadataStore> Direct<S> {
+    pub fn new(store: S) -> Self {
+        Self { store, batches: Cell::new(0) }
+    }
+
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+}
+
+impl<S: MetadataStore> Metadata for Direct<S> {
+    async fn lookup(&self, bucket: &str, key: &str, into: &mut Located) -> Result<bool, Failure> {
+        let query = Query::Lookup { bucket: bucket.to_owned(), key: key.to_owned() };
+        let Answer::Lookup(found) = self.store.query(query).await? else {
+            return Err(Failure::ourselves("a store answered a lookup with something else"));
+        };
+        Ok(found.map(|located| *into = located).is_some())
+    }
+
+    async fn query(&self, query: Query) -> Result<Answer, Failure> {
+        self.store.query(query).await
+    }
+
+    async fn change(&self, change: Change) -> Result<Outcome, Failure> {
+        self.batches.set(self.batches.get() + 1);
+        match self.store.apply(BatchId(0, self.batches.get()), vec![change]).await {
+            Ok(mut applied) => applied.outcomes.pop().ok_or_else(|| Failure::ourselves("a batch without outcomes")),
+            Err(ApplyError::NotApplied(failure) | ApplyError::Unknown(failure)) => Err(failure),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Queries: what the rows say, in the plainest way.
+
+use super::super::port::{
+    Answer, BackendAudit, BackendStatus, BlobRow, DueCleanup, ListPage, ListQuery, Listed, Query,
+};
+use super::super::record::{BlobState, Located};
+use super::super::rules::SCAN_VERSIONS_MAX;
+use super::tables::{Blob, Key, Live, Tables};
+use crate::base::{BackendName, BlobId, BucketName, ObjectKey, Timestamp};
+
+impl Tables {
+    pub(super) fn answer(&self, now: Timestamp, query: Query) -> Answer {
+        match query {
+            Query::Lookup { bucket, key } => Answer::Lookup(key_of(&bucket, &key).and_then(|key| self.located(&key))),
+            Query::Copies { bucket, key, version } => {
+                let readable = |blob: &Blob| blob.version == version && blob.is_readable(now);
+                let key = key_of(&bucket, &key);
+                let blobs = key.iter().flat_map(|key| self.blobs_of(key)).filter(|(_, blob)| readable(blob));
+                Answer::Copies(blobs.map(|(id, blob)| blob.at(id)).collect())
+            }
+            Query::List(list) => Answer::List(self.list(&list)),
+            Query::Upload { upload } => Answer::Upload(self.uploads.get(&upload).map(|row| row.shown(&upload))),
+            Query::Parts { upload, after, max } => {
+                let row = self.uploads.get(&upload);
+                let mut parts: Vec<_> = row
+                    .into_iter()
+                    .flat_map(|row| row.parts.range(after.saturating_add(1)..))
+                    .map(|(_, part)| part.clone())
+                    .take(max as usize + 1)
+                    .collect();
+                let truncated = parts.len() > max as usize;
+                parts.truncate(max as usize);
+                Answer::Parts { parts, truncated }
+            }
+            Query::DueCleanups { max } => Answer::DueCleanups(self.due_cleanups(now, max)),
+            Query::UnderReplicated { factor, counted, after, max } => {
+                self.under_replicated(factor, &counted, after, max)
+            }
+            Query::UnderReplicatedCount { factor, counted, max } => {
+                let thin = self.versions.iter().filter(|(key, live)| self.copies(key, live, &counted) < factor);
+                Answer::Count((thin.count() as u64).min(max))
+            }
+            Query::NextCleanup => Answer::NextCleanup(self.doomed().map(|(_, blob)| blob.not_before).min()),
+            Query::Status { period } => {
+                Answer::Status(self.backends.keys().map(|name| self.status(name, &period)).collect())
+            }
+            Query::Blobs { backend, after, max } => Answer::Blobs(self.blobs_on(&backend, &after, max)),
+            Query::Audit => Answer::Audit(self.backends.keys().map(|name| self.audit(name)).collect()),
+        }
+    }
+
+    fn located(&self, key: &Key) -> Option<Located> {
+        let live = self.versions.get(key)?;
+        let blobs = self.live_blobs(key, live).map(|(id, blob)| blob.at(id)).collect();
+        Some(Located {
+            version: live.version,
+            size: live.size,
+            etag: live.etag.clone(),
+            modified: live.modified,
+            record: live.record.clone(),
+            blobs,
+        })
+    }
+
+    fn live_blobs(&self, key: &Key, live: &Live) -> impl Iterator<Item = (BlobId, &Blob)> {
+        self.blobs_of(key).filter(|(_, blob)| blob.version == live.version && blob.state == BlobState::Live)
+    }
+
+    fn copies(&self, key: &Key, live: &Live, counted: &[BackendName]) -> u32 {
+        self.live_blobs(key, live).filter(|(_, blob)| counted.contains(&blob.backend)).count() as u32
+    }
+
+    /// Every key becomes an entry (itself or its common prefix); equal entries are one; those after `after` are shown.
+    fn list(&self, list: &ListQuery) -> ListPage {
+        let mut page = ListPage::default();
+        let of_bucket = self.versions.iter().filter(|((bucket, _), _)| bucket.as_str() == list.bucket);
+        for ((_, key), live) in of_bucket {
+            let key = key.as_str();
+            let Some(rest) = key.strip_prefix(list.prefix.as_str()) else { continue };
+            let end = if list.delimiter.is_empty() { None } else { rest.find(&list.delimiter) };
+            let entry = end.map_or(key, |end| &key[..list.prefix.len() + end + list.delimiter.len()]);
+            if entry <= list.after.as_str() || (end.is_some() && entry == page.last) {
+                continue;
+            }
+            if page.keys.len() + page.common_prefixes.len() == list.max as usize {
+                page.truncated = list.max > 0;
+                break;
+            }
+            entry.clone_into(&mut page.last);
+            match end {
+                Some(_) => page.common_prefixes.push(entry.to_owned()),
+                None => page.keys.push(Listed {
+                    key: key.to_owned(),
+                    size: live.size,
+                    etag: live.etag.clone(),
+                    modified: live.modified,
+                    checksums: live.record.checksums.clone(),
+                }),
+            }
+        }
+        page
+    }
+
+    fn doomed(&self) -> impl Iterator<Item = (BlobId, &Blob)> {
+        self.blobs.iter().filter(|(_, blob)| blob.state == BlobState::Doomed).map(|(id, blob)| (*id, blob))
+    }
+
+    fn due_cleanups(&self, now: Timestamp, max: u32) -> Vec<DueCleanup> {
+        let mut due: Vec<_> = self.doomed().filter(|(_, blob)| blob.not_before <= now).collect();
+        due.sort_by_key(|(id, blob)| (blob.not_before, *id));
+        due.truncate(max as usize);
+        due.into_iter()
+            .map(|(id, blob)| DueCleanup {
+                blob: blob.at(id),
+                found: now,
+                bytes: blob.bytes,
+                attempts: blob.attempts,
+                reason: blob.reason.clone(),
+                abort_uploads: blob.abort_uploads,
+                backend_upload: blob.backend_upload.clone(),
+            })
+            .collect()
+    }
+
+    fn under_replicated(
+        &self,
+        factor: u32,
+        counted: &[BackendName],
+        after: Option<(String, String)>,
+        max: u32,
+    ) -> Answer {
+        let beyond =
+            |key: &Key| after.as_ref().is_none_or(|(b, k)| (key.0.as_str(), key.1.as_str()) > (b.as_str(), k.as_str()));
+        let mut found = Vec::new();
+        let mut examined = 0;
+        let mut last: Option<&Key> = None;
+        for (key, live) in self.versions.iter().filter(|(key, _)| beyond(key)) {
+            if examined == SCAN_VERSIONS_MAX || found.len() == max as usize {
+                let next = last.map(|(bucket, key)| (bucket.as_str().to_owned(), key.as_str().to_owned()));
+                return Answer::UnderReplicated { found, next: next.or(after) };
+            }
+            examined += 1;
+            last = Some(key);
+            if self.copies(key, live, counted) < factor {
+                let located = self.located(key).expect("the version is live");
+                found.push((key.0.clone(), key.1.clone(), located));
+            }
+        }
+        Answer::UnderReplicated { found, next: None }
+    }
+
+    fn status(&self, name: &BackendName, period: &str) -> BackendStatus {
+        let backend = &self.backends[name];
+        let mut status = BackendStatus {
+            name: name.as_str().to_owned(),
+            bytes_limit: backend.bytes_limit,
+            draining: backend.draining,
+            ..BackendStatus::default()
+        };
+        for blob in self.blobs.values().filter(|blob| blob.backend == *name) {
+            match blob.state {
+                BlobState::Reserved => status.bytes_reserved += blob.bytes,
+                BlobState::Live => {
+                    status.bytes_used += blob.bytes;
+                    status.object_count += 1;
+                }
+                BlobState::Doomed => {
+                    status.orphan_bytes += blob.bytes;
+                    status.cleanup_depth += 1;
+                }
+                BlobState::Dead => {
+                    status.orphan_bytes += blob.bytes;
+                    status.dlq_depth += 1;
+                }
+            }
+        }
+        let on_it = self.uploads.values().filter(|row| row.is_active() && row.blob.backend == *name);
+        status.active_uploads = on_it.count() as u64;
+        for ((_, _, _), usage) in self.usage.iter().filter(|((one, month, _), _)| one == name && month == period) {
+            status.usage.api_requests += usage.api_requests;
+            status.usage.egress_bytes += usage.egress_bytes;
+            status.usage.ingress_bytes += usage.ingress_bytes;
+        }
+        status
+    }
+
+    fn blobs_on(&self, backend: &BackendName, after: &str, max: u32) -> Vec<BlobRow> {
+        let mut rows: Vec<BlobRow> = self
+            .blobs
+            .iter()
+            .filter(|(_, blob)| blob.backend == *backend && blob.name.as_str() > after)
+            .map(|(id, blob)| BlobRow {
+                blob: blob.at(*id),
+                state: blob.state,
+                bytes: blob.bytes,
+                version: blob.version,
+                reason: blob.reason.clone(),
+                not_before: blob.not_before,
+            })
+            .collect();
+        rows.sort_by(|a, b| a.blob.name.cmp(&b.blob.name));
+        rows.truncate(max as usize);
+        rows
+    }
+
+    fn audit(&self, name: &BackendName) -> BackendAudit {
+        let counted = self.status(name, "");
+        BackendAudit {
+            name: name.as_str().to_owned(),
+            bytes_limit: counted.bytes_limit,
+            granted: self.granted(name),
+            charged: self.charged(name),
+            rows_bytes: self.blobs.values().filter(|blob| blob.backend == *name).map(|blob| blob.bytes).sum(),
+            counters: counted.clone(),
+            counted,
+        }
+    }
+}
+
+impl Blob {
+    /// Live, or displaced and in its grace.
+    fn is_readable(&self, now: Timestamp) -> bool {
+        let in_grace = self.attempts == 0 && self.settle_until <= now && self.not_before > now;
+        self.state == BlobState::Live || (self.state == BlobState::Doomed && in_grace)
+    }
+}
+
+/// None: no object can have this name.
+fn key_of(bucket: &str, key: &str) -> Option<Key> {
+    Some((BucketName::parse(bucket)?, ObjectKey::parse(key)?))
+}

@@ -1,0 +1,314 @@
+//! The rows, and the few moves that every change is made of: charge, choose a backend, doom, make live.
+
+use super::super::port::{Applied, BatchId, Candidate, Committed, Refusal, Rules, UploadState, Usage};
+use super::super::record::{BackendFacts, BlobAt, BlobState, ObjectRecord, PartRecord};
+use crate::base::{
+    BackendName, BlobId, BucketName, Incarnation, Nonce, ObjectKey, PartNumber, Timestamp, UploadId, Version,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+pub(super) type Key = (BucketName, ObjectKey);
+
+#[derive(Debug, Default)]
+pub(super) struct Backend {
+    /// 0 = unlimited.
+    pub(super) bytes_limit: u64,
+    pub(super) draining: bool,
+    pub(super) facts: BackendFacts,
+}
+
+/// What an incarnation may charge to a backend without asking the others, and what it has. Bytes that another incarnation
+/// charged may be released here, so `charged` may be below zero; only the sums mean something.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Share {
+    pub(super) granted: i64,
+    pub(super) charged: i64,
+}
+
+/// A live version. Its row ends with its being live: what is left of it are blobs.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) version: Version,
+    pub(super) size: u64,
+    pub(super) etag: String,
+    pub(super) modified: Timestamp,
+    pub(super) record: ObjectRecord,
+}
+
+#[derive(Debug)]
+pub(super) struct Blob {
+    pub(super) backend: BackendName,
+    pub(super) name: String,
+    pub(super) key: Key,
+    pub(super) version: Version,
+    pub(super) state: BlobState,
+    pub(super) bytes: u64,
+    /// Who reserved it. None: an upload's, which has no lease.
+    pub(super) owner: Option<Incarnation>,
+    /// A later version or a delete was committed while it was reserved.
+    pub(super) superseded: bool,
+    pub(super) upload: Option<UploadId>,
+    pub(super) backend_upload: String,
+    pub(super) version_id: String,
+    /// Its upload never made an object of it.
+    pub(super) abort_uploads: bool,
+    pub(super) not_before: Timestamp,
+    /// Until then bytes may appear that nobody waits for. Before 1970: none will.
+    pub(super) settle_until: Timestamp,
+    pub(super) attempts: u32,
+    pub(super) last_error: String,
+    pub(super) reason: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) nonce: Nonce,
+    pub(super) incarnation: Incarnation,
+    pub(super) size: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct UploadRow {
+    pub(super) key: Key,
+    pub(super) blob: BlobAt,
+    pub(super) backend_upload: String,
+    pub(super) record: ObjectRecord,
+    pub(super) checksum_algorithm: Option<String>,
+    pub(super) checksum_full_object: bool,
+    pub(super) initiated: Timestamp,
+    pub(super) state: UploadState,
+    /// While completing and after.
+    pub(super) manifest: Vec<(PartNumber, String)>,
+    pub(super) version: Version,
+    pub(super) parts: BTreeMap<u16, PartRecord>,
+    pub(super) attempts: BTreeMap<PartNumber, Attempt>,
+    /// What `FinishComplete` answered, with the final ETag and record.
+    pub(super) finished: Option<(Committed, String, ObjectRecord)>,
+    pub(super) ended: Timestamp,
+}
+
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) rules: Rules,
+    pub(super) deployment: Option<String>,
+    /// The incarnation that lives; the last one registered.
+    pub(super) current: Incarnation,
+    pub(super) backends: BTreeMap<BackendName, Backend>,
+    pub(super) shares: BTreeMap<(BackendName, Incarnation), Share>,
+    pub(super) versions: BTreeMap<Key, Live>,
+    pub(super) blobs: BTreeMap<BlobId, Blob>,
+    pub(super) blobs_of: BTreeMap<Key, BTreeSet<BlobId>>,
+    pub(super) last_blob: i64,
+    pub(super) uploads: BTreeMap<UploadId, UploadRow>,
+    pub(super) usage: BTreeMap<(BackendName, String, Incarnation), Usage>,
+    pub(super) batches: HashMap<BatchId, (Timestamp, Applied)>,
+    /// Backends whose charge the running batch has changed.
+    pub(super) touched: BTreeSet<BackendName>,
+}
+
+impl Tables {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            deployment: None,
+            current: Incarnation(0),
+            backends: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            blobs: BTreeMap::new(),
+            blobs_of: BTreeMap::new(),
+            last_blob: 0,
+            uploads: BTreeMap::new(),
+            usage: BTreeMap::new(),
+            batches: HashMap::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn blobs_of(&self, key: &Key) -> impl Iterator<Item = (BlobId, &Blob)> {
+        self.blobs_of.get(key).into_iter().flatten().map(|id| (*id, &self.blobs[id]))
+    }
+
+    /// The highest version of a key that a row names: what the next one must be above.
+    pub(super) fn floor(&self, key: &Key) -> Option<Version> {
+        self.blobs_of(key).map(|(_, blob)| blob.version).max()
+    }
+
+    // ---- charges -------------------------------------------------------------------------------------------------
+
+    pub(super) fn charged(&self, backend: &BackendName) -> i64 {
+        self.shares.iter().filter(|((name, _), _)| name == backend).map(|(_, share)| share.charged).sum()
+    }
+
+    pub(super) fn granted(&self, backend: &BackendName) -> i64 {
+        self.shares.iter().filter(|((name, _), _)| name == backend).map(|(_, share)| share.granted).sum()
+    }
+
+    pub(super) fn charged_of_touched(&self) -> Vec<(BackendName, u64)> {
+        let bytes = |name| u64::try_from(self.charged(name)).expect("the charges of a backend are never below zero");
+        self.touched.iter().map(|name| (name.clone(), bytes(name))).collect()
+    }
+
+    /// Bytes that the living incarnation could still charge: what its share has left and what nobody was granted.
+    fn room(&self, name: &BackendName) -> i64 {
+        let Some(backend) = self.backends.get(name) else { return 0 };
+        if backend.bytes_limit == 0 {
+            return i64::MAX;
+        }
+        let share = self.shares.get(&(name.clone(), self.current)).copied().unwrap_or_default();
+        let unallocated = (backend.bytes_limit as i64 - self.granted(name)).max(0);
+        share.granted + unallocated - share.charged
+    }
+
+    /// Adds to what the living incarnation has charged (or takes away), refilling its share where that is needed.
+    /// Callers have checked `room`.
+    pub(super) fn charge(&mut self, name: &BackendName, bytes: i64) {
+        let limit = self.backends[name].bytes_limit as i64;
+        let share = self.shares.entry((name.clone(), self.current)).or_default();
+        share.charged += bytes;
+        if limit > 0 && bytes > 0 {
+            share.granted = share.granted.max(share.charged);
+            assert!(self.granted(name) <= limit, "the shares of {name:?} exceed its limit");
+        }
+        self.touched.insert(name.clone());
+    }
+
+    /// The first candidate that has room for `size` bytes. With `shorten_grace`, and if none has, displaced bytes that
+    /// would make room are made due at once: `NoSpaceYet`.
+    pub(super) fn choose(
+        &mut self,
+        now: Timestamp,
+        candidates: &[Candidate],
+        size: u64,
+        shorten_grace: bool,
+    ) -> Result<Candidate, Refusal> {
+        let takes = |one: &&Candidate| self.backends.get(&one.backend).is_some_and(|backend| !backend.draining);
+        let able: Vec<Candidate> = candidates.iter().filter(takes).cloned().collect();
+        if let Some(one) = able.iter().find(|one| self.room(&one.backend) >= size as i64) {
+            return Ok(one.clone());
+        }
+        if shorten_grace && able.iter().any(|one| self.make_room_due(now, &one.backend, size)) {
+            return Err(Refusal::NoSpaceYet);
+        }
+        Err(Refusal::NoSpace)
+    }
+
+    /// Makes due as many displaced blobs, the oldest first, as give room for `size` bytes when they are gone; false if all
+    /// of them would not. Those that failed to be deleted, or may still appear, are not counted on.
+    fn make_room_due(&mut self, now: Timestamp, backend: &BackendName, size: u64) -> bool {
+        let mut missing = size as i64 - self.room(backend);
+        let free_soon = |blob: &Blob| {
+            blob.backend == *backend
+                && blob.state == BlobState::Doomed
+                && blob.attempts == 0
+                && blob.settle_until <= now
+        };
+        let mut doomed: Vec<_> =
+            self.blobs.iter().filter(|(_, blob)| free_soon(blob)).map(|(id, blob)| (blob.not_before, *id)).collect();
+        doomed.sort();
+        let mut due = Vec::new();
+        for (_, id) in doomed {
+            if missing > 0 {
+                missing -= self.blobs[&id].bytes as i64;
+                due.push(id);
+            }
+        }
+        if missing > 0 {
+            return false;
+        }
+        for id in due {
+            let blob = self.blobs.get_mut(&id).expect("listed above");
+            blob.not_before = blob.not_before.min(now);
+        }
+        true
+    }
+
+    // ---- blobs ---------------------------------------------------------------------------------------------------
+
+    pub(super) fn add_blob(&mut self, blob: Blob) -> BlobAt {
+        self.last_blob += 1;
+        let id = BlobId(self.last_blob);
+        self.charge(&blob.backend.clone(), blob.bytes as i64);
+        let at = blob.at(id);
+        self.blobs_of.entry(blob.key.clone()).or_default().insert(id);
+        self.blobs.insert(id, blob);
+        at
+    }
+
+    /// Only cleanup ends a row.
+    pub(super) fn end_blob(&mut self, id: BlobId) {
+        let blob = self.blobs.remove(&id).expect("only a known blob ends");
+        let siblings = self.blobs_of.get_mut(&blob.key).expect("every blob is listed under its key");
+        siblings.remove(&id);
+        if siblings.is_empty() {
+            self.blobs_of.remove(&blob.key);
+        }
+        self.charge(&blob.backend, -(blob.bytes as i64));
+    }
+
+    /// Its bytes are to be deleted from `not_before` on. `may_appear`: they may still arrive, for the settle time.
+    pub(super) fn doom(&mut self, now: Timestamp, id: BlobId, not_before: Timestamp, may_appear: bool, reason: &str) {
+        let settle_until = now.plus(self.rules.settle);
+        let blob = self.blobs.get_mut(&id).expect("only a known blob is doomed");
+        assert!(matches!(blob.state, BlobState::Reserved | BlobState::Live), "a blob is doomed once");
+        blob.abort_uploads = blob.upload.is_some() && blob.state == BlobState::Reserved;
+        blob.state = BlobState::Doomed;
+        blob.not_before = not_before;
+        blob.reason = reason.to_owned();
+        if may_appear {
+            blob.settle_until = settle_until;
+        }
+    }
+
+    /// Ends the key's live version, if any: its blobs are doomed with the grace.
+    pub(super) fn displace(&mut self, now: Timestamp, key: &Key, reason: &str) {
+        let Some(old) = self.versions.remove(key) else { return };
+        let of_old = |blob: &Blob| blob.version == old.version && blob.state == BlobState::Live;
+        let displaced: Vec<_> = self.blobs_of(key).filter(|(_, blob)| of_old(blob)).map(|(id, _)| id).collect();
+        for id in displaced {
+            self.doom(now, id, now.plus(self.rules.grace), false, reason);
+        }
+    }
+
+    /// Marks the key's writes under way below `below` (None: all of them). An upload is one only while it is completing.
+    pub(super) fn supersede(&mut self, key: &Key, below: Option<Version>) {
+        let ids: Vec<_> = self.blobs_of(key).map(|(id, _)| id).collect();
+        for id in ids {
+            let blob = self.blobs.get_mut(&id).expect("listed above");
+            let under_way = match &blob.upload {
+                None => true,
+                Some(upload) => self.uploads.get(upload).is_some_and(|row| row.state == UploadState::Completing),
+            };
+            if blob.state == BlobState::Reserved && under_way && below.is_none_or(|below| blob.version < below) {
+                blob.superseded = true;
+            }
+        }
+    }
+
+    /// PROTOCOL.md, "A write", 3: the version becomes live, the former one is displaced, lower ones are superseded.
+    pub(super) fn make_live(&mut self, now: Timestamp, key: &Key, blobs: &[BlobId], live: Live) -> Committed {
+        self.displace(now, key, "overwritten");
+        self.supersede(key, Some(live.version));
+        for id in blobs {
+            let blob = self.blobs.get_mut(id).expect("a commit's blobs were looked up");
+            blob.state = BlobState::Live;
+            blob.owner = None;
+            blob.settle_until = Timestamp::default();
+        }
+        let committed = Committed::Live { version: live.version, modified: live.modified };
+        self.versions.insert(key.clone(), live);
+        committed
+    }
+}
+
+impl Blob {
+    pub(super) fn at(&self, id: BlobId) -> BlobAt {
+        BlobAt {
+            id,
+            backend: self.backend.clone(),
+            name: self.name.clone(),
+            foreign_etag: String::new(),
+            version_id: self.version_id.clone(),
+        }
+    }
+}
