@@ -7,6 +7,8 @@
 
 pub mod board;
 pub mod change;
+#[cfg(test)]
+mod conformance;
 pub mod direct;
 pub mod memory;
 pub mod port;

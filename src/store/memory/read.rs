@@ -132,14 +132,13 @@ impl Tables {
         let beyond =
             |key: &Key| after.as_ref().is_none_or(|(b, k)| (key.0.as_str(), key.1.as_str()) > (b.as_str(), k.as_str()));
         let mut found = Vec::new();
-        let mut examined = 0;
         let mut last: Option<&Key> = None;
-        for (key, live) in self.versions.iter().filter(|(key, _)| beyond(key)) {
-            if examined == SCAN_VERSIONS_MAX || found.len() == max as usize {
+        let versions = self.versions.iter().filter(|(key, _)| beyond(key));
+        for (examined, (key, live)) in versions.enumerate() {
+            if examined == SCAN_VERSIONS_MAX as usize || found.len() == max as usize {
                 let next = last.map(|(bucket, key)| (bucket.as_str().to_owned(), key.as_str().to_owned()));
                 return Answer::UnderReplicated { found, next: next.or(after) };
             }
-            examined += 1;
             last = Some(key);
             if self.copies(key, live, counted) < factor {
                 let located = self.located(key).expect("the version is live");

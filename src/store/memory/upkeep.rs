@@ -19,7 +19,7 @@ impl Tables {
         let in_rows: BTreeSet<BackendName> = self.blobs.values().map(|blob| blob.backend.clone()).collect();
         self.backends.retain(|name, _| configured.contains(name) || in_rows.contains(name));
         for one in register.backends {
-            self.backends.entry(one.name).or_insert_with(Backend::default).bytes_limit = one.bytes_limit;
+            self.backends.entry(one.name).or_default().bytes_limit = one.bytes_limit;
         }
         self.take_over_shares();
         self.touched = self.backends.keys().cloned().collect();
