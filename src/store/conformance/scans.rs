@@ -75,7 +75,7 @@ pub(super) fn status_and_usage<S: MetadataStore>(bench: &Bench<S>) {
 }
 
 pub(super) fn facts_and_draining_are_told<S: MetadataStore>(bench: &Bench<S>) {
-    let facts = BackendFacts { measured: true, verifies_sha256: true, etag_is_md5: false, delete_removes: true };
+    let facts = BackendFacts { measured: true, verifies_sha256: true, delete_removes: true, ..BackendFacts::default() };
     bench.step(RecordFacts { backend: name("b"), facts }).expect("b is known");
     assert_eq!(bench.step(RecordFacts { backend: name("nowhere"), facts }), Err(Refusal::Lost));
     bench.step(SetDraining { backend: name("c"), draining: true }).expect("c is known");
