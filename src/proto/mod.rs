@@ -5,6 +5,7 @@ pub mod conditional;
 pub mod date;
 pub mod error_code;
 pub mod fields;
+pub mod fuzz;
 pub mod http1;
 pub mod list_token;
 pub mod operation;

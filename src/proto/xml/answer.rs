@@ -112,7 +112,8 @@ pub fn read_list(bytes: &[u8]) -> Result<ListedPage, BadXml> {
         match path {
             "Contents/Key" => text.clone_into(&mut entry.key),
             "Contents/Size" => {
-                entry.size = text.trim_ascii().parse().map_err(|_| BadXml("a size that is no number"))?
+                let size = text.trim_ascii().parse();
+                entry.size = size.map_err(|_| BadXml("a size that is no number"))?;
             }
             "Contents/ETag" => unquoted(text).clone_into(&mut entry.etag),
             "Contents/LastModified" => entry.modified = date::parse_iso8601(text.trim_ascii().as_bytes()),

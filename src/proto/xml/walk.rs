@@ -193,6 +193,14 @@ mod tests {
     }
 
     #[test]
+    fn floods_cost_no_more_than_their_bytes() {
+        let attributes: String = (0..100_000).map(|i| format!(" a{i}='1'")).collect();
+        check(&format!("<A><B{attributes}>t</B></A>"), &[("A", ""), ("B", "t")]);
+        let namespaces: String = (0..100_000).map(|i| format!(" xmlns:n{i}='u'")).collect();
+        check(&format!("<A{namespaces}><n1:B/></A>"), &[("A", ""), ("B", "")]);
+    }
+
+    #[test]
     fn what_is_refused() {
         let deep = format!("{}{}", "<a>".repeat(DEPTH_MAX + 1), "</a>".repeat(DEPTH_MAX + 1));
         let long = format!("<A>{}</A>", " ".repeat(XML_BYTES_MAX));
