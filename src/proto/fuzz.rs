@@ -9,7 +9,7 @@ use super::operation::Operation;
 use super::params::{ListObjectsV2, ListParts, UploadPart};
 use super::range::Range;
 use super::target::{Query, Target, encode_percent};
-use super::{date, list_token, xml};
+use super::{date, list_token, sigv4, xml};
 use crate::base::Timestamp;
 
 /// A target's name and its entry.
@@ -26,6 +26,8 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("list_token", list_token),
     ("xml_request", xml_request),
     ("xml_answer", xml_answer),
+    ("sigv4_authorization", sigv4::fuzz_authorization),
+    ("sigv4_verify", sigv4::fuzz_one),
 ];
 
 /// A head reads the same in one piece and in two; what is read and written again is the same head; and no head gets through
@@ -265,6 +267,19 @@ mod tests {
                 "<ListMultipartUploadsResult><Upload><Key>k</Key><UploadId>u</UploadId></Upload>\
                  </ListMultipartUploadsResult>",
             ],
+        ),
+        (
+            "sigv4_authorization",
+            &[
+                "AWS4-HMAC-SHA256 Credential=AK/20130524/us-east-1/s3/aws4_request, SignedHeaders=host;x-amz-date, Signature=0",
+            ],
+        ),
+        (
+            "sigv4_verify",
+            &["GET /b/k%20 a=b&c\nhost:a\nx-amz-date:20130524T000000Z\nx-amz-content-sha256:UNSIGNED-PAYLOAD\n\
+               authorization:AWS4-HMAC-SHA256 Credential=AK/20130524/us-east-1/s3/aws4_request,\
+               SignedHeaders=host;x-amz-content-sha256;x-amz-date,\
+               Signature=0000000000000000000000000000000000000000000000000000000000000000"],
         ),
     ];
 
