@@ -1,9 +1,8 @@
 //! The configuration as published: immutable, shared by every thread, with the lookups that requests need prepared. The
 //! control core publishes it; reactors hold an `Arc` and never lock.
 
-use super::checked::{Backend, Bucket, Config, Credential, Place};
+use super::checked::{Backend, Bucket, Config, Credential};
 use crate::base::BackendName;
-use crate::policy::placement::DIRECTORY_SEGMENT_BYTES_MAX;
 use std::collections::HashMap;
 use std::ops::Deref;
 
@@ -41,14 +40,6 @@ impl View {
 
     pub fn backend(&self, name: &BackendName) -> Option<&Backend> {
         self.backend_index(name).map(|i| &self.config.backends[i])
-    }
-
-    /// Longest segment between slashes that names on this backend may have; 0 = no such limit.
-    pub fn max_segment_bytes(&self, backend: usize) -> usize {
-        match self.config.backends[backend].place {
-            Place::Endpoint(_) => 0,
-            Place::Directory(_) => DIRECTORY_SEGMENT_BYTES_MAX,
-        }
     }
 }
 

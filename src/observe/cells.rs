@@ -2,6 +2,8 @@
 //! instruction; the control core reads them all at a scrape (`metrics.rs`) and for the status page.
 
 use crate::base::BackendName;
+use crate::policy::body_path::BodyPath;
+use crate::proto::http1::Method;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -106,14 +108,47 @@ macro_rules! label {
     };
 }
 
-label!(
-    /// The method of a client's request.
-    Method { Get = "GET", Head = "HEAD", Put = "PUT", Post = "POST", Delete = "DELETE", Other = "other" }
-);
+impl Label for Method {
+    const ALL: &'static [Self] = &[
+        Self::Get,
+        Self::Head,
+        Self::Put,
+        Self::Post,
+        Self::Delete,
+        Self::Options,
+        Self::Patch,
+        Self::Trace,
+        Self::Other,
+    ];
 
-impl Method {
-    pub fn of(method: &str) -> Self {
-        Self::ALL.iter().copied().find(|one| one.as_str() == method).unwrap_or(Self::Other)
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Put => "PUT",
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+            Self::Patch => "PATCH",
+            Self::Trace => "TRACE",
+            Self::Other => "other",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl Label for BodyPath {
+    const ALL: &'static [Self] = &[Self::Splice, Self::Copy];
+
+    fn as_str(self) -> &'static str {
+        self.as_str()
+    }
+
+    fn index(self) -> usize {
+        self as usize
     }
 }
 
@@ -128,10 +163,6 @@ label!(
 label!(
     /// How a backend answered: a 4xx is `refused`, no answer and a 5xx are `error`.
     CallStatus { Success = "success", NotFound = "not_found", Refused = "refused", Error = "error" }
-);
-label!(
-    /// How a body was moved.
-    RelayPath { Splice = "splice", Copy = "copy" }
 );
 label!(
     /// What took too long.
@@ -269,6 +300,42 @@ pub struct ServiceCells {
     pub last_success: Gauge,
 }
 
+/// The metadata desk's own, written by its thread.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct DeskCells {
+    /// Transactions that changed something, the changes in them, and how long they took from begin to durable.
+    pub batches: Counter,
+    pub changes: Counter,
+    pub batch_micros: Histogram,
+    pub queries: Counter,
+    /// Batches and queries that the database did not carry out.
+    pub failures: Counter,
+    /// Calls that wait for the next batch.
+    pub waiting: Gauge,
+}
+
+impl Default for DeskCells {
+    fn default() -> Self {
+        Self {
+            batches: Counter::default(),
+            changes: Counter::default(),
+            batch_micros: Histogram::new(TIME_BOUNDS_MICROS),
+            queries: Counter::default(),
+            failures: Counter::default(),
+            waiting: Gauge::default(),
+        }
+    }
+}
+
+impl DeskCells {
+    pub fn committed(&self, changes: usize, time: Duration) {
+        self.batches.inc();
+        self.changes.add(changes as u64);
+        self.batch_micros.record_time(time);
+    }
+}
+
 impl CoreCells {
     /// `backends` in the view's order; their indexes here are the view's.
     pub fn new(core: impl Into<String>, backends: impl IntoIterator<Item = BackendName>) -> Self {
@@ -292,8 +359,8 @@ impl CoreCells {
             access_denied: Counter::default(),
             timeouts: Row::of::<TimeoutPhase>(),
             panics: Counter::default(),
-            relay_bodies: Row::of::<RelayPath>(),
-            relay_bytes: Row::of::<RelayPath>(),
+            relay_bodies: Row::of::<BodyPath>(),
+            relay_bytes: Row::of::<BodyPath>(),
             read_failovers: Counter::default(),
             read_resumes: Counter::default(),
             bodies_cut: Counter::default(),
@@ -351,7 +418,7 @@ impl CoreCells {
     }
 
     /// A body of so many bytes was moved; partly moved ones count with what was moved.
-    pub fn relayed(&self, path: RelayPath, bytes: u64) {
+    pub fn relayed(&self, path: BodyPath, bytes: u64) {
         self.relay_bodies.at(path).inc();
         self.relay_bytes.at(path).add(bytes);
     }
@@ -426,10 +493,10 @@ mod tests {
     #[test]
     fn a_request_is_counted_once_under_its_labels() {
         let cells = cells();
-        cells.request_started(Method::of("GET"));
+        cells.request_started(Method::Get);
         assert_eq!(cells.inflight(Method::Get).value(), 1);
         cells.request_ended(Method::Get, 206, Duration::from_micros(180), 0, 4096);
-        cells.request_started(Method::of("PATCH"));
+        cells.request_started(Method::Other);
         cells.request_ended(Method::Other, 418, Duration::ZERO, 1, 1);
         assert_eq!(cells.inflight(Method::Get).value(), 0);
         assert_eq!(cells.requests(Method::Get, 206).value(), 1);
@@ -455,9 +522,8 @@ mod tests {
         for code in crate::proto::error_code::ErrorCode::ALL {
             assert!(STATUS_CODES.contains(&code.http_status()), "{code:?} has no series of its own");
         }
-        for label in Method::ALL {
-            assert_eq!(Method::ALL[label.index()], *label);
-        }
+        assert!(Method::ALL.iter().enumerate().all(|(i, label)| label.index() == i));
+        assert!(BodyPath::ALL.iter().enumerate().all(|(i, label)| label.index() == i));
     }
 
     #[test]

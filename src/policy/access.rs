@@ -3,6 +3,7 @@
 //! same 403 AccessDenied for all of them.
 
 use crate::base::BucketName;
+use crate::proto::operation::Operation;
 use std::fmt;
 use std::sync::Arc;
 
@@ -75,6 +76,22 @@ impl From<Permission> for Permissions {
 impl fmt::Debug for Permissions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter().map(Permission::as_str)).finish()
+    }
+}
+
+/// What a caller must hold in the bucket for an operation. ListBuckets needs nothing: its answer holds only what the caller
+/// sees.
+pub fn needed(operation: Operation) -> Permissions {
+    use Operation::*;
+    match operation {
+        ListBuckets => Permissions::NONE,
+        HeadBucket | GetBucketLocation => Permission::ListBuckets.into(),
+        ListObjectsV2 | ListParts => Permission::List.into(),
+        GetObject | HeadObject => Permission::Read.into(),
+        PutObject | CreateMultipartUpload | UploadPart | CompleteMultipartUpload | AbortMultipartUpload => {
+            Permission::Write.into()
+        }
+        DeleteObject | DeleteObjects => Permission::Delete.into(),
     }
 }
 
@@ -173,6 +190,24 @@ mod tests {
         for (principal, bucket, needed, want) in cases {
             assert_eq!(principal.permits(bucket, Permissions::of(needed)), want, "{principal:?} {bucket} {needed:?}");
         }
+    }
+
+    #[test]
+    fn reading_does_not_allow_changing() {
+        let reader = principal(&[("photos", &[ListBuckets, List, Read])]);
+        let allowed: Vec<_> =
+            Operation::ALL.into_iter().filter(|&one| reader.permits("photos", needed(one)).is_ok()).collect();
+        use Operation as Op;
+        let want = [
+            Op::ListBuckets,
+            Op::HeadBucket,
+            Op::GetBucketLocation,
+            Op::ListObjectsV2,
+            Op::GetObject,
+            Op::HeadObject,
+            Op::ListParts,
+        ];
+        assert_eq!(allowed, want);
     }
 
     #[test]

@@ -13,9 +13,6 @@ pub enum Strategy {
     Spread,
 }
 
-/// A directory's names end at 255 bytes per segment (ext4, xfs); what is left is for the suffix of temporary files.
-pub const DIRECTORY_SEGMENT_BYTES_MAX: usize = 240;
-
 /// What is known of a backend when a blob is placed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BackendFacts {
@@ -29,8 +26,6 @@ pub struct BackendFacts {
     pub max_object_bytes: u64,
     /// Longest backend key.
     pub max_key_bytes: usize,
-    /// Longest segment of a backend key between slashes; 0 = no such limit.
-    pub max_segment_bytes: usize,
 }
 
 /// A backend that may take the blob.
@@ -49,7 +44,8 @@ pub fn rank(strategy: Strategy, bucket: &str, key: &str, size_bytes: u64, backen
         order.sort_by(|&a, &b| compare_use(&backends[a], &backends[b])); // stable: ties keep the configuration's order
     }
     order.sort_by_key(|&i| !backends[i].healthy);
-    order.into_iter().map(|i| Choice { backend: i, literal: is_literal(&backends[i], bucket, key) }).collect()
+    let literal = |i: usize| blob_name::can_be_literal(bucket, key, backends[i].max_key_bytes);
+    order.into_iter().map(|i| Choice { backend: i, literal: literal(i) }).collect()
 }
 
 fn could_take(backend: &BackendFacts, size_bytes: u64) -> bool {
@@ -68,19 +64,6 @@ fn compare_use(a: &BackendFacts, b: &BackendFacts) -> std::cmp::Ordering {
     (used_a * limit_b).cmp(&(used_b * limit_a))
 }
 
-fn is_literal(backend: &BackendFacts, bucket: &str, key: &str) -> bool {
-    blob_name::can_be_literal(bucket, key, backend.max_key_bytes)
-        && (backend.max_segment_bytes == 0 || longest_segment_bytes(key) <= backend.max_segment_bytes)
-}
-
-/// As it will stand in a blob's name: `!` doubled, the suffix on the last segment.
-fn longest_segment_bytes(key: &str) -> usize {
-    let stored = |segment: &str| segment.len() + segment.bytes().filter(|&b| b == b'!').count();
-    let last = key.rsplit('/').next().unwrap_or("");
-    let longest = key.split('/').map(stored).max().unwrap_or(0);
-    longest.max(stored(last) + blob_name::SUFFIX_CHARS)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,7 +76,6 @@ mod tests {
         healthy: true,
         max_object_bytes: 0,
         max_key_bytes: 1024,
-        max_segment_bytes: 0,
     };
 
     fn check(strategy: Strategy, size_bytes: u64, backends: &[BackendFacts], want: &[usize]) {
@@ -125,18 +107,15 @@ mod tests {
 
     #[test]
     fn names_that_a_backend_cannot_hold_are_hashed_there() {
-        let directory = BackendFacts { max_segment_bytes: 100, ..PLAIN };
         let narrow = BackendFacts { max_key_bytes: 60, ..PLAIN };
         let literal = |key: &str| -> Vec<bool> {
-            rank(Pack, "bkt", key, 1, &[PLAIN, directory, narrow]).iter().map(|c| c.literal).collect()
+            rank(Pack, "bkt", key, 1, &[PLAIN, narrow]).iter().map(|choice| choice.literal).collect()
         };
-        let suffix = blob_name::SUFFIX_CHARS;
-        assert_eq!(literal("a/b"), [true, true, true]);
-        assert_eq!(literal("a//b"), [false, false, false]);
-        assert_eq!(literal(&"x".repeat(100 - suffix)), [true, true, false]);
-        assert_eq!(literal(&"x".repeat(101 - suffix)), [true, false, false]);
-        assert_eq!(literal(&format!("{}/b", "x".repeat(100))), [true, true, false]);
-        assert_eq!(literal(&format!("{}/b", "x".repeat(101))), [true, false, false]);
-        assert_eq!(literal(&"!".repeat(50)), [true, false, false], "doubled, and then the suffix");
+        let fits = "x".repeat(60 - "bkt/".len() - blob_name::SUFFIX_CHARS);
+        assert_eq!(literal("a/b"), [true, true]);
+        assert_eq!(literal("a//b"), [false, false]);
+        assert_eq!(literal(&fits), [true, true]);
+        assert_eq!(literal(&format!("{fits}x")), [true, false]);
+        assert_eq!(literal(&fits.replacen('x', "!", 1)), [true, false], "an exclamation mark is doubled");
     }
 }
