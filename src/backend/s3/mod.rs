@@ -5,6 +5,7 @@
 //!
 //! No checksum or trailer is sent that a client did not declare, no redirect is followed, and no body is asked for twice.
 
+pub mod answer;
 pub mod endpoint;
 pub mod request;
 
