@@ -9,7 +9,7 @@ use super::operation::Operation;
 use super::params::{ListObjectsV2, ListParts, UploadPart};
 use super::range::Range;
 use super::target::{Query, Target, encode_percent};
-use super::{aws_chunked, checksum, date, list_token, sigv4, xml};
+use super::{date, list_token, sigv4, xml};
 use crate::base::Timestamp;
 
 /// A target's name and its entry.
@@ -28,8 +28,6 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("xml_answer", xml_answer),
     ("sigv4_authorization", sigv4::fuzz_authorization),
     ("sigv4_verify", sigv4::fuzz_one),
-    ("aws_chunked", aws_chunked::fuzz_one),
-    ("declared_checksums", checksum::fuzz_one),
 ];
 
 /// A head reads the same in one piece and in two; what is read and written again is the same head; and no head gets through
@@ -282,21 +280,6 @@ mod tests {
                authorization:AWS4-HMAC-SHA256 Credential=AK/20130524/us-east-1/s3/aws4_request,\
                SignedHeaders=host;x-amz-content-sha256;x-amz-date,\
                Signature=0000000000000000000000000000000000000000000000000000000000000000"],
-        ),
-        (
-            "aws_chunked",
-            &[
-                "\x03\x04\x003\r\nabc\r\n0\r\nx-amz-checksum-crc32:NSRBwg==\r\n\r\n",
-                "\x03\x00\x001\r\na\r\n2\r\nbc\r\n0\r\nx-amz-checksum-crc32:NSRBwg==\n\r\n\r\n",
-                "\x00\x02\x7f0\r\n\r\n",
-            ],
-        ),
-        (
-            "declared_checksums",
-            &[
-                "\x01x-amz-trailer:x-amz-checksum-crc32\nContent-MD5:JfnnlDI7RTiF9RgfG2JNCw==",
-                "\x00x-amz-checksum-crc32:y/Q5Jg==\nx-amz-sdk-checksum-algorithm:CRC32\nx-amz-checksum-type:FULL_OBJECT",
-            ],
         ),
     ];
 

@@ -2,6 +2,7 @@
 //! says how many it used and what it learned.
 
 pub mod aws_chunked;
+pub mod body_check;
 pub mod body_error;
 pub mod checksum;
 pub mod conditional;

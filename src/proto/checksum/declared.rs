@@ -279,4 +279,13 @@ mod tests {
         check(&[announced], PLAIN, Err(BodyError::MalformedTrailer));
         check(&[announced], PayloadMode::StreamingSigned { trailer: false }, Err(BodyError::MalformedTrailer));
     }
+
+    #[test]
+    fn fuzz_entry_takes_anything() {
+        for input in
+            [&b""[..], b"\x01x-amz-trailer:x-amz-checksum-crc32\nContent-MD5:", b"\x00x-amz-checksum-crc32:y/Q5Jg=="]
+        {
+            fuzz_one(input);
+        }
+    }
 }

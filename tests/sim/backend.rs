@@ -1,0 +1,596 @@
+//! Model backends: three kinds of places that hold bytes under names, and everything that goes wrong on the way to them.
+//!
+//! A call goes out, takes effect and comes back as three separate events. The effect belongs to the world, not to the
+//! caller: once a request is under way it may take effect although its answer is lost, long after the caller has given up,
+//! or after the caller's process has died. What is on a backend changes nowhere else, so the checks hook in here.
+
+use super::channel::oneshot;
+use super::executor::{Sim, WORLD};
+use md5::{Digest, Md5};
+use s3_orchestrator::backend::port::{BlobHead, Put, PutTarget, Stored, UpstreamPayload};
+use s3_orchestrator::base::failure::Kind;
+use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Retry};
+use s3_orchestrator::store::record::PartRecord;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+pub type Body = Rc<[u8]>;
+
+/// What kind of place it is, as measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flavour {
+    /// Verifies SHA-256, answers MD5s as entity tags.
+    GoodEndpoint,
+    /// Verifies nothing, its entity tags are random.
+    PoorEndpoint,
+    /// No entity tags. What was not synced is lost when the power goes.
+    Directory,
+}
+
+/// Chances per mille, by call.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    /// Refused or unreachable before anything happened.
+    pub before: u64,
+    /// Happened, but the answer is lost.
+    pub answer_lost: u64,
+    /// The caller is told nothing and gives up; it happens much later, or never.
+    pub late: u64,
+    /// Takes long.
+    pub slow: u64,
+    /// A body breaks off midway (uploads and downloads).
+    pub broken_body: u64,
+    /// "No room" although the quota says otherwise.
+    pub full: u64,
+}
+
+impl Faults {
+    pub const NONE: Self = Self { before: 0, answer_lost: 0, late: 0, slow: 0, broken_body: 0, full: 0 };
+    pub const SOME: Self = Self { before: 15, answer_lost: 12, late: 12, slow: 20, broken_body: 15, full: 3 };
+}
+
+/// Bytes sent may appear so long after they were given up; the settle time must be longer.
+pub const LATE_MAX: Duration = Duration::from_millis(8_000);
+
+#[derive(Clone)]
+pub struct Object {
+    pub body: Body,
+    pub etag: String,
+    durable: bool,
+}
+
+struct Part {
+    nonce: String,
+    etag: String,
+    body: Body,
+}
+
+struct Upload {
+    name: String,
+    /// By number; an endpoint keeps one attempt of each, a directory all of them.
+    parts: Vec<(u16, Part)>,
+}
+
+#[derive(Default)]
+struct Contents {
+    objects: BTreeMap<String, Object>,
+    /// A directory's half-written files, by the final name.
+    temporary: BTreeMap<String, u64>,
+    uploads: BTreeMap<String, Upload>,
+}
+
+impl Contents {
+    fn bytes(&self) -> u64 {
+        let objects: usize = self.objects.values().map(|object| object.body.len()).sum();
+        let temporary: u64 = self.temporary.values().sum();
+        let parts: usize = self.uploads.values().flat_map(|one| &one.parts).map(|(_, part)| part.body.len()).sum();
+        objects as u64 + temporary + parts as u64
+    }
+}
+
+/// What the checks are told after each change of what a backend holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    Appeared,
+    Gone,
+}
+
+pub type Watch = Rc<dyn Fn(usize, &str, Effect)>;
+
+pub struct Backend {
+    pub name: BackendName,
+    pub index: usize,
+    pub flavour: Flavour,
+    sim: Sim,
+    contents: RefCell<Contents>,
+    /// As `contents.bytes()`, kept up.
+    bytes: Cell<u64>,
+    pub faults: Cell<Faults>,
+    /// Nobody reaches it before this time.
+    down_until_nanos: Cell<u64>,
+    watch: RefCell<Option<Watch>>,
+    /// Test-only: bytes live under the bucket and key alone, as if names were reused (TRAPS L1).
+    pub names_reused: Cell<bool>,
+    this: Weak<Self>,
+}
+
+impl Backend {
+    pub fn new(sim: &Sim, index: usize, flavour: Flavour) -> Rc<Self> {
+        Rc::new_cyclic(|this| Self {
+            name: BackendName::new(&format!("b{index}")),
+            index,
+            flavour,
+            sim: sim.clone(),
+            contents: RefCell::default(),
+            bytes: Cell::new(0),
+            faults: Cell::new(Faults::NONE),
+            down_until_nanos: Cell::new(0),
+            watch: RefCell::default(),
+            names_reused: Cell::new(false),
+            this: this.clone(),
+        })
+    }
+
+    pub fn watched_by(&self, watch: Watch) {
+        *self.watch.borrow_mut() = Some(watch);
+    }
+
+    /// What a blob's bytes are found under: its name, unless a mutant reuses names.
+    fn place(&self, name: &str) -> String {
+        match name.rsplit_once('!') {
+            Some((stem, _)) if self.names_reused.get() => stem.to_owned(),
+            _ => name.to_owned(),
+        }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    pub fn object(&self, name: &str) -> Option<Object> {
+        self.contents.borrow().objects.get(&self.place(name)).cloned()
+    }
+
+    /// Names of all objects, of half-written files and of what open uploads will become.
+    pub fn names(&self) -> Vec<String> {
+        let contents = self.contents.borrow();
+        let uploads = contents.uploads.values().map(|upload| upload.name.clone());
+        contents.objects.keys().chain(contents.temporary.keys()).cloned().chain(uploads).collect()
+    }
+
+    pub fn open_uploads(&self) -> usize {
+        self.contents.borrow().uploads.len()
+    }
+
+    pub fn down_for(&self, time: Duration) {
+        self.down_until_nanos.set(self.sim.tick().after(time).nanos);
+    }
+
+    fn is_down(&self) -> bool {
+        self.sim.now_nanos() < self.down_until_nanos.get()
+    }
+
+    /// The power goes: a directory loses what it had not synced, or some of it.
+    pub fn power_lost(&self) {
+        if self.flavour != Flavour::Directory {
+            return;
+        }
+        let sim = &self.sim;
+        let lost: Vec<String> = {
+            let contents = self.contents.borrow();
+            contents
+                .objects
+                .iter()
+                .filter(|(_, one)| !one.durable && sim.chance(600))
+                .map(|(name, _)| name.clone())
+                .collect()
+        };
+        for name in lost {
+            self.change(&name, Effect::Gone, |contents| {
+                contents.objects.remove(&name);
+            });
+        }
+    }
+
+    /// The only way to change what is there.
+    fn change<T>(&self, name: &str, effect: Effect, change: impl FnOnce(&mut Contents) -> T) -> T {
+        let result = change(&mut self.contents.borrow_mut());
+        self.bytes.set(self.contents.borrow().bytes());
+        self.sim.event(self.bytes.get() ^ (self.index as u64) << 56);
+        let watch = self.watch.borrow().clone();
+        if let Some(watch) = watch {
+            watch(self.index, name, effect);
+        }
+        result
+    }
+
+    /// For mutants: bytes change their place without any call.
+    pub fn rename(&self, from: &str, to: &str) {
+        let (from, to) = (self.place(from), self.place(to));
+        self.change(&to, Effect::Appeared, |contents| {
+            if let Some(object) = contents.objects.remove(&from) {
+                contents.objects.insert(to.clone(), object);
+            }
+        });
+    }
+
+    /// For mutants: gone at once.
+    pub fn erase(&self, name: &str) {
+        let name = self.place(name);
+        self.change(&name, Effect::Gone, |contents| {
+            contents.objects.remove(&name);
+        });
+    }
+
+    fn latency(&self) -> Duration {
+        let faults = self.faults.get();
+        let micros =
+            if self.sim.chance(faults.slow) { 50_000 + self.sim.below(1_500_000) } else { 50 + self.sim.below(3_000) };
+        Duration::from_micros(micros)
+    }
+
+    fn unavailable(&self, what: &str) -> Failure {
+        Failure::backend(format!("{} of {}", what, self.name.as_str()))
+    }
+
+    /// One call: out, effect, back; with the faults between them.
+    async fn call<T: 'static>(
+        &self,
+        what: &'static str,
+        effect: impl FnOnce(&Self) -> Result<T, Failure> + 'static,
+    ) -> Result<T, Failure> {
+        let faults = self.faults.get();
+        self.sim.sleep(self.latency()).await;
+        if self.is_down() || self.sim.chance(faults.before) {
+            return Err(self.unavailable(what));
+        }
+        let late = self.sim.chance(faults.late);
+        let lost = late || self.sim.chance(faults.answer_lost);
+        let under_way =
+            if late { Duration::from_nanos(self.sim.below(LATE_MAX.as_nanos() as u64)) } else { self.latency() };
+        let (done, answer) = oneshot();
+        let this = self.this.upgrade().expect("a backend that is called exists");
+        self.sim.spawn(WORLD, async move {
+            this.sim.sleep(under_way).await;
+            if late && this.sim.chance(300) {
+                return;
+            }
+            done.send(effect(&this));
+        });
+        if late {
+            self.sim.sleep(self.latency()).await;
+            return Err(self.unavailable(what));
+        }
+        let answer = answer.receive().await;
+        self.sim.sleep(self.latency()).await;
+        match answer {
+            Some(answer) if !lost => answer,
+            _ => Err(self.unavailable(what)),
+        }
+    }
+
+    // ---- bodies in ----
+
+    pub async fn put_bytes(&self, put: Put<'_>, body: &[u8]) -> Result<Stored, Failure> {
+        assert_eq!(put.size, body.len() as u64, "a body is as long as was declared");
+        let arriving = Arriving::new(&put);
+        self.finish_body(arriving, body.into()).await
+    }
+
+    pub async fn create(&self, put: Put<'_>) -> Result<Sink, Failure> {
+        self.sim.sleep(self.latency()).await;
+        let faults = self.faults.get();
+        if self.is_down() || self.sim.chance(faults.before) {
+            return Err(self.unavailable("create"));
+        }
+        let breaks_at = self.sim.chance(faults.broken_body).then(|| self.sim.below(put.size + 1));
+        let backend = self.this.upgrade().expect("a backend that is called exists");
+        Ok(Sink { backend, arriving: Some(Arriving::new(&put)), size: put.size, bytes: Vec::new(), breaks_at })
+    }
+
+    async fn finish_body(&self, arriving: Arriving, body: Body) -> Result<Stored, Failure> {
+        if self.sim.chance(self.faults.get().full) {
+            self.sim.sleep(self.latency()).await;
+            return Err(Failure::new(Kind::NoSpace, Blame::Backend, Retry::OtherBackend, "the disk is full"));
+        }
+        if self.flavour == Flavour::Directory {
+            return self.write_file(arriving, body).await;
+        }
+        self.call("put", move |this| this.store(arriving, body, true)).await
+    }
+
+    /// A directory's steps; each is synced or not when the power goes, and a dead process takes no further one.
+    async fn write_file(&self, arriving: Arriving, body: Body) -> Result<Stored, Failure> {
+        self.sim.sleep(self.latency()).await;
+        if self.is_down() || self.sim.chance(self.faults.get().before) {
+            return Err(self.unavailable("write"));
+        }
+        let len = body.len() as u64;
+        let name = self.place(&arriving.name);
+        self.change(&name, Effect::Appeared, |contents| {
+            contents.temporary.insert(name.clone(), len);
+        });
+        self.sim.sleep(self.latency()).await; // write, fsync
+        let is_part = arriving.part.is_some();
+        let stored = self.store(arriving, body, is_part)?; // rename
+        self.sim.sleep(self.latency()).await;
+        if let Some(object) = self.contents.borrow_mut().objects.get_mut(&name) {
+            object.durable = true; // fsync of the directory
+        }
+        if self.sim.chance(self.faults.get().answer_lost) { Err(self.unavailable("fsync")) } else { Ok(stored) }
+    }
+
+    fn store(&self, arriving: Arriving, body: Body, durable: bool) -> Result<Stored, Failure> {
+        if let UpstreamPayload::Sha256(wanted) = arriving.payload
+            && self.flavour == Flavour::GoodEndpoint
+            && sha256(&body) != wanted
+        {
+            return Err(refused("the SHA-256 does not match"));
+        }
+        let name = self.place(&arriving.name);
+        let etag = self.etag_of(&body, arriving.part.as_ref().map(|(_, _, nonce)| nonce.as_str()));
+        let stored = Stored { etag: etag.clone(), version_id: String::new() };
+        let Some((upload, number, nonce)) = arriving.part else {
+            self.change(&name, Effect::Appeared, |contents| {
+                contents.temporary.remove(&name);
+                contents.objects.insert(name.clone(), Object { body, etag, durable });
+            });
+            return Ok(stored);
+        };
+        let keeps_all = self.flavour == Flavour::Directory;
+        self.change(&name, Effect::Appeared, |contents| {
+            contents.temporary.remove(&name);
+            let Some(upload) = contents.uploads.get_mut(&upload) else {
+                return Err(Failure::new(Kind::NotFound, Blame::Backend, Retry::Never, "no such upload"));
+            };
+            upload.parts.retain(|(other, part)| *other != number || (keeps_all && part.nonce != nonce));
+            upload.parts.push((number, Part { nonce, etag, body }));
+            Ok(stored)
+        })
+    }
+
+    fn etag_of(&self, body: &[u8], nonce: Option<&str>) -> String {
+        match self.flavour {
+            Flavour::GoodEndpoint => md5_hex(body),
+            Flavour::PoorEndpoint => format!("{:032x}", self.sim.roll()),
+            Flavour::Directory => nonce.unwrap_or_default().to_owned(),
+        }
+    }
+
+    // ---- bodies out ----
+
+    pub async fn open(&self, name: &str, size: u64, from: u64, len: u64) -> Result<Source, Failure> {
+        let place = self.place(name);
+        let body = self
+            .call("get", move |this| {
+                let contents = this.contents.borrow();
+                contents.objects.get(&place).map(|object| object.body.clone()).ok_or_else(not_found)
+            })
+            .await?;
+        if body.len() as u64 != size {
+            return Err(Failure::new(
+                Kind::Corrupt,
+                Blame::Backend,
+                Retry::OtherBackend,
+                "another length than recorded",
+            ));
+        }
+        let breaks_at = self.sim.chance(self.faults.get().broken_body).then(|| self.sim.below(len + 1));
+        let backend = self.this.upgrade().expect("a backend that is called exists");
+        Ok(Source { backend, body, from, len, sent: 0, breaks_at })
+    }
+
+    // ---- the rest ----
+
+    pub async fn delete(&self, name: &str) -> Result<(), Failure> {
+        let name = self.place(name);
+        self.call("delete", move |this| {
+            this.change(&name, Effect::Gone, |contents| {
+                contents.objects.remove(&name);
+                if this.flavour == Flavour::Directory {
+                    contents.temporary.remove(&name);
+                    contents.uploads.retain(|_, upload| upload.name != name);
+                }
+            });
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn head(&self, name: &str) -> Result<Option<BlobHead>, Failure> {
+        let name = self.place(name);
+        self.call("head", move |this| {
+            let contents = this.contents.borrow();
+            Ok(contents.objects.get(&name).map(|one| BlobHead { size: one.body.len() as u64, etag: one.etag.clone() }))
+        })
+        .await
+    }
+
+    pub async fn create_upload(&self, name: &str) -> Result<String, Failure> {
+        let name = self.place(name);
+        let id = match self.flavour {
+            Flavour::Directory => format!("directory {name}"),
+            _ => format!("upload-{:016x}", self.sim.roll()),
+        };
+        self.call("create upload", move |this| {
+            this.change(&name, Effect::Appeared, |contents| {
+                contents.uploads.entry(id.clone()).or_insert_with(|| Upload { name: name.clone(), parts: Vec::new() });
+            });
+            Ok(id)
+        })
+        .await
+    }
+
+    pub async fn complete_upload(&self, name: &str, id: &str, parts: &[PartRecord]) -> Result<Stored, Failure> {
+        let (name, id, parts) = (self.place(name), id.to_owned(), parts.to_vec());
+        let id = if self.flavour == Flavour::Directory { format!("directory {name}") } else { id };
+        self.call("complete upload", move |this| this.assemble(&name, &id, &parts)).await
+    }
+
+    fn assemble(&self, name: &str, id: &str, parts: &[PartRecord]) -> Result<Stored, Failure> {
+        let mut body = Vec::new();
+        {
+            let contents = self.contents.borrow();
+            let Some(upload) = contents.uploads.get(id).filter(|upload| upload.name == name) else {
+                return match contents.objects.get(name) {
+                    // A directory finds its manifest in place.
+                    Some(done) if self.flavour == Flavour::Directory => {
+                        Ok(Stored { etag: done.etag.clone(), version_id: String::new() })
+                    }
+                    _ => Err(not_found()),
+                };
+            };
+            for wanted in parts {
+                let tag = if wanted.backend_etag.is_empty() { &wanted.etag } else { &wanted.backend_etag };
+                let part = upload.parts.iter().find(|(number, part)| *number == wanted.number && part.etag == *tag);
+                let Some((_, part)) = part else { return Err(refused("InvalidPart")) };
+                body.extend_from_slice(&part.body);
+            }
+        }
+        let etag = match self.flavour {
+            Flavour::GoodEndpoint => multipart_etag(parts),
+            Flavour::PoorEndpoint => format!("{:032x}-{}", self.sim.roll(), parts.len()),
+            Flavour::Directory => String::new(),
+        };
+        self.change(name, Effect::Appeared, |contents| {
+            contents.uploads.remove(id);
+            contents.objects.insert(name.to_owned(), Object { body: body.into(), etag: etag.clone(), durable: true });
+        });
+        Ok(Stored { etag, version_id: String::new() })
+    }
+
+    pub async fn abort_uploads(&self, name: &str) -> Result<(), Failure> {
+        let name = self.place(name);
+        self.call("abort uploads", move |this| {
+            this.change(&name, Effect::Gone, |contents| contents.uploads.retain(|_, upload| upload.name != name));
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// A body on its way in.
+struct Arriving {
+    name: String,
+    payload: UpstreamPayload,
+    /// The backend's upload id, the part's number, the attempt's nonce.
+    part: Option<(String, u16, String)>,
+}
+
+impl Arriving {
+    fn new(put: &Put<'_>) -> Self {
+        let part = match put.target {
+            PutTarget::Object { .. } => None,
+            PutTarget::Part { backend_upload, number, nonce } => {
+                Some((backend_upload.to_owned(), number.get(), nonce.to_owned()))
+            }
+        };
+        Self { name: put.blob.name.clone(), payload: put.payload, part }
+    }
+}
+
+pub struct Sink {
+    backend: Rc<Backend>,
+    arriving: Option<Arriving>,
+    size: u64,
+    bytes: Vec<u8>,
+    breaks_at: Option<u64>,
+}
+
+impl Sink {
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        self.bytes.extend_from_slice(piece);
+        assert!(self.bytes.len() as u64 <= self.size, "more bytes than were declared");
+        match self.breaks_at {
+            Some(at) if self.bytes.len() as u64 >= at => Err(self.backend.unavailable("put")),
+            _ if self.backend.is_down() => Err(self.backend.unavailable("put")),
+            _ => Ok(()),
+        }
+    }
+
+    pub async fn finish(mut self) -> Result<Stored, Failure> {
+        assert_eq!(self.bytes.len() as u64, self.size, "a body that is finished is whole");
+        let arriving = self.arriving.take().expect("a sink ends once");
+        let body = std::mem::take(&mut self.bytes);
+        self.backend.clone().finish_body(arriving, body.into()).await
+    }
+}
+
+impl Drop for Sink {
+    /// Given up, or its process died: a whole body may still be accepted, a part of one never is.
+    fn drop(&mut self) {
+        let Some(arriving) = self.arriving.take() else { return };
+        let whole = self.bytes.len() as u64 == self.size;
+        if !whole || self.backend.flavour == Flavour::Directory || self.backend.sim.chance(500) {
+            return;
+        }
+        let (backend, body) = (self.backend.clone(), std::mem::take(&mut self.bytes));
+        let after = Duration::from_nanos(backend.sim.below(LATE_MAX.as_nanos() as u64));
+        let sim = backend.sim.clone();
+        sim.clone().spawn(WORLD, async move {
+            sim.sleep(after).await;
+            // Nobody waits for the answer.
+            let _ = backend.store(arriving, body.into(), true);
+        });
+    }
+}
+
+pub struct Source {
+    backend: Rc<Backend>,
+    body: Body,
+    from: u64,
+    len: u64,
+    sent: u64,
+    breaks_at: Option<u64>,
+}
+
+impl Source {
+    /// The next piece; None at the end; Err when the source breaks off.
+    pub fn pull(&mut self, max: usize) -> Result<Option<Body>, Failure> {
+        if self.breaks_at.is_some_and(|at| self.sent >= at) || self.backend.is_down() {
+            return Err(self.backend.unavailable("get"));
+        }
+        let left = self.len - self.sent;
+        if left == 0 {
+            return Ok(None);
+        }
+        let piece = left.min(max as u64);
+        let at = (self.from + self.sent) as usize;
+        self.sent += piece;
+        Ok(Some(self.body[at..at + piece as usize].into()))
+    }
+}
+
+pub fn md5_hex(body: &[u8]) -> String {
+    data_hex(&Md5::digest(body))
+}
+
+/// MD5 of the parts' MD5s, with their number.
+fn multipart_etag(parts: &[PartRecord]) -> String {
+    let mut all = Md5::new();
+    for part in parts {
+        let digest: Vec<u8> =
+            (0..16).map(|i| u8::from_str_radix(&part.etag[2 * i..2 * i + 2], 16).expect("hex")).collect();
+        all.update(digest);
+    }
+    format!("{}-{}", data_hex(&all.finalize()), parts.len())
+}
+
+fn data_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub fn sha256(body: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body);
+    digest.as_ref().try_into().expect("32 bytes")
+}
+
+fn not_found() -> Failure {
+    Failure::new(Kind::NotFound, Blame::Backend, Retry::OtherBackend, "no such key")
+}
+
+fn refused(why: &str) -> Failure {
+    Failure::new(Kind::Refused, Blame::Backend, Retry::Never, why)
+}
