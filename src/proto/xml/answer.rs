@@ -3,10 +3,10 @@
 //! Called by the upstream S3 client. An unexpected document is a `BadXml`, which the caller blames on the backend; unknown
 //! elements are passed over, because every dialect adds its own.
 
-use super::request::unquoted;
 use super::walk::{BadXml, Walk};
 use crate::base::Timestamp;
 use crate::proto::date;
+use crate::proto::etag::unquoted;
 use crate::proto::target::decode_query;
 
 /// An `<Error>` document.

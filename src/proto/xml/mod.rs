@@ -24,22 +24,5 @@ pub use walk::BadXml;
 /// The namespace of every document of S3's.
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
-/// A checksum beside a part or an object: the algorithm as `x-amz-checksum-algorithm` spells it, and the value in base64.
-pub type XmlChecksum = (&'static str, String);
-
-/// Algorithms and the elements that carry their values.
-const CHECKSUM_ELEMENTS: [(&str, &str); 5] = [
-    ("CRC32", "ChecksumCRC32"),
-    ("CRC32C", "ChecksumCRC32C"),
-    ("CRC64NVME", "ChecksumCRC64NVME"),
-    ("SHA1", "ChecksumSHA1"),
-    ("SHA256", "ChecksumSHA256"),
-];
-
-fn algorithm_of_element(element: &str) -> Option<&'static str> {
-    CHECKSUM_ELEMENTS.iter().find(|(_, name)| *name == element).map(|(algorithm, _)| *algorithm)
-}
-
-fn element_of_algorithm(algorithm: &str) -> Option<&'static str> {
-    CHECKSUM_ELEMENTS.iter().find(|(name, _)| *name == algorithm).map(|(_, element)| *element)
-}
+/// The element that carries a checksum, as in `ChecksumCRC32`, is this and the algorithm's name.
+const CHECKSUM_ELEMENT: &str = "Checksum";

@@ -1,10 +1,12 @@
 //! Bodies that clients send: the manifest of a multipart upload, and the list of a batch delete.
 
+use super::CHECKSUM_ELEMENT;
 use super::walk::{BadXml, Walk};
-use super::{XmlChecksum, algorithm_of_element};
 use crate::base::PartNumber;
 use crate::base::limits::{BATCH_KEYS_MAX, PARTS_MAX};
+use crate::proto::checksum::{Algorithm, Checksum};
 use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::etag::unquoted;
 
 impl From<BadXml> for S3Error {
     fn from(_: BadXml) -> Self {
@@ -17,11 +19,11 @@ pub struct CompletedPart {
     pub number: PartNumber,
     /// Without quotes.
     pub etag: String,
-    pub checksums: Vec<XmlChecksum>,
+    pub checksums: Vec<Checksum>,
 }
 
 /// The body of CompleteMultipartUpload, in the order sent: 1 to 10 000 parts. Whether they ascend and exist is for the
-/// store to say. MalformedXML or InvalidArgument.
+/// store to say. MalformedXML, InvalidArgument or InvalidPart.
 pub fn read_complete_multipart_upload(bytes: &[u8]) -> Result<Vec<CompletedPart>, S3Error> {
     let mut walk = Walk::new(bytes)?;
     if walk.root() != "CompleteMultipartUpload" {
@@ -45,8 +47,9 @@ pub fn read_complete_multipart_upload(bytes: &[u8]) -> Result<Vec<CompletedPart>
                 parts.push(CompletedPart { number, etag, checksums: std::mem::take(&mut checksums) });
             }
             _ => {
-                if let Some(algorithm) = path.strip_prefix("Part/").and_then(algorithm_of_element) {
-                    checksums.push((algorithm, text.trim_ascii().to_owned()));
+                if let Some(algorithm) = path.strip_prefix("Part/").and_then(algorithm_of) {
+                    checksums
+                        .push(Checksum::parse(algorithm, text.trim_ascii().as_bytes()).ok_or(ErrorCode::InvalidPart)?);
                 }
             }
         }
@@ -67,10 +70,9 @@ fn part_number(text: &str) -> Result<PartNumber, S3Error> {
     number.ok_or_else(|| ErrorCode::InvalidPart.into())
 }
 
-/// An ETag as clients write it, with or without its quotes.
-pub(super) fn unquoted(text: &str) -> &str {
-    let text = text.trim_ascii();
-    text.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(text)
+fn algorithm_of(element: &str) -> Option<Algorithm> {
+    let name = element.strip_prefix(CHECKSUM_ELEMENT)?;
+    Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name)
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -148,7 +150,7 @@ mod tests {
         .expect("well-formed");
         let got: Vec<_> = parts.iter().map(|part| (part.number.get(), part.etag.as_str())).collect();
         assert_eq!(got, [(2, "abc"), (1, "def"), (10_000, "x")], "in the order sent");
-        assert_eq!(parts[0].checksums, [("CRC32", "AAAAAA==".to_owned())]);
+        assert_eq!(parts[0].checksums, [Checksum::new(Algorithm::Crc32, &[0; 4]).expect("four bytes")]);
         assert!(parts[1].checksums.is_empty(), "a part keeps nothing of the one before");
     }
 
@@ -168,6 +170,7 @@ mod tests {
             (part("-1"), ErrorCode::InvalidArgument),
             (part("10001"), ErrorCode::InvalidPart),
             (part("70000"), ErrorCode::InvalidPart),
+            (part("1").replace("</Part>", "<ChecksumCRC32>AAAA</ChecksumCRC32></Part>"), ErrorCode::InvalidPart),
             (part("1").repeat(10_001), ErrorCode::MalformedXML),
             ("&x;".to_owned(), ErrorCode::MalformedXML),
         ] {

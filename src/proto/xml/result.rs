@@ -4,8 +4,9 @@
 //! whole document. ETags are passed without quotes.
 
 use super::write::XmlWriter;
-use super::{NAMESPACE, XmlChecksum, element_of_algorithm};
+use super::{CHECKSUM_ELEMENT, NAMESPACE};
 use crate::base::Timestamp;
+use crate::proto::checksum::Checksum;
 use crate::proto::error_code::S3Error;
 use crate::proto::params::{ListObjectsV2, ListParts};
 use crate::proto::target::encode_percent;
@@ -157,10 +158,8 @@ pub fn write_complete_result(out: &mut Vec<u8>, completed: &Completed<'_>) {
     let mut xml = XmlWriter::document(out, "CompleteMultipartUploadResult", NAMESPACE);
     xml.text("Location", completed.location).text("Bucket", completed.bucket).text("Key", completed.key);
     xml.etag(completed.etag);
-    if let Some((algorithm, value, composite)) = completed.checksum
-        && let Some(element) = element_of_algorithm(algorithm)
-    {
-        xml.text(element, value).text("ChecksumType", checksum_type(composite));
+    if let Some((algorithm, value, composite)) = completed.checksum {
+        xml.text_in_two(CHECKSUM_ELEMENT, algorithm, value).text("ChecksumType", checksum_type(composite));
     }
     xml.close("CompleteMultipartUploadResult");
 }
@@ -215,10 +214,8 @@ pub fn write_list_parts<'a>(
             .text("LastModified", date::iso8601(part.modified).as_str())
             .etag(part.etag)
             .number("Size", part.size);
-        if let Some((algorithm, value)) = part.checksum
-            && let Some(element) = element_of_algorithm(algorithm)
-        {
-            xml.text(element, value);
+        if let Some((algorithm, value)) = part.checksum {
+            xml.text_in_two(CHECKSUM_ELEMENT, algorithm, value);
         }
         xml.close("Part");
     }
@@ -251,17 +248,13 @@ pub fn write_delete_result<'a>(out: &mut Vec<u8>, quiet: bool, outcomes: impl In
 }
 
 /// The manifest that we send to a backend: numbers, the backend's ETags, checksums where it wants them.
-pub fn write_complete_request<'a>(
-    out: &mut Vec<u8>,
-    parts: impl IntoIterator<Item = (u16, &'a str, &'a [XmlChecksum])>,
-) {
+pub fn write_complete_request<'a>(out: &mut Vec<u8>, parts: impl IntoIterator<Item = (u16, &'a str, &'a [Checksum])>) {
     let mut xml = XmlWriter::document(out, "CompleteMultipartUpload", NAMESPACE);
     for (number, etag, checksums) in parts {
         xml.open("Part").number("PartNumber", u64::from(number)).etag(etag);
-        for (algorithm, value) in checksums {
-            if let Some(element) = element_of_algorithm(algorithm) {
-                xml.text(element, value);
-            }
+        for checksum in checksums {
+            let mut base64 = [0; 44];
+            xml.text_in_two(CHECKSUM_ELEMENT, checksum.algorithm().name(), checksum.write_base64(&mut base64));
         }
         xml.close("Part");
     }
@@ -272,6 +265,7 @@ pub fn write_complete_request<'a>(
 mod tests {
     use super::*;
     use crate::base::UploadId;
+    use crate::proto::checksum::Algorithm;
     use crate::proto::error_code::ErrorCode;
     use crate::proto::target::Query;
     use crate::proto::xml::{
@@ -410,7 +404,7 @@ mod tests {
         write_initiate_result(&mut out, "b", "k", "U");
         assert_eq!(read_initiate_result(&out).as_deref(), Ok("U"));
         out.clear();
-        let checksums = [("CRC32", "AAAAAA==".to_owned())];
+        let checksums = [Checksum::new(Algorithm::Crc32, &[1; 4]).expect("four bytes")];
         write_complete_request(&mut out, [(1, "a", &checksums[..]), (2, "b", &[])]);
         let parts = read_complete_multipart_upload(&out).expect("well-formed");
         let got: Vec<_> = parts.iter().map(|part| (part.number.get(), part.etag.as_str())).collect();

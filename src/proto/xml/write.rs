@@ -21,17 +21,17 @@ impl<'v> XmlWriter<'v> {
     }
 
     pub(super) fn open(&mut self, name: &str) -> &mut Self {
-        self.tag("<", name)
+        self.tag("<", name, "")
     }
 
     pub(super) fn close(&mut self, name: &str) -> &mut Self {
-        self.tag("</", name)
+        self.tag("</", name, "")
     }
 
-    fn tag(&mut self, start: &str, name: &str) -> &mut Self {
-        self.out.extend_from_slice(start.as_bytes());
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.push(b'>');
+    fn tag(&mut self, start: &str, name: &str, rest_of_name: &str) -> &mut Self {
+        for part in [start, name, rest_of_name, ">"] {
+            self.out.extend_from_slice(part.as_bytes());
+        }
         self
     }
 
@@ -44,6 +44,11 @@ impl<'v> XmlWriter<'v> {
     /// `<name>value</name>`, escaped.
     pub(super) fn text(&mut self, name: &str, value: &str) -> &mut Self {
         self.open(name).value(value).close(name)
+    }
+
+    /// As `text`, with a name in two parts.
+    pub(super) fn text_in_two(&mut self, prefix: &str, name: &str, value: &str) -> &mut Self {
+        self.tag("<", prefix, name).value(value).tag("</", prefix, name)
     }
 
     pub(super) fn number(&mut self, name: &str, value: u64) -> &mut Self {
