@@ -2,11 +2,11 @@
 //! raced: on the ring a lost race is a lost connection (RUNTIME 7).
 
 use super::core::Core;
-use super::counts::Counts;
 use super::driver::DriverKind;
 use super::handle::Pollable;
 use super::race::race;
 use super::signal::Signal;
+use crate::observe::cells::CoreCells;
 use monoio::net::TcpStream;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -54,20 +54,20 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 
 /// A connection's place under the limit; hold it until the connection has ended.
 pub struct Place {
-    counts: Arc<Counts>,
+    cells: Arc<CoreCells>,
 }
 
 impl Place {
-    fn new(counts: &Arc<Counts>) -> Self {
-        counts.accepted.add(1);
-        counts.connections.add(1);
-        Self { counts: Arc::clone(counts) }
+    fn new(cells: &Arc<CoreCells>) -> Self {
+        cells.connections.inc();
+        cells.connections_open.inc();
+        Self { cells: Arc::clone(cells) }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.counts.connections.subtract(1);
+        self.cells.connections_open.dec();
     }
 }
 
@@ -112,11 +112,11 @@ async fn accept_with_call(
     loop {
         match accept(&listener, core.driver) {
             Ok(fd) => {
-                if core.counts.connections.read() >= limits.connections_max {
-                    core.counts.refused_at_limit.add(1);
+                if core.cells.connections_open.value() >= limits.connections_max {
+                    core.cells.connections_refused.inc();
                     turn_away(&fd, limits);
                 } else if let Ok(tcp) = TcpStream::from_std(fd.into()) {
-                    serve(tcp, Place::new(&core.counts));
+                    serve(tcp, Place::new(&core.cells));
                 }
             }
             Err(Errno::AGAIN) => {
@@ -127,7 +127,7 @@ async fn accept_with_call(
                 continue;
             }
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                core.counts.accept_exhausted.add(1);
+                core.cells.accept_errors.inc();
                 monoio::time::sleep(Duration::from_millis(EXHAUSTED_WAIT_MS)).await;
                 continue;
             }
@@ -192,7 +192,7 @@ mod tests {
         let core = Rc::clone(core);
         move |tcp, place| {
             let serving = Rc::clone(&core);
-            task::spawn(&core.counts, "echo", async move {
+            task::spawn(&core.cells, "echo", async move {
                 let _place = place;
                 let mut stream = Stream::plain(&serving, tcp);
                 let mut buffer = serving.heads.take().await;
@@ -235,15 +235,15 @@ mod tests {
                 .collect();
             let stop = Rc::new(Signal::default());
             let (accepting, stopped) = (Rc::clone(&core), Rc::clone(&stop));
-            let accepted = task::spawn(&core.counts, "accept", async move {
+            let accepted = task::spawn(&core.cells, "accept", async move {
                 accept_loop(&accepting, listener, LIMITS, &stopped, echo(&accepting)).await
             });
             until("all clients are done", || clients.iter().all(std::thread::JoinHandle::is_finished)).await;
             assert_eq!(answered.load(Ordering::Relaxed), 600);
-            assert_eq!((core.counts.accepted.read(), core.counts.panics.read()), (600, 60));
+            assert_eq!((core.cells.connections.value(), core.cells.panics.value()), (600, 60));
             stop.set();
             accepted.await.expect("no panic").expect("an orderly end");
-            until("all places are free", || core.counts.connections.read() == 0).await;
+            until("all places are free", || core.cells.connections_open.value() == 0).await;
         });
     }
 
@@ -261,7 +261,7 @@ mod tests {
             let serving = accept_with_call(&core, listener, LIMITS, &stop, echo(&core), &mut starved);
             race(serving, until("the client was answered", || client.is_finished())).await;
             assert_eq!(client.join().expect("no panic"), b"x");
-            assert_eq!(core.counts.accept_exhausted.read(), 2);
+            assert_eq!(core.cells.accept_errors.value(), 2);
         });
     }
 
@@ -273,7 +273,7 @@ mod tests {
             let stop = Signal::default();
             let holding = std::net::TcpStream::connect(address).expect("the listener is there");
             let clients = async {
-                until("the first is served", || core.counts.connections.read() == 1).await;
+                until("the first is served", || core.cells.connections_open.value() == 1).await;
                 let second = std::thread::spawn(move || {
                     let mut socket = std::net::TcpStream::connect(address).expect("the listener is there");
                     let mut answer = String::new();
@@ -283,13 +283,13 @@ mod tests {
                 until("the second was answered", || second.is_finished()).await;
                 assert!(second.join().expect("no panic").starts_with("HTTP/1.1 503 "));
                 drop(holding);
-                until("the first has ended", || core.counts.connections.read() == 0).await;
+                until("the first has ended", || core.cells.connections_open.value() == 0).await;
                 let third = std::thread::spawn(move || ask(address, b'x'));
                 until("the third was answered", || third.is_finished()).await;
                 assert_eq!(third.join().expect("no panic"), b"x");
             };
             race(accept_loop(&core, listener, limits, &stop, echo(&core)), clients).await;
-            assert_eq!(core.counts.refused_at_limit.read(), 1);
+            assert_eq!(core.cells.connections_refused.value(), 1);
         });
     }
 
@@ -301,7 +301,7 @@ mod tests {
             let stop = Signal::default();
             stop.set();
             accept_loop(&core, listener, LIMITS, &stop, echo(&core)).await.expect("an orderly end");
-            assert_eq!(core.counts.accepted.read(), 20);
+            assert_eq!(core.cells.connections.value(), 20);
             for mut client in clients {
                 client.write_all(b"x").expect("open");
                 sleep_ms(1).await;

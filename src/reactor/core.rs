@@ -1,14 +1,14 @@
 //! What the tasks of one reactor thread share. Made once by that thread, inside its runtime; nothing in it crosses threads
-//! except the counts.
+//! except the cells.
 
 use super::buffer::BufferPool;
 use super::clock::CoreClock;
-use super::counts::Counts;
 use super::deadline::{DEADLINE_TICK_MS, Deadlines};
 use super::dice::CoreDice;
 use super::driver::DriverKind;
 use super::fair::Fair;
 use crate::base::limits::{BODY_BUFFER_BYTES, HEAD_BYTES_MAX};
+use crate::observe::cells::CoreCells;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,22 +40,22 @@ pub struct Core {
     pub deadlines: Rc<Deadlines>,
     pub heads: Rc<BufferPool>,
     pub bodies: Rc<BufferPool>,
-    pub counts: Arc<Counts>,
+    pub cells: Arc<CoreCells>,
 }
 
 impl Core {
     /// Starts the core's own tasks (yields, ticks). Only inside its runtime.
-    pub fn start(driver: DriverKind, limits: CoreLimits, counts: Arc<Counts>) -> io::Result<Rc<Self>> {
+    pub fn start(driver: DriverKind, limits: CoreLimits, cells: Arc<CoreCells>) -> io::Result<Rc<Self>> {
         let clock = Rc::new(CoreClock::default());
         let core = Rc::new(Self {
             driver,
             dice: CoreDice::from_system()?,
-            fair: Fair::start(Arc::clone(&counts))?,
-            deadlines: Deadlines::new(Rc::clone(&clock), Arc::clone(&counts)),
+            fair: Fair::start()?,
+            deadlines: Deadlines::new(Rc::clone(&clock)),
             heads: BufferPool::new(HEAD_BYTES_MAX, limits.head_buffers_max),
             bodies: BufferPool::new(BODY_BUFFER_BYTES, limits.body_buffers_max),
             clock,
-            counts,
+            cells,
         });
         let ticking = Rc::clone(&core);
         monoio::spawn(async move { ticking.tick_for_ever().await });

@@ -3,27 +3,24 @@
 //!
 //! Long-running tasks charge a `Budget`; nothing else yields.
 
-use super::counts::Counts;
 use super::handle::Bell;
 use crate::base::limits::{YIELD_AFTER_BYTES, YIELD_AFTER_OPERATIONS};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 pub struct Fair {
     bell: Bell,
     waiting: RefCell<Vec<Waker>>,
-    counts: Arc<Counts>,
 }
 
 impl Fair {
     /// Starts the task that wakes those who yielded. Only inside a runtime.
-    pub fn start(counts: Arc<Counts>) -> io::Result<Rc<Self>> {
-        let fair = Rc::new(Self { bell: Bell::new()?, waiting: RefCell::default(), counts });
+    pub fn start() -> io::Result<Rc<Self>> {
+        let fair = Rc::new(Self { bell: Bell::new()?, waiting: RefCell::default() });
         let bell = fair.bell.listen()?;
         let served = Rc::clone(&fair);
         monoio::spawn(async move {
@@ -44,7 +41,6 @@ impl Fair {
 
     /// Lets every other task and every due timer of this core run once. About two microseconds. Cancel: safe.
     pub async fn yield_io(&self) {
-        self.counts.yields.add(1);
         let mut waited = false;
         poll_fn(|cx| {
             if waited {
@@ -87,6 +83,8 @@ mod tests {
     use crate::reactor::testing::{Stopwatch, on_both, pair, sleep_ms};
     use std::cell::Cell;
     use std::io::{Read, Write};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn a_task_that_never_waits_starves_neither_timers_nor_sockets() {
@@ -133,11 +131,11 @@ mod tests {
     fn a_flood_between_fast_peers_leaves_room_for_small_requests() {
         on_both(|core| async move {
             let (mut flooded, mut flooder) = pair(&core);
-            let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let stop = Arc::new(AtomicBool::new(false));
             let stopped = Arc::clone(&stop);
             let flood = std::thread::spawn(move || {
                 let bytes = vec![7; 1 << 20];
-                while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stopped.load(Ordering::Relaxed) {
                     let _ = flooder.write_all(&bytes);
                 }
             });
@@ -159,7 +157,7 @@ mod tests {
             }
             assert!(watch.elapsed_ms() < 2_000, "50 timers of 1 ms took {} ms", watch.elapsed_ms());
             assert!(moved.get() > 1 << 20, "the flood flowed: {}", moved.get());
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            stop.store(true, Ordering::Relaxed);
             crate::reactor::testing::until("the flood's end", || flood.is_finished()).await;
         });
     }

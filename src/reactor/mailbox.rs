@@ -5,9 +5,9 @@
 //! the ring a tenth of its speed, and without them a foreign thread that wakes a monoio task panics (RUNTIME 4).
 //! In steady state a call allocates nothing.
 
-use super::counts::Counts;
 use super::fair::Fair;
 use super::handle::{Bell, Pollable};
+use crate::observe::cells::CoreCells;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
@@ -202,25 +202,30 @@ pub struct Mailbox<Req, Rep> {
     slots: Rc<RefCell<Slots<Rep>>>,
     returns: Arc<Returns<Rep>>,
     calls_max: usize,
-    counts: Arc<Counts>,
+    cells: Arc<CoreCells>,
 }
 
 impl<Req: 'static, Rep: 'static> Mailbox<Req, Rep> {
     /// Opens this thread's end; of its calls at most `calls_max` are under way at once. Only inside a runtime.
-    pub fn open(postbox: Postbox<Req, Rep>, calls_max: usize, fair: Rc<Fair>, counts: Arc<Counts>) -> io::Result<Self> {
+    pub fn open(
+        postbox: Postbox<Req, Rep>,
+        calls_max: usize,
+        fair: Rc<Fair>,
+        cells: Arc<CoreCells>,
+    ) -> io::Result<Self> {
         let bell = Bell::new()?;
         let ear = bell.listen()?;
         let returns = Arc::new(Returns { replies: Mutex::default(), bell });
         let slots = Rc::new(RefCell::new(Slots { slots: Vec::new(), free: Vec::new() }));
         monoio::spawn(hand_out(Arc::clone(&returns), Rc::clone(&slots), ear, fair));
-        Ok(Self { send: postbox.send, slots, returns, calls_max, counts })
+        Ok(Self { send: postbox.send, slots, returns, calls_max, cells })
     }
 
     /// Asks and waits for the reply; refused when too many calls are under way.
     /// Cancel: safe for this side; the request still runs, and its reply is dropped.
     pub async fn call(&self, request: Req) -> Result<Rep, Undelivered> {
         if self.slots.borrow().under_way() >= self.calls_max {
-            self.counts.mailbox_full.add(1);
+            self.cells.mailbox_refusals.inc();
             return Err(Undelivered::Full);
         }
         self.call_accepted(request).await
@@ -324,7 +329,7 @@ mod tests {
     type Doubler = Mailbox<u64, u64>;
 
     fn open(core: &Core, postbox: Postbox<u64, u64>, calls_max: usize) -> Rc<Doubler> {
-        let mailbox = Mailbox::open(postbox, calls_max, Rc::clone(&core.fair), Arc::clone(&core.counts));
+        let mailbox = Mailbox::open(postbox, calls_max, Rc::clone(&core.fair), Arc::clone(&core.cells));
         Rc::new(mailbox.expect("a mailbox opens"))
     }
 
@@ -374,7 +379,7 @@ mod tests {
             }
             sleep_ms(5).await;
             assert_eq!(mailbox.call(7).await, Err(Undelivered::Full));
-            assert_eq!(core.counts.mailbox_full.read(), 1);
+            assert_eq!(core.cells.mailbox_refusals.value(), 1);
             let ended = Rc::new(Cell::new(None));
             let (seen, accepted) = (Rc::clone(&ended), Rc::clone(&mailbox));
             monoio::spawn(async move { seen.set(Some(accepted.call_accepted(9).await)) });

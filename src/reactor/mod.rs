@@ -8,7 +8,6 @@ pub mod affinity;
 pub mod buffer;
 pub mod clock;
 pub mod core;
-pub mod counts;
 pub mod deadline;
 pub mod dice;
 pub mod driver;

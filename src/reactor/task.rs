@@ -2,7 +2,7 @@
 //! then stays in the SO_REUSEPORT group: connections would hang (RUNTIME 8). So every spawn goes through here, and a
 //! reactor thread that ends all the same takes the process with it.
 
-use super::counts::Counts;
+use crate::observe::cells::CoreCells;
 use monoio::task::JoinHandle;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,23 +11,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// Starts a task on this core. Its result is None if it panicked; the panic is counted and logged.
-pub fn spawn<F>(counts: &Arc<Counts>, what: &'static str, future: F) -> JoinHandle<Option<F::Output>>
+pub fn spawn<F>(cells: &Arc<CoreCells>, what: &'static str, future: F) -> JoinHandle<Option<F::Output>>
 where
     F: Future + 'static,
     F::Output: 'static,
 {
-    let counts = Arc::clone(counts);
-    monoio::spawn(async move { shielded(&counts, what, future).await })
+    let cells = Arc::clone(cells);
+    monoio::spawn(async move { shielded(&cells, what, future).await })
 }
 
 /// Runs a future to its end or its panic. Cancel: as safe as the future.
-pub async fn shielded<F: Future>(counts: &Counts, what: &'static str, future: F) -> Option<F::Output> {
+pub async fn shielded<F: Future>(cells: &CoreCells, what: &'static str, future: F) -> Option<F::Output> {
     // In an Option so that its drop, which can panic as well, happens inside the shield.
     let mut running = pin!(Some(future));
     poll_fn(|cx| {
         let polled = catch_unwind(AssertUnwindSafe(|| poll_and_drop(running.as_mut(), cx)));
         polled.map(|poll| poll.map(Some)).unwrap_or_else(|cause| {
-            counts.panics.add(1);
+            cells.panics.inc();
             tracing::error!(task = what, cause = panic_text(&*cause), "task panicked");
             Poll::Ready(None)
         })
@@ -93,23 +93,23 @@ mod tests {
     #[test]
     fn a_panic_ends_its_own_task_only() {
         on_both(|core| async move {
-            let neighbour = spawn(&core.counts, "neighbour", async {
+            let neighbour = spawn(&core.cells, "neighbour", async {
                 sleep_ms(20).await;
                 "alive"
             });
-            let at_once = spawn(&core.counts, "at once", async { panic!("before any wait") });
-            let later = spawn(&core.counts, "later", async {
+            let at_once = spawn(&core.cells, "at once", async { panic!("before any wait") });
+            let later = spawn(&core.cells, "later", async {
                 sleep_ms(1).await;
                 panic!("after a wait: {}", 1);
             });
-            let in_drop = spawn(&core.counts, "in a drop", async {
+            let in_drop = spawn(&core.cells, "in a drop", async {
                 let _held = PanicsWhenDropped;
                 sleep_ms(1).await;
             });
             let results: [Option<()>; 3] = [at_once.await, later.await, in_drop.await];
             assert_eq!(results, [None; 3]);
             assert_eq!(neighbour.await, Some("alive"));
-            assert_eq!(core.counts.panics.read(), 3);
+            assert_eq!(core.cells.panics.value(), 3);
         });
     }
 }

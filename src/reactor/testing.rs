@@ -4,9 +4,9 @@
 
 use super::buffer::Buffer;
 use super::core::{Core, CoreLimits};
-use super::counts::Counts;
 use super::driver::{DriverChoice, DriverKind, build};
 use super::stream::Stream;
+use crate::observe::cells::CoreCells;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
@@ -36,7 +36,8 @@ where
     let thread = std::thread::spawn(move || {
         let (mut runtime, driver) = build(choice).expect("this machine has both drivers");
         runtime.block_on(async {
-            let core = Core::start(driver, CoreLimits::default(), Arc::new(Counts::default())).expect("a core starts");
+            let core = Core::start(driver, CoreLimits::default(), Arc::new(CoreCells::new("test", [])))
+                .expect("a core starts");
             test(core).await;
         });
         let _ = done.send(());

@@ -120,7 +120,9 @@ impl Tls {
         loop {
             match self.state.read_tls(&mut Direct(tcp)) {
                 Ok(0) => break,
-                Ok(_) => drop(self.state.process_new_packets().map_err(invalid)?),
+                Ok(_) => {
+                    self.state.process_new_packets().map_err(invalid)?;
+                }
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => break,
                 Err(cause) => return Err(cause),
             }
