@@ -1,6 +1,6 @@
 //! The errors that clients see: S3's code, its HTTP status and its text ("Error responses", Amazon S3 API reference).
 //!
-//! Decoders and handlers answer an `S3Error`; the connection writes it (proto/xml/write.rs). The text for the client comes
+//! Decoders and handlers answer an `S3Error`; the connection writes it (proto/xml/result.rs). The text for the client comes
 //! from this table or from whoever refused the client's own words, never from a cause inside; causes go to the log.
 
 use std::borrow::Cow;
