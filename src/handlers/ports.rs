@@ -11,7 +11,7 @@ use crate::policy::health::Health;
 use crate::proto::body_check::BodyCheck;
 use crate::proto::error_code::S3Error;
 use crate::store::board::Board;
-use crate::store::port::{GivenUp, Metadata};
+use crate::store::port::{Change, Metadata};
 
 /// One core's way to everything that is not the client.
 pub trait Ports: Backends {
@@ -32,9 +32,9 @@ pub trait Ports: Backends {
     fn health(&self) -> &Health;
     fn cells(&self) -> &CoreCells;
     fn incarnation(&self) -> Incarnation;
-    /// Hands a reserved blob over whose task ended without an end (a panic, a lost answer of an abandon): it is abandoned
-    /// in the background until the store has answered. Never blocks, never fails.
-    fn abandon_later(&self, given_up: GivenUp, reason: &'static str);
+    /// Hands over the end of an attempt (AbandonWrite, AbandonPart) whose task cannot wait for it: a panic, a client that
+    /// waits for its error. It is asked for in the background until the store has answered. Never blocks, never fails.
+    fn end_later(&self, end: Change);
     /// A change was committed that a worker waits for (bytes to delete, a copy to make).
     fn wake(&self, worker: Worker);
 }
@@ -61,7 +61,8 @@ pub trait Exchange<P: Ports> {
     fn received(&self) -> &[u8];
 
     /// Moves the request's body into the sinks (1..K), after `100 Continue` if the client waits for it. The body ends
-    /// complete only if `check` finds it right: its last bytes are withheld until then. Cancel: NOT safe.
+    /// complete only if `check.end` finds it right: its last bytes are withheld until then. `Moved::bytes` counts what the
+    /// most advanced sink was given; a failure of any sink ends the movement. Cancel: NOT safe.
     fn receive_into(&mut self, sinks: &mut [P::Sink], check: &mut BodyCheck) -> impl Future<Output = Moved>;
 
     /// Sends the head and a body that is in hand; `Content-Length` is its length, except for HEAD requests, where the head

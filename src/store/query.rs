@@ -26,8 +26,10 @@ pub enum Query {
         after: u16,
         max: u32,
     },
-    /// Doomed blobs whose time has come, oldest due first.
+    /// Doomed blobs on these backends whose time has come, oldest due first. The caller names the backends that it can
+    /// reach, so that those of one that is away do not stand in the others' way.
     DueCleanups {
+        on: Vec<BackendName>,
         max: u32,
     },
     /// Live versions with fewer than `factor` live blobs on the `counted` backends, after this (bucket, key), in order. One
@@ -44,8 +46,10 @@ pub enum Query {
         counted: Vec<BackendName>,
         max: u64,
     },
-    /// When the next doomed blob comes due, if any.
-    NextCleanup,
+    /// When the next doomed blob on these backends comes due, if any.
+    NextCleanup {
+        on: Vec<BackendName>,
+    },
     Status {
         period: String,
     },

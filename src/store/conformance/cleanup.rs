@@ -11,6 +11,7 @@ pub(super) fn grace_and_settle<S: MetadataStore>(bench: &Bench<S>) {
     bench.delete("displaced");
     let due: Vec<BlobId> = bench.due().iter().map(|due| due.blob.id).collect();
     assert_eq!(due, vec![certain.blob.id, unsure.blob.id], "both are tried at once");
+    assert_eq!(bench.due_on(&["b", "c"]), vec![], "only where the caller can reach");
     bench.clean();
     assert_eq!(bench.state(&certain.blob), None);
     let row = bench.row(&unsure.blob).expect("its row and charge stay");

@@ -243,14 +243,18 @@ impl<S: MetadataStore> Bench<S> {
     }
 
     pub(super) fn due(&self) -> Vec<DueCleanup> {
-        match self.query(Query::DueCleanups { max: 1000 }) {
+        self.due_on(&["a", "b", "c"])
+    }
+
+    pub(super) fn due_on(&self, backends: &[&str]) -> Vec<DueCleanup> {
+        match self.query(Query::DueCleanups { on: backends.iter().map(|one| name(one)).collect(), max: 1000 }) {
             Answer::DueCleanups(due) => due,
             other => panic!("{other:?}"),
         }
     }
 
     pub(super) fn next_cleanup(&self) -> Option<Timestamp> {
-        match self.query(Query::NextCleanup) {
+        match self.query(Query::NextCleanup { on: vec![name("a"), name("b"), name("c")] }) {
             Answer::NextCleanup(next) => next,
             other => panic!("{other:?}"),
         }

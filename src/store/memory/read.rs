@@ -32,7 +32,7 @@ impl Tables {
                 parts.truncate(max as usize);
                 Answer::Parts { parts, truncated }
             }
-            Query::DueCleanups { max } => Answer::DueCleanups(self.due_cleanups(now, max)),
+            Query::DueCleanups { on, max } => Answer::DueCleanups(self.due_cleanups(&on, now, max)),
             Query::UnderReplicated { factor, counted, after, max } => {
                 self.under_replicated(factor, &counted, after, max)
             }
@@ -40,7 +40,9 @@ impl Tables {
                 let thin = self.versions.iter().filter(|(key, live)| self.copies(key, live, &counted) < factor);
                 Answer::Count((thin.count() as u64).min(max))
             }
-            Query::NextCleanup => Answer::NextCleanup(self.doomed().map(|(_, blob)| blob.not_before).min()),
+            Query::NextCleanup { on } => {
+                Answer::NextCleanup(self.doomed_on(&on).map(|(_, blob)| blob.not_before).min())
+            }
             Query::Status { period } => {
                 Answer::Status(self.backends.keys().map(|name| self.status(name, &period)).collect())
             }
@@ -101,12 +103,13 @@ impl Tables {
         page
     }
 
-    fn doomed(&self) -> impl Iterator<Item = (BlobId, &Blob)> {
-        self.blobs.iter().filter(|(_, blob)| blob.state == BlobState::Doomed).map(|(id, blob)| (*id, blob))
+    fn doomed_on<'a>(&'a self, backends: &'a [BackendName]) -> impl Iterator<Item = (BlobId, &'a Blob)> {
+        let doomed = self.blobs.iter().filter(|(_, blob)| blob.state == BlobState::Doomed);
+        doomed.filter(|(_, blob)| backends.contains(&blob.backend)).map(|(id, blob)| (*id, blob))
     }
 
-    fn due_cleanups(&self, now: Timestamp, max: u32) -> Vec<DueCleanup> {
-        let mut due: Vec<_> = self.doomed().filter(|(_, blob)| blob.not_before <= now).collect();
+    fn due_cleanups(&self, on: &[BackendName], now: Timestamp, max: u32) -> Vec<DueCleanup> {
+        let mut due: Vec<_> = self.doomed_on(on).filter(|(_, blob)| blob.not_before <= now).collect();
         due.sort_by_key(|(id, blob)| (blob.not_before, *id));
         due.truncate(max as usize);
         due.into_iter()
