@@ -10,6 +10,7 @@ pub mod clock;
 pub mod core;
 pub mod deadline;
 pub mod dice;
+pub mod directory;
 pub mod driver;
 pub mod fair;
 pub mod handle;

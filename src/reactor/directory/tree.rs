@@ -1,0 +1,182 @@
+//! Looking into a directory backend: its marker, and its listing.
+
+use super::multipart::write_file;
+use super::read::{read_manifest, read_whole};
+use super::{DIRECTORY_MODE, Directory, failure, open_beneath, size_of};
+use crate::backend::directory::listing::{self, Entry, Tree};
+use crate::backend::directory::paths::OWN_DIRECTORY;
+use crate::backend::marker;
+use crate::backend::port::BlobPage;
+use crate::base::Failure;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fsync, mkdirat, open, statat};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, PoisonError};
+
+/// What was found at the backend's path.
+pub struct Seen {
+    /// To be adopted if the marker is ours.
+    pub root: OwnedFd,
+    /// What the marker holds; None: there is none.
+    pub marker: Option<Vec<u8>>,
+}
+
+impl Directory {
+    /// Opens the path anew and reads the marker. The backend goes on using the handle that it has.
+    pub fn look(&self) -> Result<Seen, Failure> {
+        let shown = self.path().to_string_lossy();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = open(self.path(), flags, Mode::empty()).map_err(|cause| match cause {
+            // Nothing is known of any blob: not the same as "gone".
+            Errno::NOENT => Failure::backend(format!("{shown} does not exist")),
+            _ => failure("opening", &shown, cause),
+        })?;
+        let marker = match open_beneath(root.as_fd(), marker::NAME, OFlags::RDONLY) {
+            Ok(file) => Some(read_whole(file.as_fd(), marker::BYTES_MAX)),
+            Err(Errno::NOENT) => None,
+            Err(cause) => Some(Err(cause)),
+        };
+        let marker = marker.transpose().map_err(|cause| failure("reading", marker::NAME, cause))?;
+        Ok(Seen { root, marker })
+    }
+
+    /// Makes the directory itself; for a backend that no row names yet.
+    pub fn make(&self) -> Result<(), Failure> {
+        std::fs::create_dir_all(self.path()).map_err(|cause| {
+            let cause = Errno::from_io_error(&cause).unwrap_or(Errno::IO);
+            failure("making", &self.path().to_string_lossy(), cause)
+        })
+    }
+
+    /// From now on everything is done in this directory.
+    pub fn adopt(&self, root: OwnedFd) {
+        self.known().clear();
+        *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(root));
+    }
+
+    pub fn write_marker(&self, root: &OwnedFd, bytes: &[u8]) -> Result<(), Failure> {
+        let (_, file) = marker::NAME.split_once('/').expect("the marker is in our own directory");
+        let temporary = format!("{file}.new");
+        let written = match mkdirat(root, OWN_DIRECTORY, DIRECTORY_MODE) {
+            Ok(()) | Err(Errno::EXIST) => open_beneath(root.as_fd(), OWN_DIRECTORY, OFlags::RDONLY | OFlags::DIRECTORY),
+            Err(cause) => Err(cause),
+        };
+        let written =
+            written.and_then(|own| write_file(own.as_fd(), &temporary, file, bytes)).and_then(|()| fsync(root));
+        written.map_err(|cause| failure("writing", marker::NAME, cause))
+    }
+
+    /// One page of at most `max` blobs.
+    pub fn list(&self, prefix: &str, after: &str, max: usize) -> Result<BlobPage, Failure> {
+        listing::page(self, prefix, after, max).map_err(|cause| {
+            let cause = Errno::from_io_error(&cause).unwrap_or(Errno::IO);
+            failure("listing", prefix, cause)
+        })
+    }
+}
+
+impl Tree for Directory {
+    fn entries(&self, path: &str) -> io::Result<Option<Vec<Entry>>> {
+        let directory = match self.open_directory(path) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            opened => opened?,
+        };
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            // A name that is not text is none that a row could hold.
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let kind = match entry.file_type() {
+                FileType::Unknown => match statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    Err(_) => continue,
+                },
+                kind => kind,
+            };
+            let is_directory = kind == FileType::Directory;
+            if !matches!(name, "." | "..") && (is_directory || kind == FileType::RegularFile) {
+                entries.push(Entry { name: name.to_owned(), is_directory });
+            }
+        }
+        Ok(Some(entries))
+    }
+
+    fn file_size(&self, path: &str) -> io::Result<Option<u64>> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let stat = self.open_directory(parent).and_then(|parent| statat(parent, name, AtFlags::SYMLINK_NOFOLLOW));
+        match stat {
+            Err(Errno::NOENT) => Ok(None),
+            stat => Ok(Some(size_of(&stat?))),
+        }
+    }
+
+    fn multipart_size(&self, path: &str) -> io::Result<Option<u64>> {
+        match self.open_directory(path).and_then(|directory| read_manifest(directory.as_fd())) {
+            Err(Errno::NOENT) => Ok(None),
+            manifest => Ok(manifest?.map(|manifest| manifest.size())),
+        }
+    }
+}
+
+/// The names in a directory, without `.` and `..`.
+pub(super) fn names_in(directory: BorrowedFd<'_>) -> Result<Vec<String>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !matches!(name.as_str(), "." | "..") {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::base::{Nonce, Version, blob_name};
+
+    #[test]
+    fn the_marker_is_read_from_the_path_and_not_from_the_handle() {
+        let (place, directory) = directory();
+        assert_eq!(directory.look().expect("open").marker, None);
+        directory.write_marker(&directory.look().expect("open").root, b"one").expect("written");
+        assert_eq!(directory.look().expect("open").marker.as_deref(), Some(&b"one"[..]));
+        put(&directory, "bkt/a", b"1").expect("stored");
+
+        // Something else is mounted over it.
+        let aside = place.path().with_extension("aside");
+        std::fs::rename(place.path(), &aside).expect("moved");
+        std::fs::create_dir(place.path()).expect("made");
+        assert_eq!(directory.look().expect("open").marker, None);
+        put(&directory, "bkt/b", b"2").expect("stored");
+        assert!(aside.join("bkt/b").exists(), "writes go where the marker was seen");
+        std::fs::remove_dir_all(place.path()).expect("removed");
+        assert!(directory.look().is_err_and(|failure| failure.kind != crate::base::failure::Kind::NotFound));
+        std::fs::rename(&aside, place.path()).expect("moved back");
+    }
+
+    #[test]
+    fn listings_show_blobs_and_nothing_else() {
+        let (place, directory) = directory();
+        let mint = |key: &str| {
+            let literal = blob_name::can_be_literal("bkt", key, 1024);
+            blob_name::mint("bkt", key, literal, Version::from_parts(1, 1), Nonce::from_roll(7))
+        };
+        let long = format!("bkt/{}", "k".repeat(300));
+        let names = [mint("a"), mint("a/b"), mint("x//y"), long, "bkt/../imported".to_owned()];
+        for (len, name) in names.iter().enumerate() {
+            put(&directory, name, &vec![0; len]).expect("stored");
+        }
+        drop(directory.create("bkt/half", 1, &crate::store::record::ObjectRecord::default()).expect("created"));
+        directory.write_marker(&directory.look().expect("open").root, b"x").expect("written");
+        std::os::unix::fs::symlink("a", place.path().join("bkt/link")).expect("a link");
+        let mut want: Vec<(String, u64)> = names.iter().cloned().zip(0..).collect();
+        want.sort();
+        assert_eq!(directory.list("", "", 100).expect("listed").blobs, want);
+        let page = directory.list("bkt/", &want[0].0, 2).expect("listed");
+        assert_eq!((page.blobs, page.next), (want[1..3].to_vec(), Some(want[2].0.clone())));
+        assert_eq!(directory.list("nothing", "", 2).expect("listed"), BlobPage::default());
+    }
+}
