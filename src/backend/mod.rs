@@ -7,4 +7,6 @@ pub mod directory;
 pub mod marker;
 pub mod measure;
 pub mod port;
+pub mod s3;
 pub mod standing;
+pub mod travel;

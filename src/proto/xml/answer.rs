@@ -185,6 +185,38 @@ pub fn read_uploads(bytes: &[u8]) -> Result<ListedUploads, BadXml> {
     Ok(ListedUploads { uploads, next: truncated.then_some((next_key, next_upload)) })
 }
 
+/// A version or a delete marker of an object.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ListedVersion {
+    pub key: String,
+    pub version_id: String,
+}
+
+/// The first page of ListObjectVersions, versions and delete markers alike: who deletes what is listed and asks again needs
+/// no other.
+pub fn read_versions(bytes: &[u8]) -> Result<Vec<ListedVersion>, BadXml> {
+    let mut walk = Walk::new(bytes)?;
+    if walk.root() != "ListVersionsResult" {
+        return Err(BadXml("not a ListVersionsResult"));
+    }
+    let mut versions = Vec::new();
+    let mut entry = ListedVersion::default();
+    let mut url_encoded = false;
+    while let Some((path, text)) = walk.next_closed()? {
+        match path {
+            "Version/Key" | "DeleteMarker/Key" => text.clone_into(&mut entry.key),
+            "Version/VersionId" | "DeleteMarker/VersionId" => text.trim_ascii().clone_into(&mut entry.version_id),
+            "Version" | "DeleteMarker" => versions.push(std::mem::take(&mut entry)),
+            "EncodingType" => url_encoded = is_url(text),
+            _ => {}
+        }
+    }
+    if url_encoded {
+        versions.iter_mut().try_for_each(|entry| decode_in_place(&mut entry.key))?;
+    }
+    Ok(versions)
+}
+
 fn decode_in_place(text: &mut String) -> Result<(), BadXml> {
     let decoded = decode_query(text).map_err(|_| BadXml("a name that is not percent-encoded"))?;
     if let std::borrow::Cow::Owned(decoded) = decoded {
@@ -235,6 +267,17 @@ mod tests {
         assert_eq!(read_initiate_result(text.as_bytes()).as_deref(), Ok("u~1"));
         assert!(read_initiate_result(b"<InitiateMultipartUploadResult/>").is_err());
         assert!(read_initiate_result(b"<Error><UploadId>u</UploadId></Error>").is_err());
+    }
+
+    #[test]
+    fn versions_and_markers() {
+        let text = "<ListVersionsResult><Name>b</Name>
+             <Version><Key>a+b</Key><VersionId>v1</VersionId><IsLatest>false</IsLatest><Owner><ID>x</ID></Owner></Version>
+             <DeleteMarker><Key>a</Key><VersionId>null</VersionId></DeleteMarker></ListVersionsResult>";
+        let version = |key: &str, id: &str| ListedVersion { key: key.to_owned(), version_id: id.to_owned() };
+        assert_eq!(read_versions(text.as_bytes()), Ok(vec![version("a+b", "v1"), version("a", "null")]));
+        assert_eq!(read_versions(b"<ListVersionsResult/>"), Ok(Vec::new()));
+        assert!(read_versions(b"<ListBucketResult/>").is_err());
     }
 
     fn list(inner: &str) -> Result<ListedPage, BadXml> {

@@ -10,8 +10,8 @@ mod walk;
 mod write;
 
 pub use answer::{
-    BackendError, CompletedUpload, ListedKey, ListedPage, ListedUpload, ListedUploads, read_complete_result,
-    read_error, read_initiate_result, read_list, read_uploads,
+    BackendError, CompletedUpload, ListedKey, ListedPage, ListedUpload, ListedUploads, ListedVersion,
+    read_complete_result, read_error, read_initiate_result, read_list, read_uploads, read_versions,
 };
 pub use request::{CompletedPart, DeleteRequest, ObjectToDelete, read_complete_multipart_upload, read_delete};
 pub use result::{
