@@ -291,11 +291,18 @@ mod tests {
         (
             "aws_chunked",
             &[
-                "\u{5}\u{3}\u{0}5\r\nhello\r\n0\r\nx-amz-checksum-crc32:NhCmhg==\r\n\r\n",
-                "\u{5}\u{0}\u{7}2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+                "\x03\x04\x003\r\nabc\r\n0\r\nx-amz-checksum-crc32:NSRBwg==\r\n\r\n",
+                "\x03\x00\x001\r\na\r\n2\r\nbc\r\n0\r\nx-amz-checksum-crc32:NSRBwg==\n\r\n\r\n",
+                "\x00\x02\x7f0\r\n\r\n",
             ],
         ),
-        ("declared_checksums", &["content-md5:XUFAKrxLKna5cZ2REBfFkg==\nx-amz-checksum-crc32:NhCmhg==\n"]),
+        (
+            "declared_checksums",
+            &[
+                "\x01x-amz-trailer:x-amz-checksum-crc32\nContent-MD5:JfnnlDI7RTiF9RgfG2JNCw==",
+                "\x00x-amz-checksum-crc32:y/Q5Jg==\nx-amz-sdk-checksum-algorithm:CRC32\nx-amz-checksum-type:FULL_OBJECT",
+            ],
+        ),
     ];
 
     #[test]

@@ -5,6 +5,7 @@ use super::key::KeyOf;
 use super::{ALGORITHM, AmzDate, ChunkSigner, Hex, KeyCache, PayloadMode, Request};
 use crate::base::{Secret, Timestamp};
 use crate::proto::fields::Fields;
+use std::ops::Range;
 
 /// With whose key, and for which region, a request is signed.
 #[derive(Clone, Copy)]
@@ -19,8 +20,10 @@ pub struct Target<'a> {
 pub struct Signer {
     keys: KeyCache,
     canonical: Canonical,
-    /// Positions of the signed fields among the request's, sorted by name.
-    order: Vec<u16>,
+    /// The names of the fields to sign, in lower case one after the other, and where each lies.
+    lower: Vec<u8>,
+    spans: Vec<Range<usize>>,
+    /// The same names sorted, each once, joined by `;`.
     names: String,
 }
 
@@ -83,18 +86,22 @@ impl Signer {
 
     /// Fills `names` with the names to sign, in lower case, sorted, each once.
     fn list_names<H: Fields + ?Sized>(&mut self, headers: &H) {
-        self.order.clear();
-        self.order.extend((0_u16..).zip(headers.fields()).filter(|(_, field)| is_signed(field.0)).map(|(at, _)| at));
-        let name = |at: u16| headers.fields().nth(usize::from(at)).map_or(&[][..], |(name, _)| name);
-        let lower = |at: u16| name(at).iter().map(u8::to_ascii_lowercase);
-        self.order.sort_unstable_by(|&a, &b| lower(a).cmp(lower(b)));
-        self.order.dedup_by(|a, b| name(*a).eq_ignore_ascii_case(name(*b)));
+        self.lower.clear();
+        self.spans.clear();
+        for (name, _) in headers.fields().filter(|(name, _)| is_signed(name)) {
+            let start = self.lower.len();
+            self.lower.extend(name.iter().map(u8::to_ascii_lowercase));
+            self.spans.push(start..self.lower.len());
+        }
+        let lower = &self.lower;
+        self.spans.sort_unstable_by(|a, b| lower[a.clone()].cmp(&lower[b.clone()]));
+        self.spans.dedup_by(|a, b| lower[a.clone()] == lower[b.clone()]);
         self.names.clear();
-        for &at in &self.order {
+        for span in &self.spans {
             if !self.names.is_empty() {
                 self.names.push(';');
             }
-            self.names.extend(lower(at).map(char::from));
+            self.names.push_str(std::str::from_utf8(&lower[span.clone()]).expect("names are tokens, so ASCII"));
         }
     }
 }

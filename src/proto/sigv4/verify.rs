@@ -22,7 +22,7 @@ pub struct Verified<'h, P> {
 pub struct Verifier {
     keys: KeyCache,
     canonical: Canonical,
-    /// Stands in for the secret of an access key that does not exist, so that its check costs what any other costs.
+    /// Stands in for the secret of an access key that does not exist, so that its check does what any other does.
     nobody: Secret,
     nobodys_keys: KeyCache,
 }
@@ -160,11 +160,12 @@ impl<'h> Seen<'h> {
 
     /// The time that the client signed: `x-amz-date`, else `Date`.
     fn date(&self) -> Result<AmzDate, AuthError> {
-        let value = match (self.amz_date, self.date) {
-            (Sole::One(value), _) | (Sole::Absent, Sole::One(value)) => value,
-            _ => return Err(AuthError::NoDate),
-        };
-        AmzDate::parse(value).ok_or(AuthError::NoDate)
+        match (self.amz_date, self.date) {
+            (Sole::One(value), _) => AmzDate::parse(value),
+            (Sole::Absent, Sole::One(value)) => AmzDate::parse_date_header(value),
+            _ => None,
+        }
+        .ok_or(AuthError::NoDate)
     }
 }
 

@@ -1,0 +1,124 @@
+//! Writes one JSON object and a line feed into a buffer that the caller owns; allocates only when the buffer must grow.
+//! Used by audit lines and log events, so that both have one form.
+
+use crate::base::Timestamp;
+use crate::proto::date;
+use std::fmt;
+use std::io::Write;
+
+pub struct JsonLine<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl<'a> JsonLine<'a> {
+    /// Begins a line with what every line has.
+    pub fn begin(out: &'a mut Vec<u8>, time: Timestamp, level: &'static str, message: &str) -> Self {
+        out.extend_from_slice(b"{\"time\":\"");
+        out.extend_from_slice(date::iso8601(time).as_str().as_bytes());
+        out.push(b'"');
+        let mut line = Self { out };
+        line.text("level", level);
+        line.text("msg", message);
+        line
+    }
+
+    pub fn end(self) {
+        self.out.extend_from_slice(b"}\n");
+    }
+
+    pub fn text(&mut self, name: &str, value: &str) {
+        self.name(name);
+        self.out.push(b'"');
+        escape(self.out, value);
+        self.out.push(b'"');
+    }
+
+    /// Leaves the field out when there is nothing to say.
+    pub fn text_if_any(&mut self, name: &str, value: &str) {
+        if !value.is_empty() {
+            self.text(name, value);
+        }
+    }
+
+    pub fn display(&mut self, name: &str, value: impl fmt::Display) {
+        struct Escaped<'a>(&'a mut Vec<u8>);
+        impl fmt::Write for Escaped<'_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                escape(self.0, text);
+                Ok(())
+            }
+        }
+        self.name(name);
+        self.out.push(b'"');
+        // A Display that fails midway leaves a shorter text; the line stays well-formed.
+        let _ = fmt::Write::write_fmt(&mut Escaped(self.out), format_args!("{value}"));
+        self.out.push(b'"');
+    }
+
+    /// A number, written as it is.
+    pub fn number(&mut self, name: &str, value: impl fmt::Display) {
+        self.name(name);
+        write!(self.out, "{value}").expect("writing to a vector");
+    }
+
+    pub fn flag(&mut self, name: &str, value: bool) {
+        self.name(name);
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    fn name(&mut self, name: &str) {
+        self.out.extend_from_slice(b",\"");
+        escape(self.out, name);
+        self.out.extend_from_slice(b"\":");
+    }
+}
+
+/// RFC 8259, 7. DEL and the C1 controls are escaped too: a log is read on terminals.
+fn escape(out: &mut Vec<u8>, text: &str) {
+    let mut plain_from = 0;
+    for (at, c) in text.char_indices() {
+        let short: &[u8] = match c {
+            '"' => b"\\\"",
+            '\\' => b"\\\\",
+            '\n' => b"\\n",
+            '\r' => b"\\r",
+            '\t' => b"\\t",
+            c if c.is_control() => b"",
+            _ => continue,
+        };
+        out.extend_from_slice(&text.as_bytes()[plain_from..at]);
+        if short.is_empty() {
+            write!(out, "\\u{:04x}", c as u32).expect("writing to a vector");
+        } else {
+            out.extend_from_slice(short);
+        }
+        plain_from = at + c.len_utf8();
+    }
+    out.extend_from_slice(&text.as_bytes()[plain_from..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_survives_a_json_parser() {
+        for text in ["", "plain", "a\"b\\c", "\n\r\t\0\u{1b}[31m\u{7f}\u{85}", "ä€😀", "\\u0041", "</script>"] {
+            let mut out = Vec::new();
+            let mut line = JsonLine::begin(&mut out, Timestamp { millis: 1_790_000_000_123 }, "INFO", text);
+            line.text(text, text);
+            line.text_if_any("none", "");
+            line.display("shown", format_args!("{text}!"));
+            line.number("n", 1.5);
+            line.flag("yes", true);
+            line.end();
+            assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1, "one line");
+            let json: serde_json::Value = serde_json::from_slice(&out).expect("valid JSON");
+            assert_eq!((json["msg"].as_str(), json["n"].as_f64()), (Some(text), Some(1.5)));
+            assert_eq!(json[text].as_str(), Some(text));
+            assert_eq!(json["shown"].as_str(), Some(format!("{text}!").as_str()));
+            assert_eq!((json["yes"].as_bool(), json.get("none")), (Some(true), None));
+            assert_eq!(json["time"].as_str(), Some("2026-09-21T14:13:20.123Z"));
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Log events of all threads as JSON lines on standard output, in the form of audit lines: `time`, `level`, `msg`, then
+//! the event's own fields. Set up once, before any thread is spawned. Reactors log rarely (a subscriber formats and
+//! locks standard output): requests are told by audit lines, rates by metrics.
+
+use super::json_line::JsonLine;
+use crate::base::Timestamp;
+use crate::config::checked::LogLevel;
+use std::cell::RefCell;
+use std::fmt;
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+
+/// Installs the subscriber for the process and a panic hook that logs. Fails if one is installed already.
+pub fn init(level: LogLevel) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
+    let subscriber = tracing_subscriber::registry().with(JsonLayer { out: StandardOutput }.with_filter(filter(level)));
+    tracing::subscriber::set_global_default(subscriber)?;
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.payload();
+        let said = text.downcast_ref::<&str>().copied().or_else(|| text.downcast_ref::<String>().map(String::as_str));
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        tracing::error!(place, thread = thread.name().unwrap_or(""), cause = said.unwrap_or(""), "panic");
+    }));
+    Ok(())
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Error => LevelFilter::ERROR,
+    }
+}
+
+/// Takes whole lines; each call is one write, so lines of several threads do not mix.
+trait Lines {
+    fn line(&self, line: &[u8]);
+}
+
+struct StandardOutput;
+
+impl Lines for StandardOutput {
+    fn line(&self, line: &[u8]) {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(line).and_then(|()| out.flush()); // a closed output is no reason to stop serving
+    }
+}
+
+struct JsonLayer<O> {
+    out: O,
+}
+
+impl<S: Subscriber, O: Lines + 'static> Layer<S> for JsonLayer<O> {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        thread_local!(static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+        LINE.with(|cell| {
+            // A Debug of a field that itself logs would find the buffer in use; its event is left out.
+            let Ok(mut buffer) = cell.try_borrow_mut() else { return };
+            buffer.clear();
+            let mut message = Message(String::new());
+            event.record(&mut message);
+            let mut line = JsonLine::begin(&mut buffer, now(), event.metadata().level().as_str(), &message.0);
+            event.record(&mut Fields(&mut line));
+            line.end();
+            self.out.line(&buffer);
+        });
+    }
+}
+
+/// Log lines carry the machine's own time: they are for people, nothing is decided by them.
+#[allow(clippy::disallowed_methods)]
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { millis: i64::try_from(since.as_millis()).unwrap_or(i64::MAX) }
+}
+
+/// The event's text, which comes as a field among others.
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
+}
+
+struct Fields<'a, 'b>(&'a mut JsonLine<'b>);
+
+impl Visit for Fields<'_, '_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() != "message" {
+            self.0.display(field.name(), format_args!("{value:?}"));
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() != "message" {
+            self.0.text(field.name(), value);
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.number(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.number(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.flag(field.name(), value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        if value.is_finite() {
+            self.0.number(field.name(), value);
+        } else {
+            self.0.display(field.name(), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines for Kept {
+        fn line(&self, line: &[u8]) {
+            self.0.lock().expect("no test panicked").extend_from_slice(line);
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_with_its_fields() {
+        let kept = Kept::default();
+        let layer = JsonLayer { out: kept.clone() }.with_filter(filter(LogLevel::Info));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::info!(backend = "one", bytes = 7u64, ratio = 0.5, ok = true, cause = %"a \"b\"", "blob deleted");
+            tracing::debug!("not shown");
+            tracing::warn!(delta = -1, why = ?Some("x"), "plain {}", "text");
+        });
+        let out = String::from_utf8(kept.0.lock().expect("no test panicked").clone()).expect("UTF-8");
+        let lines: Vec<serde_json::Value> =
+            out.lines().map(|line| serde_json::from_str(line).expect("valid JSON")).collect();
+        assert_eq!(lines.len(), 2, "{out}");
+        assert_eq!((lines[0]["level"].as_str(), lines[0]["msg"].as_str()), (Some("INFO"), Some("blob deleted")));
+        assert_eq!((lines[0]["backend"].as_str(), lines[0]["bytes"].as_u64()), (Some("one"), Some(7)));
+        assert_eq!((lines[0]["ok"].as_bool(), lines[0]["cause"].as_str()), (Some(true), Some("a \"b\"")));
+        assert_eq!((lines[1]["msg"].as_str(), lines[1]["delta"].as_i64()), (Some("plain text"), Some(-1)));
+        assert_eq!(lines[1]["why"].as_str(), Some("Some(\"x\")"));
+    }
+}
