@@ -445,8 +445,8 @@ pub struct SetDraining {
     pub draining: bool,
 }
 
-/// Forgets what has had its time, a bounded amount per call: batches after 1 h; ended uploads after 24 h, those that made
-/// an object not before that version is gone (their parts tell where its parts begin).
+/// Forgets what has had its time, a bounded amount per call (ask again a minute later): ended uploads after 24 h, those
+/// that made an object not before that version is gone (their parts tell where its parts begin); and old batches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ForgetOld;
 

@@ -15,3 +15,4 @@ pub mod port;
 pub mod query;
 pub mod record;
 pub mod rules;
+pub mod sqlite;

@@ -7,8 +7,8 @@ use crate::base::{Nonce, PartNumber, Timestamp, UploadId, Version};
 
 /// Versions that one call of a scan over all versions examines, so that no read transaction is long.
 pub const SCAN_VERSIONS_MAX: u32 = 1000;
-/// Rows of a kind that one `ForgetOld` removes.
-pub const FORGET_ROWS_MAX: u32 = 1000;
+/// Uploads that one `ForgetOld` removes, each with up to 10 000 parts.
+pub const FORGET_UPLOADS_MAX: u32 = 100;
 /// How long the outcome of a batch is remembered.
 pub const BATCH_KEPT: std::time::Duration = std::time::Duration::from_secs(3600);
 /// How long an ended upload is remembered at least.

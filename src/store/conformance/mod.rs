@@ -13,7 +13,8 @@ mod writes;
 
 use super::port::*;
 use super::record::{BlobState, Located, ObjectRecord};
-use crate::base::{BackendName, BlobId, BucketName, Clock, Incarnation, Nonce, ObjectKey, Tick, Timestamp};
+use super::sqlite::SqliteStore;
+use crate::base::{BackendName, BlobId, BucketName, Clock, Failure, Incarnation, Nonce, ObjectKey, Tick, Timestamp};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -344,3 +345,32 @@ macro_rules! conforms {
 }
 
 conforms!(memory, |clock, rules| crate::store::memory::MemoryStore::new(clock, rules));
+conforms!(sqlite, OnDisk::new);
+
+/// An SQLite store in a directory that goes with it.
+pub(super) struct OnDisk {
+    store: SqliteStore, // dropped first
+    _directory: tempfile::TempDir,
+}
+
+impl OnDisk {
+    fn new(clock: TestClock, rules: Rules) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = SqliteStore::open(&directory.path().join("meta.db"), rules, Arc::new(move || clock.now()));
+        Self { store: store.expect("the database opens"), _directory: directory }
+    }
+}
+
+impl MetadataStore for OnDisk {
+    async fn apply(&self, id: BatchId, changes: Vec<Change>) -> Result<Applied, ApplyError> {
+        self.store.apply(id, changes).await
+    }
+
+    async fn resolve(&self, id: BatchId) -> Result<Option<Applied>, Failure> {
+        self.store.resolve(id).await
+    }
+
+    async fn query(&self, query: Query) -> Result<Answer, Failure> {
+        self.store.query(query).await
+    }
+}

@@ -5,7 +5,7 @@ use super::super::port::{
     SetDraining, UploadState,
 };
 use super::super::record::BlobState;
-use super::super::rules::{BATCH_KEPT, FORGET_ROWS_MAX, UPLOAD_KEPT};
+use super::super::rules::{BATCH_KEPT, FORGET_UPLOADS_MAX, UPLOAD_KEPT};
 use super::tables::{Backend, Share, Tables};
 use crate::base::{BackendName, BlobId, Incarnation, PartNumber, Timestamp, UploadId};
 use std::collections::BTreeSet;
@@ -16,7 +16,9 @@ impl Tables {
         let deployment = self.deployment.get_or_insert(register.deployment).clone();
         let doomed = self.recover(now);
         let configured: BTreeSet<BackendName> = register.backends.iter().map(|one| one.name.clone()).collect();
-        let in_rows: BTreeSet<BackendName> = self.blobs.values().map(|blob| blob.backend.clone()).collect();
+        let of_blobs = self.blobs.values().map(|blob| &blob.backend);
+        let in_rows: BTreeSet<BackendName> =
+            of_blobs.chain(self.uploads.values().map(|row| &row.blob.backend)).cloned().collect();
         self.backends.retain(|name, _| configured.contains(name) || in_rows.contains(name));
         for one in register.backends {
             self.backends.entry(one.name).or_default().bytes_limit = one.bytes_limit;
@@ -143,7 +145,7 @@ impl Tables {
         let mut oldest: Vec<(Timestamp, UploadId)> =
             forgettable.map(|(upload, row)| (row.ended, upload.clone())).collect();
         oldest.sort();
-        for (_, upload) in oldest.into_iter().take(FORGET_ROWS_MAX as usize) {
+        for (_, upload) in oldest.into_iter().take(FORGET_UPLOADS_MAX as usize) {
             self.uploads.remove(&upload);
         }
         Done

@@ -56,14 +56,14 @@ impl Tables {
 
     pub(super) fn commit_write(&mut self, now: Timestamp, commit: CommitWrite) -> Result<Committed, Refusal> {
         let key = (commit.bucket, commit.key);
-        let ids: Vec<BlobId> = commit.blobs.iter().map(|one| one.blob).collect();
-        let ours: Vec<BlobId> = ids.iter().copied().filter(|&id| self.is_ours(id, commit.incarnation, &key)).collect();
+        let mut ours: Vec<BlobId> = Vec::new();
         for one in &commit.blobs {
-            if ours.contains(&one.blob) {
+            if self.is_ours(one.blob, commit.incarnation, &key) && !ours.contains(&one.blob) {
                 self.blobs.get_mut(&one.blob).expect("it is ours").version_id.clone_from(&one.version_id);
+                ours.push(one.blob);
             }
         }
-        let Some(version) = self.common_version(&ours).filter(|_| ours.len() == ids.len()) else {
+        let Some(version) = self.common_version(&ours).filter(|_| ours.len() == commit.blobs.len()) else {
             self.doom_all(now, &ours, "commit lost");
             return Err(Refusal::Lost);
         };

@@ -1,0 +1,111 @@
+//! Opening the database: the lock that keeps other processes out, the connections' settings, the migrations.
+
+use rusqlite::{Connection, OpenFlags};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Memory of each connection's page cache, in KiB.
+const WRITER_CACHE_KIB: i32 = 16 * 1024;
+const READER_CACHE_KIB: i32 = 16 * 1024;
+const SCAN_CACHE_KIB: i32 = 2 * 1024;
+/// The log is copied back into the database when it has this many pages (16 MiB), by the writer between two batches.
+const CHECKPOINT_PAGES: i32 = 4096;
+/// What a long reader made the log grow to is given back down to this.
+const LOG_BYTES_KEPT: i64 = 64 * 1024 * 1024;
+/// More than the statements that this layer has.
+const STATEMENTS_KEPT: usize = 128;
+
+mod migrations {
+    refinery::embed_migrations!("migrations/sqlite");
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "the database {} is in use by another process (it holds {}): stop that one, or give this instance a database of \
+         its own; several instances share one PostgreSQL instead",
+        database.display(), lock.display()
+    )]
+    InUse { database: PathBuf, lock: PathBuf },
+    #[error("cannot open {}: {cause}", path.display())]
+    File { path: PathBuf, cause: io::Error },
+    #[error("cannot open the database {}: {cause}", path.display())]
+    Database { path: PathBuf, cause: rusqlite::Error },
+    #[error("cannot bring the database {} up to date: {cause}", path.display())]
+    Migration { path: PathBuf, cause: Box<refinery::Error> },
+}
+
+/// The three connections, and the lock that must outlive them.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) writer: Connection,
+    pub(super) reader: Connection,
+    pub(super) scanner: Connection,
+    pub(super) lock: File,
+}
+
+/// Blocks on files: called at start only.
+pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
+    make_parents(path).map_err(|cause| OpenError::File { path: path.to_owned(), cause })?;
+    let lock = lock(path)?;
+    let database = |cause| OpenError::Database { path: path.to_owned(), cause };
+    let mut writer = connect(path, WRITER_CACHE_KIB).map_err(database)?;
+    migrations::migrations::runner()
+        .run(&mut writer)
+        .map_err(|cause| OpenError::Migration { path: path.to_owned(), cause: Box::new(cause) })?;
+    let reader = connect(path, READER_CACHE_KIB).and_then(read_only).map_err(database)?;
+    let scanner = connect(path, SCAN_CACHE_KIB).and_then(read_only).map_err(database)?;
+    Ok(Opened { writer, reader, scanner, lock })
+}
+
+/// Makes the database's directory if it is missing, durably.
+fn make_parents(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
+    if parent.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(parent)?;
+    for directory in parent.ancestors().filter(|directory| !directory.as_os_str().is_empty()) {
+        match File::open(directory).and_then(|directory| directory.sync_all()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break, // not ours, so not made by us
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A lock of the operating system, which ends with the process however that ends.
+fn lock(database: &Path) -> Result<File, OpenError> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|cause| OpenError::File { path: path.clone(), cause })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { database: database.to_owned(), lock: path }),
+        Err(TryLockError::Error(cause)) => Err(OpenError::File { path, cause }),
+    }
+}
+
+fn connect(path: &Path, cache_kib: i32) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "cache_size", -cache_kib)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    conn.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    Ok(conn)
+}
+
+fn read_only(conn: Connection) -> rusqlite::Result<Connection> {
+    conn.pragma_update(None, "query_only", true)?;
+    Ok(conn)
+}

@@ -1,0 +1,229 @@
+//! What workers and operators ask. Each call reads a bounded number of rows, except the audit and the full count, which
+//! say so.
+
+use super::super::port::{BackendAudit, BackendStatus, BlobRow, DueCleanup, Usage};
+use super::super::record::{BlobAt, Located};
+use super::super::rules::SCAN_VERSIONS_MAX;
+use super::read::Reader;
+use super::rows::{self, blob_columns};
+use crate::base::{BackendName, BucketName, ObjectKey, Timestamp};
+use rusqlite::{Result, params};
+
+type Found = (BucketName, ObjectKey, Located);
+
+impl Reader {
+    fn backend_ids(&self) -> Result<Vec<i64>> {
+        self.conn.prepare_cached("SELECT id FROM backends ORDER BY name")?.query_map([], |row| row.get(0))?.collect()
+    }
+
+    /// The oldest of every backend, merged.
+    pub(super) fn due_cleanups(&self, max: u32) -> Result<Vec<DueCleanup>> {
+        let found = self.now();
+        let mut due: Vec<(Timestamp, DueCleanup)> = Vec::new();
+        let mut statement = self.conn.prepare_cached(concat!(
+            "SELECT ",
+            blob_columns!(),
+            ", bytes, attempts, reason, abort_uploads, backend_upload, not_before FROM blobs
+             WHERE backend = ?1 AND state = 'doomed' AND not_before <= ?2 ORDER BY not_before, id LIMIT ?3"
+        ))?;
+        for backend in self.backend_ids()? {
+            let of_backend = statement.query_map(params![backend, found.millis, max], |row| {
+                let one = DueCleanup {
+                    blob: self.blob_at(row)?,
+                    found,
+                    bytes: rows::count(row, 5)?,
+                    attempts: row.get(6)?,
+                    reason: rows::owned(row, 7)?,
+                    abort_uploads: row.get(8)?,
+                    backend_upload: rows::owned(row, 9)?,
+                };
+                Ok((rows::time(row, 10)?, one))
+            })?;
+            for one in of_backend {
+                due.push(one?);
+            }
+        }
+        due.sort_by_key(|(not_before, one)| (*not_before, one.blob.id));
+        due.truncate(max as usize);
+        Ok(due.into_iter().map(|(_, one)| one).collect())
+    }
+
+    pub(super) fn next_cleanup(&self) -> Result<Option<Timestamp>> {
+        let mut statement =
+            self.conn.prepare_cached("SELECT min(not_before) FROM blobs WHERE backend = ?1 AND state = 'doomed'")?;
+        let mut next = None;
+        for backend in self.backend_ids()? {
+            let first: Option<i64> = statement.query_row([backend], |row| row.get(0))?;
+            next = next.into_iter().chain(first).min();
+        }
+        Ok(next.map(|millis| Timestamp { millis }))
+    }
+
+    pub(super) fn under_replicated(
+        &self,
+        factor: u32,
+        counted: &[BackendName],
+        after: Option<(String, String)>,
+        max: u32,
+    ) -> Result<(Vec<Found>, Option<(String, String)>)> {
+        let (bucket, key) = after.clone().unwrap_or_default();
+        let mut statement = self.conn.prepare_cached(
+            "SELECT bucket, key, version FROM versions WHERE (bucket, key) > (?1, ?2) AND live = 1 ORDER BY bucket, key",
+        )?;
+        let mut walk = statement.query(params![bucket, key.as_bytes()])?;
+        let mut found = Vec::new();
+        let mut last = after;
+        let mut examined = 0;
+        while let Some(row) = walk.next()? {
+            if examined == SCAN_VERSIONS_MAX || found.len() == max as usize {
+                return Ok((found, last));
+            }
+            examined += 1;
+            let (bucket, key) = (rows::bucket(row, 0)?, rows::key(row, 1)?);
+            let blobs = self.live_blobs(bucket.as_str(), key.as_str(), rows::version(row, 2)?)?;
+            last = Some((bucket.as_str().to_owned(), key.as_str().to_owned()));
+            if copies(&blobs, counted) < factor
+                && let Some(located) = self.lookup(bucket.as_str(), key.as_str())?
+            {
+                found.push((bucket, key, located));
+            }
+        }
+        Ok((found, None))
+    }
+
+    /// All versions, in as many short reads as it takes.
+    pub(super) fn under_replicated_count(&self, factor: u32, counted: &[BackendName], max: u64) -> Result<u64> {
+        let mut count = 0;
+        let mut after = None;
+        loop {
+            let (found, next) = self.under_replicated(factor, counted, after, SCAN_VERSIONS_MAX)?;
+            count += found.len() as u64;
+            if next.is_none() || count >= max {
+                return Ok(count.min(max));
+            }
+            after = next;
+        }
+    }
+
+    pub(super) fn status(&self, period: &str) -> Result<Vec<BackendStatus>> {
+        let mut all: Vec<BackendStatus> = self
+            .conn
+            .prepare_cached(
+                "SELECT name, bytes_limit, draining, coalesce(reserved_bytes, 0), coalesce(live_blobs, 0),
+                     coalesce(live_bytes, 0), coalesce(doomed_blobs, 0), coalesce(doomed_bytes, 0),
+                     coalesce(dead_blobs, 0), coalesce(dead_bytes, 0), coalesce(active_uploads, 0)
+                 FROM backends LEFT JOIN backend_totals ON backend = id ORDER BY name",
+            )?
+            .query_map([], |row| {
+                Ok(BackendStatus {
+                    name: rows::owned(row, 0)?,
+                    bytes_limit: rows::count(row, 1)?,
+                    draining: row.get(2)?,
+                    bytes_reserved: rows::count(row, 3)?,
+                    object_count: rows::count(row, 4)?,
+                    bytes_used: rows::count(row, 5)?,
+                    cleanup_depth: rows::count(row, 6)?,
+                    orphan_bytes: rows::count(row, 7)? + rows::count(row, 9)?,
+                    dlq_depth: rows::count(row, 8)?,
+                    active_uploads: rows::count(row, 10)?,
+                    usage: Usage::default(),
+                })
+            })?
+            .collect::<Result<_>>()?;
+        for one in &mut all {
+            one.usage = self.usage(&one.name, period)?;
+        }
+        Ok(all)
+    }
+
+    fn usage(&self, backend: &str, period: &str) -> Result<Usage> {
+        let mut usage = Usage::default();
+        let mut statement = self.conn.prepare_cached(
+            "SELECT counter, sum(value) FROM usage WHERE period = ?1 AND backend = ?2 GROUP BY counter",
+        )?;
+        let mut found = statement.query([period, backend])?;
+        while let Some(row) = found.next()? {
+            let value = rows::count(row, 1)?;
+            match rows::text(row, 0)? {
+                "api_requests" => usage.api_requests = value,
+                "egress_bytes" => usage.egress_bytes = value,
+                "ingress_bytes" => usage.ingress_bytes = value,
+                _ => {} // a later program's
+            }
+        }
+        Ok(usage)
+    }
+
+    pub(super) fn blobs(&self, backend: &BackendName, after: &str, max: u32) -> Result<Vec<BlobRow>> {
+        self.conn
+            .prepare_cached(
+                "SELECT blobs.id, backend, blobs.name, foreign_etag, version_id, state, bytes, version, reason, not_before
+                 FROM blobs WHERE backend = (SELECT id FROM backends WHERE name = ?1) AND blobs.name > ?2
+                 ORDER BY blobs.name LIMIT ?3",
+            )?
+            .query_map(params![backend.as_str(), after.as_bytes(), max], |row| {
+                Ok(BlobRow {
+                    blob: self.blob_at(row)?,
+                    state: rows::blob_state(row, 5)?,
+                    bytes: rows::count(row, 6)?,
+                    version: rows::version(row, 7)?,
+                    reason: rows::owned(row, 8)?,
+                    not_before: rows::time(row, 9)?,
+                })
+            })?
+            .collect()
+    }
+
+    /// Adds up every row: a long read, for tests and on an operator's demand.
+    pub(super) fn audit(&self) -> Result<Vec<BackendAudit>> {
+        let mut books = Vec::new();
+        for mut counters in self.status("")? {
+            counters.usage = Usage::default();
+            books.push(self.audit_one(counters)?);
+        }
+        Ok(books)
+    }
+
+    fn audit_one(&self, counters: BackendStatus) -> Result<BackendAudit> {
+        let mut counted = BackendStatus {
+            name: counters.name.clone(),
+            bytes_limit: counters.bytes_limit,
+            draining: counters.draining,
+            ..BackendStatus::default()
+        };
+        let mut statement = self.conn.prepare(
+            "SELECT state, count(*), sum(bytes) FROM blobs JOIN backends ON backends.id = backend
+             WHERE backends.name = ?1 GROUP BY state",
+        )?;
+        let mut found = statement.query([&counters.name])?;
+        let mut rows_bytes = 0;
+        while let Some(row) = found.next()? {
+            let (blobs, bytes) = (rows::count(row, 1)?, rows::count(row, 2)?);
+            rows_bytes += bytes;
+            match rows::text(row, 0)? {
+                "reserved" => counted.bytes_reserved = bytes,
+                "live" => (counted.object_count, counted.bytes_used) = (blobs, bytes),
+                "doomed" => (counted.cleanup_depth, counted.orphan_bytes) = (blobs, counted.orphan_bytes + bytes),
+                _ => (counted.dlq_depth, counted.orphan_bytes) = (blobs, counted.orphan_bytes + bytes),
+            }
+        }
+        counted.active_uploads = self.conn.query_row(
+            "SELECT count(*) FROM uploads JOIN backends ON backends.id = backend
+             WHERE backends.name = ?1 AND state IN ('open', 'completing')",
+            [&counters.name],
+            |row| rows::count(row, 0),
+        )?;
+        let (granted, charged) = self.conn.query_row(
+            "SELECT coalesce(sum(granted), 0), coalesce(sum(charged), 0) FROM quota_shares
+             JOIN backends ON backends.id = backend WHERE backends.name = ?1",
+            [&counters.name],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let (name, bytes_limit) = (counters.name.clone(), counters.bytes_limit);
+        Ok(BackendAudit { name, bytes_limit, granted, charged, rows_bytes, counters, counted })
+    }
+}
+
+fn copies(blobs: &[BlobAt], counted: &[BackendName]) -> u32 {
+    blobs.iter().filter(|blob| counted.contains(&blob.backend)).count() as u32
+}
