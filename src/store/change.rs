@@ -353,7 +353,6 @@ pub struct StartComplete {
     pub enforce_min_part_size: bool,
 }
 
-#[allow(clippy::large_enum_variant)] // the rare variant is the small one
 #[derive(Clone, PartialEq, Eq, Debug)]
 // One per completed upload, moved once: a box would cost more than it saves.
 #[allow(clippy::large_enum_variant)]

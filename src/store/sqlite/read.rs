@@ -54,7 +54,7 @@ impl Reader {
             Query::List(list) => Answer::List(self.list(&list)?),
             Query::Upload { upload } => Answer::Upload(self.upload(&upload)?),
             Query::Parts { upload, after, max } => self.parts(&upload, after, max)?,
-            Query::DueCleanups { max } => Answer::DueCleanups(self.due_cleanups(max)?),
+            Query::DueCleanups { on, max } => Answer::DueCleanups(self.due_cleanups(&on, max)?),
             Query::UnderReplicated { factor, counted, after, max } => {
                 let (found, next) = self.under_replicated(factor, &counted, after, max)?;
                 Answer::UnderReplicated { found, next }
@@ -62,7 +62,7 @@ impl Reader {
             Query::UnderReplicatedCount { factor, counted, max } => {
                 Answer::Count(self.under_replicated_count(factor, &counted, max)?)
             }
-            Query::NextCleanup => Answer::NextCleanup(self.next_cleanup()?),
+            Query::NextCleanup { on } => Answer::NextCleanup(self.next_cleanup(&on)?),
             Query::Status { period } => Answer::Status(self.status(&period)?),
             Query::Blobs { backend, after, max } => Answer::Blobs(self.blobs(&backend, &after, max)?),
             Query::Audit => Answer::Audit(self.audit()?),

@@ -12,22 +12,19 @@ use rusqlite::{Result, params};
 type Found = (BucketName, ObjectKey, Located);
 
 impl Reader {
-    fn backend_ids(&self) -> Result<Vec<i64>> {
-        self.conn.prepare_cached("SELECT id FROM backends ORDER BY name")?.query_map([], |row| row.get(0))?.collect()
-    }
-
     /// The oldest of every backend, merged.
-    pub(super) fn due_cleanups(&self, max: u32) -> Result<Vec<DueCleanup>> {
+    pub(super) fn due_cleanups(&self, on: &[BackendName], max: u32) -> Result<Vec<DueCleanup>> {
         let found = self.now();
         let mut due: Vec<(Timestamp, DueCleanup)> = Vec::new();
         let mut statement = self.conn.prepare_cached(concat!(
             "SELECT ",
             blob_columns!(),
             ", bytes, attempts, reason, abort_uploads, backend_upload, not_before FROM blobs
-             WHERE backend = ?1 AND state = 'doomed' AND not_before <= ?2 ORDER BY not_before, id LIMIT ?3"
+             WHERE backend = (SELECT id FROM backends WHERE name = ?1) AND state = 'doomed' AND not_before <= ?2
+             ORDER BY not_before, id LIMIT ?3"
         ))?;
-        for backend in self.backend_ids()? {
-            let of_backend = statement.query_map(params![backend, found.millis, max], |row| {
+        for backend in on {
+            let of_backend = statement.query_map(params![backend.as_str(), found.millis, max], |row| {
                 let one = DueCleanup {
                     blob: self.blob_at(row)?,
                     found,
@@ -48,12 +45,14 @@ impl Reader {
         Ok(due.into_iter().map(|(_, one)| one).collect())
     }
 
-    pub(super) fn next_cleanup(&self) -> Result<Option<Timestamp>> {
-        let mut statement =
-            self.conn.prepare_cached("SELECT min(not_before) FROM blobs WHERE backend = ?1 AND state = 'doomed'")?;
+    pub(super) fn next_cleanup(&self, on: &[BackendName]) -> Result<Option<Timestamp>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT min(not_before) FROM blobs
+             WHERE backend = (SELECT id FROM backends WHERE name = ?1) AND state = 'doomed'",
+        )?;
         let mut next = None;
-        for backend in self.backend_ids()? {
-            let first: Option<i64> = statement.query_row([backend], |row| row.get(0))?;
+        for backend in on {
+            let first: Option<i64> = statement.query_row([backend.as_str()], |row| row.get(0))?;
             next = next.into_iter().chain(first).min();
         }
         Ok(next.map(|millis| Timestamp { millis }))
