@@ -45,6 +45,8 @@ pub struct Entry<'a> {
     /// What was behind it; never shown to the client.
     pub cause: &'a str,
     pub user: &'a str,
+    /// The backend that served it.
+    pub backend: &'a str,
     /// How the body was moved, if there was one.
     pub body_path: Option<BodyPath>,
 }
@@ -146,6 +148,7 @@ fn write_line(buffer: &mut Vec<u8>, entry: &Entry<'_>, core: &str) {
     line.text_if_any("error", entry.error);
     line.text_if_any("cause", entry.cause);
     line.text_if_any("user", entry.user);
+    line.text_if_any("backend", entry.backend);
     if let Some(path) = entry.body_path {
         line.text("body_path", path.as_str());
     }
@@ -174,6 +177,7 @@ mod tests {
         error: "",
         cause: "",
         user: "photoskey",
+        backend: "one",
         body_path: Some(BodyPath::Copy),
     };
 
@@ -189,7 +193,7 @@ mod tests {
             r#"{"time":"2026-09-21T14:13:20.123Z","level":"INFO","msg":"audit","audit":true,"event":"s3.GetObject","#,
             r#""request_id":"0000000000000000","operation":"GetObject","method":"GET","path":"/photos/a%22b","#,
             r#""remote":"127.0.0.1:4321","bucket":"photos","key":"a\"b","status":200,"duration":1.000042,"#,
-            r#""request_size":0,"response_size":4096,"user":"photoskey","body_path":"copy","core":"0"}"#,
+            r#""request_size":0,"response_size":4096,"user":"photoskey","backend":"one","body_path":"copy","core":"0"}"#,
             "\n"
         );
         assert_eq!(String::from_utf8(buffer).expect("UTF-8"), want);

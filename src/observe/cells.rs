@@ -60,13 +60,24 @@ pub const SIZE_BOUNDS_BYTES: &[u64] =
 #[derive(Debug)]
 pub struct Histogram {
     pub(super) bounds: &'static [u64],
+    /// What is shown is what was recorded divided by this.
+    pub(super) per_unit: f64,
     pub(super) buckets: Box<[Counter]>,
     pub(super) sum: Counter,
 }
 
 impl Histogram {
-    fn new(bounds: &'static [u64]) -> Self {
-        Self { bounds, buckets: counters(bounds.len() + 1), sum: Counter::default() }
+    /// Recorded in microseconds, shown in seconds.
+    fn of_times() -> Self {
+        Self::new(TIME_BOUNDS_MICROS, 1e6)
+    }
+
+    fn of_sizes() -> Self {
+        Self::new(SIZE_BOUNDS_BYTES, 1.0)
+    }
+
+    fn new(bounds: &'static [u64], per_unit: f64) -> Self {
+        Self { bounds, per_unit, buckets: counters(bounds.len() + 1), sum: Counter::default() }
     }
 
     pub fn record(&self, value: u64) {
@@ -251,6 +262,8 @@ pub struct CoreCells {
     pub panics: Counter,
     pub relay_bodies: Row,
     pub relay_bytes: Row,
+    /// Bodies that were to be spliced but copied, because no pipe of a useful size could be had.
+    pub splice_fallbacks: Counter,
     /// Reads answered by another copy before the first body byte, and midway at the exact offset.
     pub read_failovers: Counter,
     pub read_resumes: Counter,
@@ -285,6 +298,8 @@ pub struct BackendCells {
     pub connections_reused: Counter,
     /// Requests sent once more because a pooled connection had gone stale.
     pub stale_retries: Counter,
+    /// Idle connections closed because the backend spoke unasked.
+    pub unexpected_data: Counter,
     pub connections_idle: Gauge,
     /// Blobs on it that became dead letters.
     pub dlq_enqueued: Counter,
@@ -320,7 +335,7 @@ impl Default for DeskCells {
         Self {
             batches: Counter::default(),
             changes: Counter::default(),
-            batch_micros: Histogram::new(TIME_BOUNDS_MICROS),
+            batch_micros: Histogram::of_times(),
             queries: Counter::default(),
             failures: Counter::default(),
             waiting: Gauge::default(),
@@ -340,13 +355,13 @@ impl CoreCells {
     /// `backends` in the view's order; their indexes here are the view's.
     pub fn new(core: impl Into<String>, backends: impl IntoIterator<Item = BackendName>) -> Self {
         let backends: Box<[_]> = backends.into_iter().map(BackendCells::new).collect();
-        let per_method = |bounds| Method::ALL.iter().map(|_| Histogram::new(bounds)).collect();
+        let per_method = |histogram: fn() -> Histogram| Method::ALL.iter().map(|_| histogram()).collect();
         Self {
             core: core.into(),
             requests: Grid::new(Method::ALL.len(), STATUS_CODES.len() + 1),
-            request_micros: per_method(TIME_BOUNDS_MICROS),
-            request_bytes: per_method(SIZE_BOUNDS_BYTES),
-            response_bytes: per_method(SIZE_BOUNDS_BYTES),
+            request_micros: per_method(Histogram::of_times),
+            request_bytes: per_method(Histogram::of_sizes),
+            response_bytes: per_method(Histogram::of_sizes),
             inflight: Method::ALL.iter().map(|_| Gauge::default()).collect(),
             connections_open: Gauge::default(),
             connections: Counter::default(),
@@ -361,6 +376,7 @@ impl CoreCells {
             panics: Counter::default(),
             relay_bodies: Row::of::<BodyPath>(),
             relay_bytes: Row::of::<BodyPath>(),
+            splice_fallbacks: Counter::default(),
             read_failovers: Counter::default(),
             read_resumes: Counter::default(),
             bodies_cut: Counter::default(),
@@ -438,13 +454,14 @@ impl BackendCells {
         Self {
             name,
             calls: Grid::new(BackendCall::ALL.len(), CallStatus::ALL.len()),
-            call_micros: BackendCall::ALL.iter().map(|_| Histogram::new(TIME_BOUNDS_MICROS)).collect(),
+            call_micros: BackendCall::ALL.iter().map(|_| Histogram::of_times()).collect(),
             api_requests: Counter::default(),
             egress_bytes: Counter::default(),
             ingress_bytes: Counter::default(),
             connections_opened: Counter::default(),
             connections_reused: Counter::default(),
             stale_retries: Counter::default(),
+            unexpected_data: Counter::default(),
             connections_idle: Gauge::default(),
             dlq_enqueued: Counter::default(),
         }
@@ -508,7 +525,7 @@ mod tests {
 
     #[test]
     fn a_value_on_a_bound_belongs_to_it() {
-        let histogram = Histogram::new(&[10, 100]);
+        let histogram = Histogram::new(&[10, 100], 1.0);
         for value in [0, 10, 11, 100, 101, u64::MAX / 2] {
             histogram.record(value);
         }

@@ -1,9 +1,12 @@
 //! What the program tells about itself: metric cells that each core writes for itself, their text form, audit lines, logs.
 
 pub mod audit;
+pub mod catalogue;
 pub mod cells;
 mod json_line;
 pub mod logs;
+pub mod metrics;
+pub mod process;
 pub mod request_id;
 
 pub use request_id::RequestId;
