@@ -3,7 +3,7 @@
 //! Reads the source as text (comments and literals blanked where they must not count), so it needs no build of its own and
 //! says file and line. A rule that a file must break for a good reason names that file here, with the reason.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The layers, bottom to top; an import points only downwards (src/lib.rs).

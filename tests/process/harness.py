@@ -1,0 +1,454 @@
+"""The programs under test and around it, as processes: the product, s3s-fs, moto. Each waits until it serves, keeps its
+log, and is ended by its own handle.
+
+`Server` is the product with a configuration of the test's making. `stop` demands a clean exit; a test that kills the
+process on purpose calls `kill`. Nothing here retries what a test asserts.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import socket
+import sqlite3
+import ssl
+import subprocess
+import time
+import urllib.request
+
+import yaml
+
+import lean
+
+BINARY = pathlib.Path(os.environ.get("S3O_BINARY", "target/testing/s3-orchestrator")).absolute()
+TOOLS = pathlib.Path(os.environ.get("S3O_TOOLS", "target/tools/bin")).absolute()
+BUCKET, ACCESS_KEY, SECRET = "photos", "photoskey", "photossecret"
+GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
+
+_handed_out = set()
+
+
+def free_port():
+    """A port that nobody listens on, below the range that the kernel gives to outgoing connections."""
+    # Each xdist worker draws from its own slice.
+    worker = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "0")) or 0) % 8
+    while True:
+        port = 10_000 + worker * 2_500 + random.randrange(2_500)
+        if port in _handed_out:
+            continue
+        with socket.socket() as probe:
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                _handed_out.add(port)
+                return port
+
+
+def wait_for(what, predicate, seconds=20.0, every=0.02):
+    """Waits until the predicate's value is true and returns it; says what never came otherwise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = predicate()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s; last value {value!r}"
+        time.sleep(every)
+
+
+def accepts(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+class Process:
+    """A child with its output in a file."""
+
+    def __init__(self, log, command, **options):
+        self.log = pathlib.Path(log)
+        self.command = [str(part) for part in command]
+        with open(self.log, "ab") as output:
+            self.child = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **options
+            )
+
+    def alive(self):
+        return self.child.poll() is None
+
+    def end(self, how=signal.SIGTERM, seconds=20.0):
+        """Sends the signal and returns the exit status (negative: the signal that ended it)."""
+        if self.alive():
+            self.child.send_signal(how)
+        return self.child.wait(seconds)
+
+    def tail(self, lines=30):
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+class S3sFs(Process):
+    """An S3 server that somebody else wrote and that checks our signatures."""
+
+    access_key, secret, bucket = "upstreamkey", "upstreamsecret", "store"
+
+    def __init__(self, folder):
+        self.root = pathlib.Path(folder)
+        (self.root / self.bucket).mkdir(parents=True)
+        self.port = free_port()
+        self.start()
+
+    def start(self):
+        super().__init__(
+            self.root.parent / f"{self.root.name}.log",
+            [TOOLS / "s3s-fs", "--host", "127.0.0.1", "--port", self.port, "--access-key", self.access_key]
+            + ["--secret-key", self.secret, self.root],
+            env={**os.environ, "RUST_LOG": "warn"},
+        )
+        wait_for("s3s-fs listens", lambda: accepts(self.port))
+
+    def backend(self, name, **more):
+        return {
+            "name": name,
+            "endpoint": f"http://127.0.0.1:{self.port}",
+            "bucket": self.bucket,
+            "access_key_id": self.access_key,
+            "secret_access_key": self.secret,
+            "force_path_style": True,
+            # It keeps each segment of a key in a file name.
+            "max_key_bytes": 255,
+            **more,
+        }
+
+    def stored(self):
+        """Sizes by backend key of everything that is an object there and not its own bookkeeping."""
+        base = self.root / self.bucket
+        return {
+            str(path.relative_to(base)): path.stat().st_size
+            for path in base.rglob("*")
+            if path.is_file() and not path.name.startswith(".") and ".s3o" != path.relative_to(base).parts[0]
+        }
+
+
+class Moto(Process):
+    """Another dialect of S3, held in memory: small objects only. It accepts any signature."""
+
+    access_key, secret, bucket = "motokey", "motosecret", "store"
+
+    def __init__(self, log):
+        import sys
+
+        self.port = free_port()
+        super().__init__(log, [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", self.port])
+        wait_for("moto listens", lambda: accepts(self.port), 60)
+        with lean.Client(("127.0.0.1", self.port), self.access_key, self.secret) as client:
+            assert client.put(self.bucket, None, b"").status == 200
+
+    def backend(self, name, **more):
+        return {
+            "name": name,
+            "endpoint": f"http://127.0.0.1:{self.port}",
+            "bucket": self.bucket,
+            "access_key_id": self.access_key,
+            "secret_access_key": self.secret,
+            "force_path_style": True,
+            **more,
+        }
+
+
+def directory_backend(name, folder, **more):
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"name": name, "directory": str(folder), **more}
+
+
+def stored_in(folder):
+    """Sizes by backend key of everything that a directory backend holds, temporary files too."""
+    base = pathlib.Path(folder)
+    return {
+        str(path.relative_to(base)): path.stat().st_size
+        for path in base.rglob("*")
+        if path.is_file() and path.relative_to(base).parts[0] != ".s3o"
+    }
+
+
+def merged(base, changes):
+    """`base` with the nested changes laid over it."""
+    result = copy.deepcopy(base)
+    for key, value in changes.items():
+        result[key] = merged(result[key], value) if isinstance(value, dict) and isinstance(result.get(key), dict) else value
+    return result
+
+
+class Server:
+    """The product: `settings` are laid over a small, complete configuration."""
+
+    def __init__(self, folder, backends, settings=None, tls=None, start=True, environment=None, wrapper=()):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port, self.admin_port = free_port(), free_port()
+        self.tls = tls
+        self.environment, self.wrapper = environment or {}, list(wrapper)
+        self.config = merged(
+            {
+                "server": {"listen_addr": f"127.0.0.1:{self.port}", "reactors": 2, "log_level": "info"},
+                "admin": {"listen_addr": f"127.0.0.1:{self.admin_port}"},
+                "database": {"driver": "sqlite", "path": str(self.folder / "metadata.db")},
+                "buckets": [
+                    {"name": BUCKET, "credentials": [{"access_key_id": ACCESS_KEY, "secret_access_key": SECRET}]}
+                ],
+                "backends": backends,
+            },
+            settings or {},
+        )
+        if tls:
+            self.config["server"]["tls"] = {"cert_file": str(tls.cert_file), "key_file": str(tls.key_file)}
+        self.process = None
+        if start:
+            self.start()
+
+    @property
+    def address(self):
+        return ("127.0.0.1", self.port)
+
+    @property
+    def url(self):
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def log(self):
+        return self.folder / "server.log"
+
+    @property
+    def database(self):
+        return self.folder / "metadata.db"
+
+    def write_config(self):
+        path = self.folder / "config.yaml"
+        path.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        return path
+
+    def launch(self):
+        """Starts the process without waiting for it to serve."""
+        self.process = Process(
+            self.log,
+            [*self.wrapper, BINARY, "serve", "--config", self.write_config()],
+            env={**os.environ, **self.environment},
+        )
+
+    def start(self, seconds=20.0):
+        self.launch()
+        self.wait_ready(seconds)
+        return self
+
+    def wait_ready(self, seconds=20.0):
+        deadline = time.monotonic() + seconds
+        while not self.ready():
+            assert self.process.alive(), f"ended with {self.process.child.returncode} before it was ready:\n{self.process.tail()}"
+            assert time.monotonic() < deadline, f"not ready within {seconds} s:\n{self.process.tail()}"
+            time.sleep(0.01)
+
+    def ready(self):
+        return self.health("/health/ready")[0] == 200
+
+    def health(self, path="/health"):
+        """Status and body of an unsigned request on the main port; (0, "") if nobody answers."""
+        try:
+            with lean.Connection(self.address, self.tls and self.tls.context(), timeout=5) as connection:
+                connection.send(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+                answer = connection.response()
+                return answer.status, answer.body.decode()
+        except (OSError, lean.Cut):
+            return 0, ""
+
+    def client(self, **more):
+        return lean.Client(self.address, ACCESS_KEY, SECRET, tls=self.tls and self.tls.context(), **more)
+
+    def stop(self, seconds=40.0):
+        """SIGTERM, and a clean exit."""
+        if self.process is None:
+            return
+        status = self.process.end(seconds=seconds)
+        tail, self.process = self.process.tail(), None
+        assert status == 0, f"exit status {status} after SIGTERM:\n{tail}"
+        self.check_log()
+
+    def kill(self):
+        if self.process is not None:
+            self.process.end(signal.SIGKILL)
+        self.process = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.stop()
+        else:
+            # Keep the test's own failure the one that is reported.
+            self.kill()
+
+    def admin(self, path, token=None, port=None):
+        """Status and body of a GET on the admin port."""
+        request = urllib.request.Request(f"http://127.0.0.1:{port or self.admin_port}{path}")
+        if token:
+            request.add_header("X-Admin-Token", token)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def status(self):
+        code, body = self.admin("/admin/api/status")
+        assert code == 200, body
+        return json.loads(body)
+
+    def backend_status(self, name):
+        return next(one for one in self.status()["backends"] if one["name"] == name)
+
+    def metrics(self):
+        """[(name, labels, value)] of a scrape."""
+        code, body = self.admin("/metrics")
+        assert code == 200, body
+        return parse_metrics(body)
+
+    def metric(self, name, **labels):
+        """The sum of the series of that name with at least these labels."""
+        return sum(
+            value
+            for series, found, value in self.metrics()
+            if series == name and all(found.get(label) == want for label, want in labels.items())
+        )
+
+    def rss_bytes(self):
+        pid = self.process.child.pid
+        return int(re.search(r"VmRSS:\s+(\d+) kB", pathlib.Path(f"/proc/{pid}/status").read_text())[1]) * KIB
+
+    def lines(self):
+        """The log's lines as objects; every line must be JSON."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.strip()]
+
+    def check_log(self):
+        """No panic anywhere, every line JSON."""
+        text = self.log.read_text(errors="replace")
+        assert "panicked" not in text, text[max(0, text.find("panicked") - 300) :][:2000]
+
+    def wait_cleaned(self, seconds=30.0):
+        """Until nothing is reserved and nothing waits for its DELETE."""
+
+        def clean():
+            rows = self.status()["backends"]
+            return all(row["orphan_bytes"] == 0 and row["bytes_reserved"] == 0 for row in rows) and rows
+
+        return wait_for("cleanup", clean, seconds, every=0.1)
+
+
+def parse_metrics(text):
+    found = []
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        match = re.fullmatch(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)(?: \S+)?", line)
+        assert match, f"not a sample: {line!r}"
+        labels = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match[2] or ""))
+        found.append((match[1], labels, float(match[3])))
+    return found
+
+
+def rows(database, query, *arguments):
+    """A query on the database of a stopped server, read-only."""
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(query, arguments)]
+
+
+class Certificates:
+    """A test CA and a certificate for 127.0.0.1 and localhost."""
+
+    def __init__(self, folder):
+        import datetime
+        import ipaddress
+
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import NameOID
+
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.ca_file, self.cert_file, self.key_file = folder / "ca.pem", folder / "cert.pem", folder / "key.pem"
+        now = datetime.datetime.now(datetime.timezone.utc)
+
+        def build(subject, issuer, public, signer, extensions):
+            builder = (
+                x509.CertificateBuilder()
+                .subject_name(subject)
+                .issuer_name(issuer)
+                .public_key(public)
+                .serial_number(x509.random_serial_number())
+                .not_valid_before(now - datetime.timedelta(hours=1))
+                .not_valid_after(now + datetime.timedelta(days=2))
+            )
+            for extension, critical in extensions:
+                builder = builder.add_extension(extension, critical)
+            return builder.sign(signer, hashes.SHA256())
+
+        def name(text):
+            return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+        usage = dict.fromkeys(
+            "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign"
+            " crl_sign encipher_only decipher_only".split(),
+            False,
+        )
+        ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+        ca = build(
+            name("test ca"),
+            name("test ca"),
+            ca_key.public_key(),
+            ca_key,
+            [
+                (x509.BasicConstraints(ca=True, path_length=None), True),
+                (x509.KeyUsage(**{**usage, "key_cert_sign": True, "crl_sign": True}), True),
+                (x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), False),
+            ],
+        )
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        leaf = build(
+            name("localhost"),
+            name("test ca"),
+            key.public_key(),
+            ca_key,
+            [
+                (x509.SubjectAlternativeName(names), False),
+                (x509.BasicConstraints(ca=False, path_length=None), True),
+                (x509.KeyUsage(**{**usage, "digital_signature": True}), True),
+                (x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False),
+            ],
+        )
+        pem = serialization.Encoding.PEM
+        self.ca_file.write_bytes(ca.public_bytes(pem))
+        self.cert_file.write_bytes(leaf.public_bytes(pem))
+        self.key_file.write_bytes(
+            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
+
+    def context(self):
+        return ssl.create_default_context(cafile=str(self.ca_file))
+
+
+def clean_environment(**more):
+    """For SDKs: nothing of the user's own configuration reaches them."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "BOTO"))}
+    return {
+        **kept,
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        **more,
+    }
