@@ -163,14 +163,27 @@ def directory_backend(name, folder, **more):
     return {"name": name, "directory": str(folder), **more}
 
 
+BLOB_LEAF = re.compile(r"(?:.*[^!])?(?:!!)*![0-7][0-9A-HJKMNP-TV-Z]{25}[0-9A-Z]{10}", re.DOTALL)
+
+
 def stored_in(folder):
-    """Sizes by backend key of everything that a directory backend holds, temporary files too."""
-    base = pathlib.Path(folder)
-    return {
-        str(path.relative_to(base)): path.stat().st_size
-        for path in base.rglob("*")
-        if path.is_file() and path.relative_to(base).parts[0] != ".s3o"
-    }
+    """Sizes by blob name of everything that a directory backend holds; what is no blob (temporary files, lost parts) stands
+    under its path. A completed multipart blob is a directory of parts with a manifest, which costs nobody's quota."""
+    found = {}
+    for at, folders, files in os.walk(folder):
+        inside = os.path.relpath(at, folder)
+        if BLOB_LEAF.fullmatch(os.path.basename(at)) and "manifest" in files:
+            assert not folders, f"{inside} holds {folders}"
+            found[inside] = sum(os.path.getsize(f"{at}/{name}") for name in files if name != "manifest")
+            continue
+        for name in files:
+            path = name if inside == "." else f"{inside}/{name}"
+            if path.startswith(".s3o/n/") and path.endswith("-"):
+                path = bytes.fromhex(path[len(".s3o/n/") : -1].replace("/", "")).decode()
+            elif path.startswith(".s3o/"):
+                continue
+            found[path] = os.path.getsize(f"{at}/{name}")
+    return found
 
 
 def merged(base, changes):
@@ -362,6 +375,22 @@ def rows(database, query, *arguments):
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
         return [dict(row) for row in connection.execute(query, arguments)]
+
+
+def check_bytes(server, stored, charged):
+    """After cleanup, of a stopped server: every backend holds exactly the blobs that the database names, of the sizes that it
+    charges, and the status page said so."""
+    named = {name: {} for name in stored}
+    query = "SELECT backends.name AS backend, blobs.name AS name, state, bytes FROM blobs JOIN backends ON backend = backends.id"
+    for row in rows(server.database, query):
+        assert row["state"] == "live", f"not cleaned: {row}"
+        named[row["backend"]][row["name"].decode()] = row["bytes"]
+    for backend, blobs in stored.items():
+        strays = {name: size for name, size in blobs.items() if name not in named[backend]}
+        missing = {name: size for name, size in named[backend].items() if name not in blobs}
+        assert not strays and not missing, f"{backend}: nobody names {strays}, nobody holds {missing}"
+        assert blobs == named[backend], f"{backend}: sizes differ"
+        assert sum(blobs.values()) == charged[backend], backend
 
 
 class Certificates:
