@@ -1,0 +1,479 @@
+"""What goes wrong around the product: backends that stop, lie, fill up or come back; the product told to stop, started twice,
+out of descriptors. A read is whole or visibly broken; a write that was not acknowledged changes nothing."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import ssl
+import threading
+import time
+
+import pytest
+
+import harness
+import lean
+from conftest import QUICK_CLEANUP
+from stub import Stub, Times, pattern
+
+BUCKET = harness.BUCKET
+BIG = 40 * harness.MIB
+
+
+@contextlib.contextmanager
+def stubbed(folder, count=1, settings=None, **backend):
+    """A server over scripted backends."""
+    with contextlib.ExitStack() as stack:
+        stubs = [Stub(harness.free_port()) for _ in range(count)]
+        for stub in stubs:
+            stack.callback(stub.close)
+        quota = {"quota_bytes": 8 * harness.GIB, **backend}
+        backends = [stub.backend(f"stub-{i}", **quota) for i, stub in enumerate(stubs)]
+        merged = harness.merged({**QUICK_CLEANUP, "server": {"backend_timeout": "3s"}}, settings or {})
+        server = stack.enter_context(harness.Server(folder / "server", backends, merged))
+        yield server, stubs
+
+
+COPIES = {"replication": {"factor": 2, "worker_interval": "300ms"}}
+
+
+def wait_replicated(server, objects):
+    harness.wait_for(
+        "a copy on every backend",
+        lambda: all(one["object_count"] == objects for one in server.status()["backends"])
+        and server.metric("s3o_replication_pending") == 0,
+    )
+
+
+def unsigned_put(client, key, body):
+    return client.put(BUCKET, key, body, payload_hash=lean.UNSIGNED)
+
+
+def test_a_broken_read_goes_on_at_the_exact_offset_on_another_copy(tmp_path):
+    with stubbed(tmp_path, 2, COPIES) as (server, stubs), server.client() as client:
+        assert unsigned_put(client, "big", pattern(0, BIG)).status == 200
+        wait_replicated(server, 1)
+        for cut_after in (0, 1, 65_536, 5_000_001, BIG - 2000):
+            for asked, first, last in [(None, 0, BIG - 1), (f"bytes=1000-{BIG - 7}", 1000, BIG - 7)]:
+                # Whichever copy is asked first breaks, once; the backends behave otherwise.
+                times = Times(1)
+                for stub in stubs:
+                    stub.cut_after, stub.cuts = cut_after, times
+                answer = client.get(BUCKET, "big", headers=[("range", asked)] if asked else [])
+                assert answer.status == (206 if asked else 200), answer
+                assert answer.body == pattern(first, last - first + 1), f"cut after {cut_after}, {asked}"
+                assert times.left < 0 or times.left == 0, "nothing was cut"
+        assert server.metric("s3o_read_resumes_total") >= 6
+
+
+def test_a_read_survives_a_backend_that_is_killed(tmp_path, stack):
+    """The same with real bytes on a real server: SIGKILL while the client is in the middle of the body."""
+    s3s = harness.S3sFs(tmp_path / "s3s")
+    stack.callback(s3s.end)
+    # The endpoint first, so that reads prefer it.
+    backends = [
+        s3s.backend("cloud", quota_bytes=harness.GIB),
+        harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB),
+    ]
+    body = os.urandom(BIG)
+    with harness.Server(tmp_path / "server", backends, harness.merged(QUICK_CLEANUP, COPIES)) as server:
+        with server.client() as client:
+            assert client.put(BUCKET, "big", body).status == 200
+            wait_replicated(server, 1)
+            for name in ("cloud", "near"):
+                # One of the two orders is the one that reads use.
+                connection = client.connect()
+                connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+                connection.send(client.signed("GET", BUCKET, "big").head())
+                assert connection.head()[0] == 200
+                first = connection.body(1_000_000)
+                s3s.end(signal.SIGKILL)
+                assert first + connection.body(BIG - 1_000_000) == body
+                connection.close()
+                assert client.get(BUCKET, "big").body == body, "and the next read finds the other copy at once"
+                s3s.start()
+
+
+def test_a_broken_read_without_another_copy_is_cut(tmp_path):
+    """Never a whole answer with too few bytes, never bytes that nobody wrote."""
+    with stubbed(tmp_path) as (server, (stub,)), server.client() as client:
+        for key, size in [("big", BIG), ("small", 100_000), ("tiny", 1000)]:
+            body = pattern(0, size)
+            assert unsigned_put(client, key, body).status == 200
+            for cut_after in (0, 10, size // 2, size - 1):
+                stub.cut_after, stub.cuts = cut_after, Times(1000)
+                try:
+                    answer = client.get(BUCKET, key)
+                    assert answer.status in (500, 502, 503), f"{size} cut after {cut_after}: {answer.status}"
+                except lean.Cut as cut:
+                    assert body.startswith(cut.got) and len(cut.got) < size
+                    client.close()
+                stub.cuts = Times(0)
+                assert client.get(BUCKET, key).body == body
+        assert server.metric("s3o_bodies_cut_total") >= 1
+
+
+def test_a_backend_that_lost_or_changed_an_object_is_not_believed(tmp_path):
+    """Other sizes than the row's, a 404: an error, not an object."""
+    with stubbed(tmp_path) as (server, (stub,)), server.client() as client:
+        assert client.put(BUCKET, "key", pattern(0, 5000)).status == 200
+        for extra in (1, -1, 5000, -5000):
+            stub.extra_bytes = extra
+            with contextlib.suppress(lean.Cut):
+                answer = client.get(BUCKET, "key")
+                assert answer.status >= 500, f"{extra} bytes more: {answer.status} with {len(answer.body)} bytes"
+        stub.extra_bytes = 0
+        assert client.get(BUCKET, "key").body == pattern(0, 5000)
+        with stub.lock:
+            kept = dict(stub.objects)
+            for name in stub.objects.copy():
+                if not name.startswith(".s3o/"):
+                    del stub.objects[name]
+        answer = client.get(BUCKET, "key")
+        assert answer.status >= 500, f"a live row whose bytes are gone is no 404: {answer}"
+        stub.objects = kept
+
+
+def test_a_write_fails_over_before_its_body_is_consumed(tmp_path):
+    """A backend that refuses or breaks: small bodies are sent again elsewhere; a big one is a 503 that changes nothing."""
+    with stubbed(tmp_path, 2) as (server, (first, second)), server.client() as client:
+        assert client.put(BUCKET, "key", b"old").status == 200
+        first.refuse = {"PUT": 503}
+        for i in range(5):
+            assert client.put(BUCKET, f"small/{i}", pattern(i, 10_000)).status == 200
+            assert client.get(BUCKET, f"small/{i}").body == pattern(i, 10_000)
+        first.refuse, first.put_cut_after = {}, 1_000_000
+        statuses = set()
+        for turn in range(4):
+            with contextlib.suppress(lean.Cut):
+                answer = client.put(BUCKET, "key", pattern(turn, 8 * harness.MIB))
+                statuses.add(answer.status)
+                if answer.status == 200:
+                    break
+                assert answer.status == 503, answer
+                assert client.get(BUCKET, "key").body == b"old"
+        assert 200 in statuses, "the client's own retry finds the healthy backend"
+        assert client.get(BUCKET, "key").body == pattern(turn, 8 * harness.MIB)
+        first.put_cut_after = None
+        server.wait_cleaned()
+        assert server.metric("s3o_write_failover_total") >= 1
+
+
+def test_an_answer_that_never_came_leaves_no_bytes(tmp_path):
+    """The backend stored the object and hung up. The write goes elsewhere or fails; the stray is deleted after settling."""
+    with stubbed(tmp_path, 2) as (server, (first, second)), server.client() as client:
+        first.swallow_answers = True
+        answer = client.put(BUCKET, "key", pattern(0, 5000))
+        assert answer.status in (200, 503), answer
+        assert first.blobs(), "the fault did not happen"
+        first.swallow_answers = False
+        harness.wait_for("the stray is deleted", lambda: not first.blobs(), 20)
+        server.wait_cleaned()
+        if answer.status == 200:
+            assert client.get(BUCKET, "key").body == pattern(0, 5000)
+
+
+def test_stale_connections_are_retried_once(tmp_path):
+    """A backend that closes every connection after its answer, without a word: nobody notices."""
+    with stubbed(tmp_path) as (server, (stub,)), server.client() as client:
+        stub.hang_up = True
+        for i in range(60):
+            body = pattern(i, 5000 * (i % 3) + 1)
+            assert client.put(BUCKET, f"key/{i % 7}", body).status == 200, i
+            assert client.get(BUCKET, f"key/{i % 7}").body == body, i
+
+
+def test_all_backends_gone(tmp_path):
+    with stubbed(tmp_path) as (server, (stub,)), server.client() as client:
+        assert client.put(BUCKET, "key", b"body").status == 200
+        stub.close()
+        for answer in (client.put(BUCKET, "key", b"other"), client.get(BUCKET, "key")):
+            assert (answer.status, answer.code) in [(503, "ServiceUnavailable"), (503, "SlowDown")], answer
+        # What needs no backend is answered from the metadata.
+        head = client.request("HEAD", BUCKET, "key")
+        assert (head.status, head.header("content-length")) == (200, "4")
+        assert client.list_keys(BUCKET) == ["key"]
+        assert client.delete(BUCKET, "key").status == 204
+        assert server.health()[0] == 200
+
+
+def test_deletes_that_fail_become_dead_letters_still_charged(tmp_path):
+    settings = {"cleanup_queue": {"interval": "100ms", "grace": "100ms", "retry_first": "100ms", "retry_max": "200ms", "max_attempts": 3}}
+    with stubbed(tmp_path, settings=settings) as (server, (stub,)), server.client() as client:
+        stub.refuse = {"DELETE": 500}
+        assert client.put(BUCKET, "key", pattern(0, 7000)).status == 200
+        assert client.delete(BUCKET, "key").status == 204
+        assert client.get(BUCKET, "key").status == 404
+        harness.wait_for("a dead letter", lambda: server.metric("s3o_cleanup_dlq_depth") == 1)
+        assert server.metric("s3o_cleanup_dlq_enqueued_total", backend="stub-0") == 1
+        assert server.backend_status("stub-0")["orphan_bytes"] == 7000
+        assert len(stub.blobs()) == 1
+        attempts = [request for request in stub.requests if request[0] == "DELETE" and not request[1].startswith(".s3o/")]
+        assert len(attempts) == 3
+
+
+def test_quotas_overflow_to_the_next_backend_and_then_507(tmp_path):
+    folders = [tmp_path / name for name in ("one", "two")]
+    backends = [harness.directory_backend(folder.name, folder, quota_bytes=1_000_000) for folder in folders]
+    with harness.Server(tmp_path / "server", backends, QUICK_CLEANUP) as server, server.client() as client:
+        def used():
+            return {one["name"]: one["bytes_used"] for one in server.status()["backends"]}
+
+        for i in range(3):
+            assert client.put(BUCKET, f"a/{i}", pattern(i, 300_000)).status == 200
+        assert used() == {"one": 900_000, "two": 0}, "pack fills the first"
+        for i in range(3):
+            assert client.put(BUCKET, f"b/{i}", pattern(i, 300_000)).status == 200
+        assert used() == {"one": 900_000, "two": 900_000}
+        assert client.put(BUCKET, "fits", pattern(0, 100_000)).status == 200
+        for size in (100_001, 300_000, 2_000_000):
+            answer = client.put(BUCKET, "none", pattern(0, size))
+            assert (answer.status, answer.code) == (507, "InsufficientStorage"), answer
+        # Refused before the body flows.
+        with client.connect() as connection:
+            expect = [("expect", "100-continue")]
+            connection.send(client.signed("PUT", BUCKET, "none", headers=expect, body=pattern(0, 300_000)).head())
+            assert connection.head()[0] == 507
+        assert client.get(BUCKET, "none").status == 404
+        # What is deleted makes room as soon as somebody needs it.
+        assert client.delete(BUCKET, "a/0").status == 204
+        harness.wait_for("room", lambda: client.put(BUCKET, "again", pattern(9, 300_000)).status == 200, 15, every=0.2)
+        for folder in folders:
+            assert sum(harness.stored_in(folder).values()) <= 1_000_000
+        server.wait_cleaned()
+        assert sum(used().values()) == sum(sum(harness.stored_in(folder).values()) for folder in folders)
+
+
+def test_a_quota_holds_under_concurrent_writes(tmp_path):
+    """Sixteen writers race for the room of ten objects: never more than fits, on disk or in the accounts."""
+    folder = tmp_path / "one"
+    backends = [harness.directory_backend("one", folder, quota_bytes=1_000_000)]
+    with harness.Server(tmp_path / "server", backends, QUICK_CLEANUP) as server:
+        answers, peak, done = [], [0], threading.Event()
+
+        def write(number):
+            with server.client() as client:
+                for i in range(4):
+                    answers.append(client.put(BUCKET, f"{number}/{i}", pattern(0, 100_000)).status)
+
+        def watch():
+            while not done.is_set():
+                row = server.backend_status("one")
+                peak[0] = max(peak[0], row["bytes_used"] + row["bytes_reserved"] + row["orphan_bytes"])
+                time.sleep(0.01)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        done.set()
+        watcher.join()
+        assert sorted(set(answers)) == [200, 507] and answers.count(200) == 10, answers
+        assert peak[0] <= 1_000_000
+        assert sum(harness.stored_in(folder).values()) <= 1_000_000
+
+
+def test_a_directory_that_is_not_ours_is_refused(tmp_path):
+    """An unmounted directory, or somebody else's: a clear message, and no bytes go there."""
+    backends = [harness.directory_backend(name, tmp_path / name, quota_bytes=harness.GIB) for name in ("one", "two")]
+    with harness.Server(tmp_path / "server", backends, QUICK_CLEANUP) as server, server.client() as client:
+        assert client.put(BUCKET, "key", b"body").status == 200
+    marker = tmp_path / "one/.s3o/id"
+    assert "one" in marker.read_text()
+    shutil.move(tmp_path / "one", tmp_path / "unmounted")
+    (tmp_path / "one").mkdir()
+    server.launch()
+    try:
+        harness.wait_for("the refusal", lambda: "marker" in server.process.tail(100) or not server.process.alive())
+        if server.process.alive():
+            server.wait_ready()
+            with server.client() as client:
+                assert client.get(BUCKET, "key").status >= 500, "a live object on an unmounted disk is no 404"
+                assert client.put(BUCKET, "other", b"body").status == 200, "the other backend takes it"
+                assert not harness.stored_in(tmp_path / "one")
+    finally:
+        server.kill()
+    assert "one" in server.log.read_text()
+
+
+def test_in_flight_requests_finish_on_sigterm(tmp_path):
+    backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
+    settings = {"server": {"shutdown_delay": "1s", "shutdown_timeout": "20s"}}
+    body = os.urandom(30 * harness.MIB)
+    server = harness.Server(tmp_path / "server", backends, settings)
+    with server.client() as client:
+        assert client.put(BUCKET, "big", body).status == 200
+        idle, upload, download = client.connect(), client.connect(), client.connect()
+        for connection in (idle, download):
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        idle.send(client.signed("HEAD", BUCKET, "big").head())
+        assert idle.response("HEAD").status == 200
+        upload.send(client.signed("PUT", BUCKET, "late", body=body).head() + body[:1_000_000])
+        download.send(client.signed("GET", BUCKET, "big").head())
+        download.head()
+        server.process.child.send_signal(signal.SIGTERM)
+        # During the delay it still serves, but says that it is leaving.
+        harness.wait_for("not ready", lambda: server.health("/health/ready")[0] == 503, 3)
+        assert server.health("/health")[0] == 200
+        harness.wait_for("no new connections", lambda: not harness.accepts(server.port), 5)
+        assert idle.ended(), "an idle connection is closed"
+        time.sleep(0.5)
+        upload.send(body[1_000_000:])
+        answer = upload.response("PUT")
+        assert answer.status == 200 and answer.header("connection", "").lower() == "close", answer
+        assert download.body(len(body)) == body
+        assert server.process.child.wait(20) == 0
+    server.process = None
+    server.check_log()
+    with server.start(), server.client() as client:
+        assert client.get(BUCKET, "late").body == body, "what was acknowledged on the way out is there"
+
+
+def test_shutdown_is_bounded(tmp_path):
+    """A client that never finishes does not keep the process alive."""
+    backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
+    server = harness.Server(tmp_path / "server", backends, {"server": {"shutdown_timeout": "1s"}})
+    with server.client() as client, client.connect() as connection:
+        connection.send(client.signed("PUT", BUCKET, "never", body=bytes(1000)).head() + b"x")
+        time.sleep(0.3)
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 8
+
+
+def test_a_second_process_is_refused(tmp_path):
+    backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
+    with harness.Server(tmp_path / "server", backends) as server, server.client() as client:
+        # Another port, the same database.
+        second = harness.Server(tmp_path / "second", backends, {"database": {"path": str(server.database)}}, start=False)
+        second.launch()
+        assert second.process.child.wait(20) != 0
+        assert "metadata.db" in second.process.tail() and "another" in second.process.tail().lower(), second.process.tail()
+        # Another database, the same port: a port shared by two would give each half of the connections.
+        folder = harness.directory_backend("else", tmp_path / "else", quota_bytes=harness.GIB)
+        third = harness.Server(tmp_path / "third", [folder], {"server": {"listen_addr": f"127.0.0.1:{server.port}"}}, start=False)
+        third.launch()
+        assert third.process.child.wait(20) != 0
+        assert str(server.port) in third.process.tail() and "in use" in third.process.tail(), third.process.tail()
+        for _ in range(20):
+            client.close()
+            assert client.put(BUCKET, "key", b"body").status == 200
+
+
+def test_it_survives_running_out_of_descriptors(tmp_path):
+    backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
+    with harness.Server(tmp_path / "server", backends, wrapper=["prlimit", "--nofile=200:200"]) as server:
+        with server.client() as client:
+            assert client.put(BUCKET, "key", pattern(0, 500_000)).status == 200
+        crowd = []
+        for _ in range(400):
+            connection = socket.create_connection(server.address, timeout=5)
+            crowd.append(connection)
+        harness.wait_for("descriptors run out", lambda: descriptor_count(server) >= 195, 5)
+        time.sleep(0.5)
+        assert server.process.alive()
+        for connection in crowd:
+            connection.close()
+        harness.wait_for("it serves again", lambda: serves(server), 15)
+        assert server.metric("s3o_accept_errors_total") > 0
+
+
+def descriptor_count(server):
+    return len(os.listdir(f"/proc/{server.process.child.pid}/fd"))
+
+
+def serves(server):
+    with contextlib.suppress(OSError, lean.Cut), server.client(timeout=3) as client:
+        return client.get(BUCKET, "key").body == pattern(0, 500_000)
+
+
+def test_too_many_connections_are_turned_away(tmp_path):
+    backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
+    settings = {"server": {"reactors": 1, "max_connections": 20}}
+    with harness.Server(tmp_path / "server", backends, settings) as server:
+        with contextlib.ExitStack() as crowd:
+            held = [crowd.enter_context(server.client()) for _ in range(20)]
+            for client in held:
+                assert client.request("HEAD", BUCKET).status == 200
+            with contextlib.suppress(OSError, lean.Cut), server.client(timeout=3) as client:
+                assert client.request("HEAD", BUCKET).status == 503
+            assert all(client.request("HEAD", BUCKET).status == 200 for client in held), "those that are in stay"
+        harness.wait_for("room again", lambda: server.ready(), 10)
+
+
+def test_tls(tmp_path, certificates):
+    backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
+    settings = {"server": {"read_header_timeout": "1s"}}
+    body = os.urandom(5_000_000)
+    with harness.Server(tmp_path / "server", backends, settings, tls=certificates) as server:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = certificates.context()
+            context.minimum_version = context.maximum_version = version
+            with lean.Client(server.address, tls=context) as client:
+                assert client.put(BUCKET, "key", body).status == 200
+                assert client.get(BUCKET, "key").body == body
+                assert client.connection.sock.version() == {771: "TLSv1.2", 772: "TLSv1.3"}[version]
+        # A client that does not know the CA, one that speaks plain HTTP, one that says nothing.
+        with pytest.raises(ssl.SSLCertVerificationError):
+            lean.Connection(server.address, ssl.create_default_context())
+        with lean.Connection(server.address) as connection:
+            connection.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            connection.sock.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                while data := connection.sock.recv(4096):
+                    assert not data.startswith(b"HTTP/1.1 200")
+        with lean.Connection(server.address) as connection:
+            assert connection.ended(4), "a handshake has the head's time"
+        # A body that TLS cut off (no close_notify) is no object.
+        with server.client() as client:
+            connection = client.connect()
+            connection.send(client.signed("PUT", BUCKET, "cut", body=body).head() + body[:2_000_000])
+            connection.sock.close()
+            time.sleep(0.3)
+            assert client.get(BUCKET, "cut").status == 404
+            assert client.get(BUCKET, "key").body == body
+
+
+def test_an_https_backend_is_verified(tmp_path, certificates, stack):
+    """A backend over TLS with a CA of its own; without that CA it is not trusted. The backend is another of ours."""
+    far = stack.enter_context(
+        harness.Server(
+            tmp_path / "far", [harness.directory_backend("disk", tmp_path / "disk", quota_bytes=harness.GIB)], tls=certificates
+        )
+    )
+    backend = {
+        "name": "far",
+        "endpoint": far.url.replace("127.0.0.1", "localhost"),
+        "bucket": BUCKET,
+        "access_key_id": harness.ACCESS_KEY,
+        "secret_access_key": harness.SECRET,
+        "force_path_style": True,
+        "quota_bytes": harness.GIB,
+    }
+    body = os.urandom(3_000_000)
+    trusted = {**backend, "ca_file": str(certificates.ca_file)}
+    with harness.Server(tmp_path / "near", [trusted], QUICK_CLEANUP) as server, server.client() as client:
+        assert client.put(BUCKET, "key", body).status == 200
+        assert client.get(BUCKET, "key").body == body
+        # Multipart through two of us in a row.
+        created = client.request("POST", BUCKET, "parts", [("uploads", "")])
+        upload = lean.xml_texts(created.body, "UploadId")[0]
+        part = os.urandom(5 * harness.MIB)
+        etag = client.put(BUCKET, "parts", part, query=[("partNumber", "1"), ("uploadId", upload)]).header("etag")
+        manifest = f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+        done = client.request("POST", BUCKET, "parts", [("uploadId", upload)], body=manifest.encode())
+        assert done.status == 200 and client.get(BUCKET, "parts").body == part, done
+    untrusting = harness.Server(tmp_path / "untrusting", [backend], QUICK_CLEANUP, start=False)
+    untrusting.launch()
+    try:
+        harness.wait_for("a verdict", lambda: untrusting.ready() or not untrusting.process.alive())
+        if untrusting.process.alive():
+            with untrusting.client() as client:
+                assert client.put(BUCKET, "key", b"body").status in (503, 507)
+    finally:
+        untrusting.kill()
+    assert "certificate" in untrusting.log.read_text().lower()
