@@ -16,6 +16,22 @@ KEEP_BYTES_MAX = 1 << 20
 BLOCK = bytes(range(256)) * 4096
 
 
+BUCKET = "store"
+
+
+def backend_at(port, name, **more):
+    """The configuration of a stub as a backend."""
+    return {
+        "name": name,
+        "endpoint": f"http://127.0.0.1:{port}",
+        "bucket": BUCKET,
+        "access_key_id": "stubkey",
+        "secret_access_key": "stubsecret",
+        "force_path_style": True,
+        **more,
+    }
+
+
 class Times:
     """How often a fault may still happen; stubs may share one."""
 
@@ -52,18 +68,8 @@ class Stub:
         self.listener = socket.create_server(("127.0.0.1", port), backlog=256)
         threading.Thread(target=self.accept, daemon=True).start()
 
-    bucket, access_key, secret = "store", "stubkey", "stubsecret"
-
     def backend(self, name, **more):
-        return {
-            "name": name,
-            "endpoint": f"http://127.0.0.1:{self.port}",
-            "bucket": self.bucket,
-            "access_key_id": self.access_key,
-            "secret_access_key": self.secret,
-            "force_path_style": True,
-            **more,
-        }
+        return backend_at(self.port, name, **more)
 
     def close(self):
         """Stops listening and resets every connection."""
@@ -111,7 +117,7 @@ class Stub:
         method, target, _ = lines[0].split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         path, _, query = target.partition("?")
-        name = unquote(path).removeprefix(f"/{self.bucket}").removeprefix("/")
+        name = unquote(path).removeprefix(f"/{BUCKET}").removeprefix("/")
         query = dict(parse_qsl(query, keep_blank_values=True))
         self.requests.append((method, name))
         length = int(headers.get("content-length", 0))
