@@ -208,9 +208,7 @@ class Server:
                 "server": {"listen_addr": f"127.0.0.1:{self.port}", "reactors": 2, "log_level": "info"},
                 "admin": {"listen_addr": f"127.0.0.1:{self.admin_port}"},
                 "database": {"driver": "sqlite", "path": str(self.folder / "metadata.db")},
-                "buckets": [
-                    {"name": BUCKET, "credentials": [{"access_key_id": ACCESS_KEY, "secret_access_key": SECRET}]}
-                ],
+                "buckets": [{"name": BUCKET, "credentials": [{"access_key_id": ACCESS_KEY, "secret_access_key": SECRET}]}],
                 "backends": backends,
             },
             settings or {},
@@ -460,9 +458,7 @@ class Certificates:
         pem = serialization.Encoding.PEM
         self.ca_file.write_bytes(ca.public_bytes(pem))
         self.cert_file.write_bytes(leaf.public_bytes(pem))
-        self.key_file.write_bytes(
-            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        )
+        self.key_file.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
 
     def context(self):
         return ssl.create_default_context(cafile=str(self.ca_file))

@@ -215,9 +215,7 @@ class Signed:
 
     def chunk(self, data):
         """One signed chunk of STREAMING-AWS4-HMAC-SHA256-PAYLOAD, header and all."""
-        self.signature = self._sign(
-            "AWS4-HMAC-SHA256-PAYLOAD", self.signature, EMPTY_SHA256, hashlib.sha256(data).hexdigest()
-        )
+        self.signature = self._sign("AWS4-HMAC-SHA256-PAYLOAD", self.signature, EMPTY_SHA256, hashlib.sha256(data).hexdigest())
         # The last chunk has no data and, before trailers, no line end of its own.
         return f"{len(data):x};chunk-signature={self.signature}\r\n".encode() + data + (b"\r\n" if data else b"")
 

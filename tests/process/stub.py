@@ -133,7 +133,13 @@ class Stub:
         elif method in ("GET", "HEAD"):
             if name == "" or "list-type" in query or "uploads" in query:
                 root = "ListMultipartUploadsResult" if "uploads" in query else "ListBucketResult"
-                send(connection, 200, [], f"<{root}><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></{root}>".encode(), method)
+                send(
+                    connection,
+                    200,
+                    [],
+                    f"<{root}><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></{root}>".encode(),
+                    method,
+                )
             elif not self.get(connection, method, name, headers):
                 return None
         elif method == "DELETE":
@@ -166,7 +172,9 @@ class Stub:
             send(connection, 400, [], b"<Error><Code>XAmzContentSHA256Mismatch</Code></Error>")
             return True
         etag = hashlib.md5(body if body is not None else name.encode()).hexdigest()
-        kept = {n: v for n, v in headers.items() if n.startswith("x-amz-meta-") or n.startswith("content-") and n != "content-length"}
+        kept = {
+            n: v for n, v in headers.items() if n.startswith("x-amz-meta-") or n.startswith("content-") and n != "content-length"
+        }
         with self.lock:
             self.objects[name] = (body, length, etag, kept)
         if self.swallow_answers and not name.startswith(".s3o/"):

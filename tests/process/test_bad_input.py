@@ -87,22 +87,72 @@ HEADS = [
     ("no host", "GET /photos/there HTTP/1.1\r\nx-a: b\r\n\r\n", 400, "BadRequest"),
     ("two hosts", "GET /photos/there HTTP/1.1\r\nhost: other\r\n{auth}\r\n", 400, "BadRequest"),
     ("two lengths", "PUT /photos/there HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 5\r\n{auth}\r\nabcde", 400, "BadRequest"),
-    ("the same length twice", "PUT /photos/there HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 3\r\n{auth}\r\nabc", 400, "BadRequest"),
+    (
+        "the same length twice",
+        "PUT /photos/there HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 3\r\n{auth}\r\nabc",
+        400,
+        "BadRequest",
+    ),
     ("a list of lengths", "PUT /photos/there HTTP/1.1\r\ncontent-length: 3, 3\r\n{auth}\r\nabc", 400, "BadRequest"),
     ("a signed length", "PUT /photos/there HTTP/1.1\r\ncontent-length: +3\r\n{auth}\r\nabc", 400, "BadRequest"),
     ("a negative length", "PUT /photos/there HTTP/1.1\r\ncontent-length: -3\r\n{auth}\r\nabc", 400, "BadRequest"),
     ("a hexadecimal length", "PUT /photos/there HTTP/1.1\r\ncontent-length: 0x3\r\n{auth}\r\nabc", 400, "BadRequest"),
     ("an empty length", "PUT /photos/there HTTP/1.1\r\ncontent-length:\r\n{auth}\r\n", 400, "BadRequest"),
-    ("a length beyond 64 bits", "PUT /photos/there HTTP/1.1\r\ncontent-length: 18446744073709551617\r\n{auth}\r\n", 400, "BadRequest"),
-    ("length and transfer", "PUT /photos/there HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n{auth}\r\n0\r\n\r\n", 400, "BadRequest"),
-    ("transfer twice", "PUT /photos/there HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n{auth}\r\n0\r\n\r\n", 400, "BadRequest"),
-    ("transfer in HTTP/1.0", "PUT /photos/there HTTP/1.0\r\ntransfer-encoding: chunked\r\n{auth}\r\n0\r\n\r\n", 400, "BadRequest"),
-    ("another coding", "PUT /photos/there HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n{auth}\r\n0\r\n\r\n", 501, "NotImplemented"),
-    ("a hidden coding", "PUT /photos/there HTTP/1.1\r\ntransfer-encoding: xchunked\r\n{auth}\r\n0\r\n\r\n", 501, "NotImplemented"),
-    ("another expectation", "PUT /photos/there HTTP/1.1\r\nexpect: 200-ok\r\ncontent-length: 3\r\n{auth}\r\nabc", 417, "ExpectationFailed"),
-    ("a huge field", "GET /photos/there HTTP/1.1\r\nx-a: " + "a" * 40_000 + "\r\n{auth}\r\n", 400, "RequestHeaderSectionTooLarge"),
+    (
+        "a length beyond 64 bits",
+        "PUT /photos/there HTTP/1.1\r\ncontent-length: 18446744073709551617\r\n{auth}\r\n",
+        400,
+        "BadRequest",
+    ),
+    (
+        "length and transfer",
+        "PUT /photos/there HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n{auth}\r\n0\r\n\r\n",
+        400,
+        "BadRequest",
+    ),
+    (
+        "transfer twice",
+        "PUT /photos/there HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n{auth}\r\n0\r\n\r\n",
+        400,
+        "BadRequest",
+    ),
+    (
+        "transfer in HTTP/1.0",
+        "PUT /photos/there HTTP/1.0\r\ntransfer-encoding: chunked\r\n{auth}\r\n0\r\n\r\n",
+        400,
+        "BadRequest",
+    ),
+    (
+        "another coding",
+        "PUT /photos/there HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n{auth}\r\n0\r\n\r\n",
+        501,
+        "NotImplemented",
+    ),
+    (
+        "a hidden coding",
+        "PUT /photos/there HTTP/1.1\r\ntransfer-encoding: xchunked\r\n{auth}\r\n0\r\n\r\n",
+        501,
+        "NotImplemented",
+    ),
+    (
+        "another expectation",
+        "PUT /photos/there HTTP/1.1\r\nexpect: 200-ok\r\ncontent-length: 3\r\n{auth}\r\nabc",
+        417,
+        "ExpectationFailed",
+    ),
+    (
+        "a huge field",
+        "GET /photos/there HTTP/1.1\r\nx-a: " + "a" * 40_000 + "\r\n{auth}\r\n",
+        400,
+        "RequestHeaderSectionTooLarge",
+    ),
     ("an endless target", "GET /photos/" + "a" * 40_000, 400, "RequestHeaderSectionTooLarge"),
-    ("too many fields", "GET /photos/there HTTP/1.1\r\n" + "".join(f"x-{i}: a\r\n" for i in range(100)) + "{auth}\r\n", 400, "RequestHeaderSectionTooLarge"),
+    (
+        "too many fields",
+        "GET /photos/there HTTP/1.1\r\n" + "".join(f"x-{i}: a\r\n" for i in range(100)) + "{auth}\r\n",
+        400,
+        "RequestHeaderSectionTooLarge",
+    ),
 ]
 
 
@@ -155,8 +205,18 @@ def set_field(name, value):
 SIGNATURES = [
     ("none", {"edit": lambda fields: fields.pop("authorization")}, 403, "AccessDenied"),
     ("a bit is wrong", {"edit": broken_signature}, 403, "SignatureDoesNotMatch"),
-    ("empty", {"edit": lambda f: f.__setitem__("authorization", f["authorization"].rsplit("=", 1)[0] + "=")}, 403, "SignatureDoesNotMatch"),
-    ("upper case", {"edit": lambda f: f.__setitem__("authorization", f["authorization"][:-64] + f["authorization"][-64:].upper())}, 403, "SignatureDoesNotMatch"),
+    (
+        "empty",
+        {"edit": lambda f: f.__setitem__("authorization", f["authorization"].rsplit("=", 1)[0] + "=")},
+        403,
+        "SignatureDoesNotMatch",
+    ),
+    (
+        "upper case",
+        {"edit": lambda f: f.__setitem__("authorization", f["authorization"][:-64] + f["authorization"][-64:].upper())},
+        403,
+        "SignatureDoesNotMatch",
+    ),
     ("another key's secret", {"client": {"secret": "guessed"}}, 403, "SignatureDoesNotMatch"),
     ("an unknown key", {"client": {"access_key": "nobody"}}, 403, "InvalidAccessKeyId"),
     ("another bucket's key", {"client": {"access_key": "otherskey", "secret": "otherssecret"}}, 403, "AccessDenied"),
@@ -164,16 +224,46 @@ SIGNATURES = [
     ("from the future", {"now": lambda: ago(-16)}, 403, "RequestTimeTooSkewed"),
     ("another region", {"region": "us-east-1"}, 400, "AuthorizationHeaderMalformed"),
     ("another service", {"edit": replaced("authorization", "/s3/", "/ec2/")}, 400, "AuthorizationHeaderMalformed"),
-    ("another terminal", {"edit": replaced("authorization", "aws4_request", "aws5_request")}, 400, "AuthorizationHeaderMalformed"),
-    ("no signed headers", {"edit": replaced("authorization", "SignedHeaders=", "SomeHeaders=")}, 400, "AuthorizationHeaderMalformed"),
-    ("names out of order", {"edit": replaced("authorization", "host;x-amz-content-sha256;x-amz-date", "x-amz-date;host;x-amz-content-sha256")}, 400, "AuthorizationHeaderMalformed"),
+    (
+        "another terminal",
+        {"edit": replaced("authorization", "aws4_request", "aws5_request")},
+        400,
+        "AuthorizationHeaderMalformed",
+    ),
+    (
+        "no signed headers",
+        {"edit": replaced("authorization", "SignedHeaders=", "SomeHeaders=")},
+        400,
+        "AuthorizationHeaderMalformed",
+    ),
+    (
+        "names out of order",
+        {"edit": replaced("authorization", "host;x-amz-content-sha256;x-amz-date", "x-amz-date;host;x-amz-content-sha256")},
+        400,
+        "AuthorizationHeaderMalformed",
+    ),
     ("an empty signed name", {"edit": replaced("authorization", "host;", "host;;")}, 400, "AuthorizationHeaderMalformed"),
     ("host is not signed", {"edit": replaced("authorization", "host;", "")}, 403, "AccessDenied"),
     ("an unsigned x-amz header", {"edit": set_field("x-amz-meta-evil", "1")}, 403, "AccessDenied"),
-    ("a signed header was changed", {"headers": [("x-amz-meta-a", "1")], "edit": set_field("x-amz-meta-a", "2")}, 403, "SignatureDoesNotMatch"),
-    ("a signed header is gone", {"headers": [("x-amz-meta-a", "1")], "edit": lambda f: f.pop("x-amz-meta-a")}, 403, "SignatureDoesNotMatch"),
+    (
+        "a signed header was changed",
+        {"headers": [("x-amz-meta-a", "1")], "edit": set_field("x-amz-meta-a", "2")},
+        403,
+        "SignatureDoesNotMatch",
+    ),
+    (
+        "a signed header is gone",
+        {"headers": [("x-amz-meta-a", "1")], "edit": lambda f: f.pop("x-amz-meta-a")},
+        403,
+        "SignatureDoesNotMatch",
+    ),
     ("another scheme", {"edit": set_field("authorization", "Basic cGhvdG9za2V5OnBob3Rvc3NlY3JldA==")}, 400, "InvalidArgument"),
-    ("signature version 2", {"edit": set_field("authorization", "AWS photoskey:frJIUN8DYpKDtOLCwo//yllqDzg=")}, 400, "InvalidRequest"),
+    (
+        "signature version 2",
+        {"edit": set_field("authorization", "AWS photoskey:frJIUN8DYpKDtOLCwo//yllqDzg=")},
+        400,
+        "InvalidRequest",
+    ),
     ("no date", {"edit": lambda f: f.pop("x-amz-date")}, 403, "AccessDenied"),
     ("no content hash", {"edit": lambda f: f.pop("x-amz-content-sha256")}, 400, "InvalidRequest"),
     ("a content hash that is none", {"payload_hash": "abc"}, 400, "InvalidArgument"),
@@ -240,7 +330,10 @@ def test_continue_is_sent_only_when_the_body_is_wanted(server):
 
 def streamed(client, key, body, mode, trailer=None, chunk=65_536, tamper=None, length=None, more=(), framing_length=None):
     """A streaming upload whose framing `tamper` may change: it gets and gives the list of the framing's pieces."""
-    headers = [("x-amz-decoded-content-length", str(len(body) if length is None else length)), ("content-encoding", "aws-chunked")]
+    headers = [
+        ("x-amz-decoded-content-length", str(len(body) if length is None else length)),
+        ("content-encoding", "aws-chunked"),
+    ]
     headers += [("x-amz-trailer", trailer[0])] if trailer else []
     headers += more
 
@@ -365,7 +458,13 @@ STREAMS = [
     ("a byte of a later chunk", SIGNED, {"tamper": lambda p: flip(p, 2)}, 403, "SignatureDoesNotMatch"),
     ("two chunks change places", SIGNED, {"tamper": lambda p: [p[1], p[0], *p[2:]]}, 403, "SignatureDoesNotMatch"),
     ("a chunk is left out", SIGNED, {"tamper": lambda p: p[1:], "length": 134_464}, 403, "SignatureDoesNotMatch"),
-    ("the last chunk's signature", SIGNED, {"tamper": lambda p: [*p[:-2], flip(p, -2, -3)[-2], p[-1]]}, 403, "SignatureDoesNotMatch"),
+    (
+        "the last chunk's signature",
+        SIGNED,
+        {"tamper": lambda p: [*p[:-2], flip(p, -2, -3)[-2], p[-1]]},
+        403,
+        "SignatureDoesNotMatch",
+    ),
     ("no last chunk", SIGNED, {"tamper": lambda p: p[:-2]}, 400, "IncompleteBody"),
     ("ends within a chunk", SIGNED, {"tamper": lambda p: [p[0][:1000]]}, 400, "IncompleteBody"),
     ("a chunk length that is none", UNSIGNED_TRAILER, {"tamper": lambda p: [b"zz\r\n", *p[1:]]}, 400, "IncompleteBody"),
@@ -554,11 +653,73 @@ def test_ranges_of_an_empty_object(server):
 
 
 ODD_KEYS = [
-    "//", "/", "a//b", "//a", "a//", "/a", ".", "..", "../x", "a/../b", "a/./b", "./a", "a/..", "../../../../etc/passwd",
-    "%", "%2F", "%2e%2e", "a%20b", "+", "a+b", " ", "  a  b  ", "a\tb", "a\nb", "a\rb", "\x01\x02", "\x7f",
-    "!", "!!", "a!", "!a", "a!b!!c", "a!01ARZ3NDEKTSV4RRFFQ69G5FAVABCDEFGHJK", "~", "*", "'", '"', "<&>", "a;b", "a=b&c=d", "a?b", "a#b",
-    "a\\b", "C:\\x", "ä", "a\u0308", "日本語", "\U0001f600", "\u202e", "\ufeff", "\uffff", "x" * 255, "x" * 256, "x" * 1024, "ä" * 512,
-    "/".join(["d"] * 512), "a/" * 511 + "aa", ".s3o", ".s3o/id", ".s3o/n/61-", ".s3o-h/x", ".s3o~x", "health", "health/ready", "con", "a.", "a ",
+    "//",
+    "/",
+    "a//b",
+    "//a",
+    "a//",
+    "/a",
+    ".",
+    "..",
+    "../x",
+    "a/../b",
+    "a/./b",
+    "./a",
+    "a/..",
+    "../../../../etc/passwd",
+    "%",
+    "%2F",
+    "%2e%2e",
+    "a%20b",
+    "+",
+    "a+b",
+    " ",
+    "  a  b  ",
+    "a\tb",
+    "a\nb",
+    "a\rb",
+    "\x01\x02",
+    "\x7f",
+    "!",
+    "!!",
+    "a!",
+    "!a",
+    "a!b!!c",
+    "a!01ARZ3NDEKTSV4RRFFQ69G5FAVABCDEFGHJK",
+    "~",
+    "*",
+    "'",
+    '"',
+    "<&>",
+    "a;b",
+    "a=b&c=d",
+    "a?b",
+    "a#b",
+    "a\\b",
+    "C:\\x",
+    "ä",
+    "a\u0308",
+    "日本語",
+    "\U0001f600",
+    "\u202e",
+    "\ufeff",
+    "\uffff",
+    "x" * 255,
+    "x" * 256,
+    "x" * 1024,
+    "ä" * 512,
+    "/".join(["d"] * 512),
+    "a/" * 511 + "aa",
+    ".s3o",
+    ".s3o/id",
+    ".s3o/n/61-",
+    ".s3o-h/x",
+    ".s3o~x",
+    "health",
+    "health/ready",
+    "con",
+    "a.",
+    "a ",
 ]
 
 
@@ -591,7 +752,11 @@ def test_keys_that_nobody_allows(server):
         for key, code in [(b"x" * 1025, "KeyTooLongError"), (b"\xff\xfe", "InvalidURI"), (b"a\xc3", "InvalidURI")]:
             answer = client.put(BUCKET, key, b"x")
             assert (answer.status, answer.code) == (400, code), f"{key}: {answer}"
-        for bucket, code, status in [("Photos", "InvalidBucketName", 400), ("ab", "InvalidBucketName", 400), ("nobody", "NoSuchBucket", 404)]:
+        for bucket, code, status in [
+            ("Photos", "InvalidBucketName", 400),
+            ("ab", "InvalidBucketName", 400),
+            ("nobody", "NoSuchBucket", 404),
+        ]:
             answer = client.put(bucket, "x", b"x")
             assert answer.status in (status, 403), f"{bucket}: {answer}"
 
@@ -625,8 +790,17 @@ def test_what_is_not_implemented_changes_nothing(server):
     """A sub-resource that we do not have is never taken for the object itself."""
     with our_client(server) as client:
         for method, query in [
-            ("PUT", "tagging"), ("GET", "tagging"), ("DELETE", "tagging"), ("PUT", "acl"), ("GET", "acl"), ("PUT", "retention"),
-            ("PUT", "legal-hold"), ("POST", "restore"), ("POST", "select"), ("GET", "torrent"), ("GET", "attributes"),
+            ("PUT", "tagging"),
+            ("GET", "tagging"),
+            ("DELETE", "tagging"),
+            ("PUT", "acl"),
+            ("GET", "acl"),
+            ("PUT", "retention"),
+            ("PUT", "legal-hold"),
+            ("POST", "restore"),
+            ("POST", "select"),
+            ("GET", "torrent"),
+            ("GET", "attributes"),
         ]:
             answer = client.request(method, BUCKET, "there", [(query, "")], body=b"<x/>" if method != "GET" else b"")
             assert (answer.status, answer.code) == (501, "NotImplemented"), f"{method} ?{query}: {answer}"

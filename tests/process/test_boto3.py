@@ -207,7 +207,9 @@ def test_managed_transfers(s3, tmp_path):
 
 def test_z_charges_are_the_bytes(s3, server):
     """Last: after everything was deleted nothing is charged."""
-    keys = [one["Key"] for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET) for one in page.get("Contents", [])]
+    keys = [
+        one["Key"] for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET) for one in page.get("Contents", [])
+    ]
     for at in range(0, len(keys), 1000):
         s3.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": key} for key in keys[at : at + 1000]]})
     server.wait_cleaned()

@@ -162,7 +162,6 @@ class Writer(threading.Thread):
             del self.world.completing[upload]
 
 
-
 def check_every_key(server, world):
     with server.client() as client:
         for key in sorted(world.writes):

@@ -67,7 +67,12 @@ def test_every_acknowledged_put_was_synced_first(tmp_path):
     wrapper = ["strace", "-f", "-y", "-s", "64", "-o", trace, "-e", f"trace={calls}"]
     # The same folder again, a new one, a deeper one; small, medium, spliced sizes; an overwrite.
     puts = [
-        ("one", 100), ("two", 0), ("new/a", 4096), ("new/b", 100_000), ("deep/er/and/deeper/c", 300_000), ("one", 2_000_000),
+        ("one", 100),
+        ("two", 0),
+        ("new/a", 4096),
+        ("new/b", 100_000),
+        ("deep/er/and/deeper/c", 300_000),
+        ("one", 2_000_000),
         ("//odd", 500),
     ]
     with harness.Server(tmp_path / "server", backends, {"server": {"driver": "epoll"}}, wrapper=wrapper) as server:
@@ -108,7 +113,8 @@ def check_put(window, key, disk):
     wal = [i for i, event in enumerate(window) if is_wal_sync(event)]
     assert len(wal) >= 2, f"{key}: a reservation and a commit, each synced:\n{told}"
     files = [
-        i for i, event in enumerate(window)
+        i
+        for i, event in enumerate(window)
         if event.name in SYNCS and event.path.startswith(f"{disk}/") and event.result == "0" and not os.path.isdir(event.path)
     ]
     assert files, f"{key}: the blob's file is not synced:\n{told}"
@@ -117,7 +123,8 @@ def check_put(window, key, disk):
     renamed = renames[-1]
     assert wal[0] < files[0] < renamed < wal[-1], f"{key}: reserved, synced, named, committed:\n{told}"
     folders = [
-        (i, event.path) for i, event in enumerate(window)
+        (i, event.path)
+        for i, event in enumerate(window)
         if event.name in SYNCS and os.path.isdir(event.path) and event.path.startswith(str(disk)) and event.result == "0"
     ]
     assert any(renamed < i < wal[-1] for i, _ in folders), f"{key}: the folder's entry is not synced after the rename:\n{told}"

@@ -199,7 +199,9 @@ def test_all_backends_gone(tmp_path):
 
 
 def test_deletes_that_fail_become_dead_letters_still_charged(tmp_path):
-    settings = {"cleanup_queue": {"interval": "100ms", "grace": "100ms", "retry_first": "100ms", "retry_max": "200ms", "max_attempts": 3}}
+    settings = {
+        "cleanup_queue": {"interval": "100ms", "grace": "100ms", "retry_first": "100ms", "retry_max": "200ms", "max_attempts": 3}
+    }
     with stubbed(tmp_path, settings=settings) as (server, (stub,)), server.client() as client:
         stub.refuse = {"DELETE": 500}
         assert client.put(BUCKET, "key", pattern(0, 7000)).status == 200
@@ -217,6 +219,7 @@ def test_quotas_overflow_to_the_next_backend_and_then_507(tmp_path):
     folders = [tmp_path / name for name in ("one", "two")]
     backends = [harness.directory_backend(folder.name, folder, quota_bytes=1_000_000) for folder in folders]
     with harness.Server(tmp_path / "server", backends, QUICK_CLEANUP) as server, server.client() as client:
+
         def used():
             return {one["name"]: one["bytes_used"] for one in server.status()["backends"]}
 
@@ -464,7 +467,9 @@ def test_an_https_backend_is_verified(tmp_path, certificates, stack):
         upload = lean.xml_texts(created.body, "UploadId")[0]
         part = os.urandom(5 * harness.MIB)
         etag = client.put(BUCKET, "parts", part, query=[("partNumber", "1"), ("uploadId", upload)]).header("etag")
-        manifest = f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+        manifest = (
+            f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+        )
         done = client.request("POST", BUCKET, "parts", [("uploadId", upload)], body=manifest.encode())
         assert done.status == 200 and client.get(BUCKET, "parts").body == part, done
     untrusting = harness.Server(tmp_path / "untrusting", [backend], QUICK_CLEANUP, start=False)

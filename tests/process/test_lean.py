@@ -20,7 +20,9 @@ def test_the_signature_is_botocores(key, query, monkeypatch):
     ours = client.signed("PUT", "photos", key, query, [("x-amz-meta-a", "b  c")], b"body", now=now)
 
     target = lean.encode_path("photos", key) + ("?" + lean.encode_query(query) if query else "")
-    theirs = AWSRequest("PUT", f"http://127.0.0.1:9000{target}", data=b"body", headers={"x-amz-meta-a": "b  c", "content-length": "4"})
+    theirs = AWSRequest(
+        "PUT", f"http://127.0.0.1:9000{target}", data=b"body", headers={"x-amz-meta-a": "b  c", "content-length": "4"}
+    )
     theirs.headers["x-amz-content-sha256"] = ours.fields["x-amz-content-sha256"]
     signer = S3SigV4Auth(Credentials("photoskey", "photossecret"), "s3", "us-east-1")
     theirs.context["timestamp"] = ours.stamp

@@ -90,7 +90,10 @@ def streamed_put(client, key, body, trailer, chunk=64 * harness.KIB):
     headers = [("x-amz-decoded-content-length", str(len(body))), ("content-encoding", "aws-chunked")]
     headers += [("x-amz-trailer", "x-amz-checksum-crc32")] if trailer else []
     # Lengths of the framing do not depend on the signatures, so a dry run measures them.
-    length = sum(len(piece) for piece in framed(client.signed("PUT", BUCKET, key, headers=headers, payload_hash=mode), body, trailer, chunk))
+    length = sum(
+        len(piece)
+        for piece in framed(client.signed("PUT", BUCKET, key, headers=headers, payload_hash=mode), body, trailer, chunk)
+    )
     headers.append(("content-length", str(length)))
     signed = lean.Signed(client, "PUT", lean.encode_path(BUCKET, key), [], headers, mode)
     client.connection = client.connection or client.connect()

@@ -98,7 +98,9 @@ def test_status(server):
     assert [one["bytes_limit"] for one in status["backends"]] == [harness.GIB, 2 * harness.GIB]
     assert [one["core"] for one in status["reactors"]] == [0, 1] and all("connections" in one for one in status["reactors"])
     assert sum(one["requests"] for one in status["reactors"]) > 0
-    ingress = harness.wait_for("usage is written", lambda: sum(one["ingress_bytes"] for one in server.status()["backends"]) >= 6000, 60)
+    ingress = harness.wait_for(
+        "usage is written", lambda: sum(one["ingress_bytes"] for one in server.status()["backends"]) >= 6000, 60
+    )
     assert ingress
 
 
@@ -113,11 +115,25 @@ def test_metrics(server):
     found = server.metrics()
     names = {name for name, _, _ in found}
     for name in [
-        "s3o_build_info", "s3o_requests_total", "s3o_request_duration_seconds_bucket", "s3o_request_size_bytes_sum",
-        "s3o_response_size_bytes_count", "s3o_inflight_requests", "s3o_backend_requests_total",
-        "s3o_backend_duration_seconds_bucket", "s3o_quota_bytes_used", "s3o_quota_bytes_limit", "s3o_quota_bytes_available",
-        "s3o_quota_orphan_bytes", "s3o_objects_count", "s3o_active_multipart_uploads", "s3o_cleanup_queue_depth",
-        "s3o_cleanup_dlq_depth", "s3o_replication_pending", "s3o_relay_bodies_total", "s3o_relay_bytes_total",
+        "s3o_build_info",
+        "s3o_requests_total",
+        "s3o_request_duration_seconds_bucket",
+        "s3o_request_size_bytes_sum",
+        "s3o_response_size_bytes_count",
+        "s3o_inflight_requests",
+        "s3o_backend_requests_total",
+        "s3o_backend_duration_seconds_bucket",
+        "s3o_quota_bytes_used",
+        "s3o_quota_bytes_limit",
+        "s3o_quota_bytes_available",
+        "s3o_quota_orphan_bytes",
+        "s3o_objects_count",
+        "s3o_active_multipart_uploads",
+        "s3o_cleanup_queue_depth",
+        "s3o_cleanup_dlq_depth",
+        "s3o_replication_pending",
+        "s3o_relay_bodies_total",
+        "s3o_relay_bytes_total",
     ]:
         assert name in names, name
     assert {labels["core"] for name, labels, _ in found if name == "s3o_requests_total"} >= {"0", "1"}
@@ -208,7 +224,16 @@ def test_the_example_configuration_is_valid():
 def test_dev_is_a_session_to_paste(tmp_path):
     """The first thing a user does: start, paste what was printed, and it works; stop, start again, the data is there."""
     port, admin = harness.free_port(), harness.free_port()
-    command = [harness.BINARY, "dev", "--dir", tmp_path / "data", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{admin}"]
+    command = [
+        harness.BINARY,
+        "dev",
+        "--dir",
+        tmp_path / "data",
+        "--listen",
+        f"127.0.0.1:{port}",
+        "--admin-listen",
+        f"127.0.0.1:{admin}",
+    ]
     scripts = os.path.dirname(sys.executable)
     for turn in range(2):
         process = harness.Process(tmp_path / "dev.log", command)
@@ -222,7 +247,9 @@ def test_dev_is_a_session_to_paste(tmp_path):
             script += f"\naws s3 cp {tmp_path}/file s3://photos/file" if turn == 0 else ""
             script += "\naws s3 cp s3://photos/file -"
             environment = {"PATH": f"{scripts}:/usr/bin:/bin", "HOME": str(tmp_path)}
-            done = subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+            done = subprocess.run(
+                ["bash", "-euc", script], env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path
+            )
             assert done.returncode == 0 and done.stdout.endswith("hello"), (script, done.stdout, done.stderr)
             assert sorted(path.name for path in (tmp_path / "data").iterdir() if path.is_dir())
         finally:

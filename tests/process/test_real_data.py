@@ -41,9 +41,7 @@ def digest_of(path):
 
 
 def digests_in(folder):
-    return {
-        str(path.relative_to(folder)): digest_of(path) for path in pathlib.Path(folder).rglob("*") if path.is_file()
-    }
+    return {str(path.relative_to(folder)): digest_of(path) for path in pathlib.Path(folder).rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
