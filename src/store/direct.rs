@@ -5,6 +5,7 @@ use super::port::{Answer, ApplyError, BatchId, Change, Metadata, MetadataStore, 
 use super::record::Located;
 use crate::base::Failure;
 use std::cell::Cell;
+use std::sync::Arc;
 
 #[derive(Debug)]
 pub struct Direct<S> {
@@ -37,7 +38,7 @@ impl<S: MetadataStore> Metadata for Direct<S> {
 
     async fn change(&self, change: Change) -> Result<Outcome, Failure> {
         self.batches.set(self.batches.get() + 1);
-        match self.store.apply(BatchId(0, self.batches.get()), vec![change]).await {
+        match self.store.apply(BatchId(0, self.batches.get()), Arc::new([change])).await {
             Ok(mut applied) => applied.outcomes.pop().ok_or_else(|| Failure::ourselves("a batch without outcomes")),
             Err(ApplyError::NotApplied(failure) | ApplyError::Unknown(failure)) => Err(failure),
         }

@@ -8,6 +8,7 @@
 
 use super::record::Located;
 use crate::base::{BackendName, Failure, Timestamp};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use super::change::*;
@@ -38,8 +39,8 @@ pub enum ApplyError {
 /// A database. One implementation passes `store/conformance.rs` or is not one.
 pub trait MetadataStore {
     /// Carries out the changes as one transaction that is durable when this returns. No two changes of a batch concern
-    /// the same key. Cancel: NOT safe.
-    fn apply(&self, id: BatchId, changes: Vec<Change>) -> impl Future<Output = Result<Applied, ApplyError>>;
+    /// the same key. The caller keeps the changes too, to run them again if nothing happened. Cancel: NOT safe.
+    fn apply(&self, id: BatchId, changes: Arc<[Change]>) -> impl Future<Output = Result<Applied, ApplyError>>;
     /// The outcomes of a batch whose answer was lost; None if it never committed (and now never will). Asked about the last
     /// batch applied: nothing runs between a lost answer and this. Cancel: NOT safe.
     fn resolve(&self, id: BatchId) -> impl Future<Output = Result<Option<Applied>, Failure>>;

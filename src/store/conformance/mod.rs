@@ -128,7 +128,7 @@ impl<S: MetadataStore> Bench<S> {
 
     pub(super) fn batch(&self, changes: Vec<Change>) -> Applied {
         let id = BatchId(7, self.roll());
-        let applied = wait_for(self.store.apply(id, changes)).expect("the batch is applied");
+        let applied = wait_for(self.store.apply(id, changes.into())).expect("the batch is applied");
         self.check_books(&applied);
         applied
     }
@@ -362,7 +362,7 @@ impl OnDisk {
 }
 
 impl MetadataStore for OnDisk {
-    async fn apply(&self, id: BatchId, changes: Vec<Change>) -> Result<Applied, ApplyError> {
+    async fn apply(&self, id: BatchId, changes: Arc<[Change]>) -> Result<Applied, ApplyError> {
         self.store.apply(id, changes).await
     }
 

@@ -269,7 +269,7 @@ pub(super) fn batches_are_resolved_by_id<S: MetadataStore>(bench: &Bench<S>) {
         Change::from(Delete { bucket: bucket(), key: key("z"), condition: WriteCondition::default() }),
     ];
     let id = BatchId(42, 1);
-    let applied = wait_for(bench.store.apply(id, changes)).expect("applied");
+    let applied = wait_for(bench.store.apply(id, changes.into())).expect("applied");
     assert!(matches!(applied.outcomes[0], Outcome::BeginWrite(Ok(_))));
     assert_eq!(applied.outcomes[1], Outcome::BeginWrite(Err(Refusal::NoSpace)), "a refusal fails no neighbour");
     assert_eq!(applied.outcomes[2], Outcome::Delete(Ok(Deleted { existed: false })));

@@ -14,6 +14,7 @@ mod writes;
 use super::port::{Answer, Applied, ApplyError, BatchId, Change, MetadataStore, Outcome, Query, Rules};
 use crate::base::{Clock, Failure, Timestamp};
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 use tables::Tables;
 
 /// One database in memory. `clock` is the database's clock.
@@ -36,11 +37,11 @@ impl<C: Clock> MemoryStore<C> {
     }
 
     /// `apply` without a future, for tests that need none.
-    pub fn apply_now(&self, id: BatchId, changes: Vec<Change>) -> Applied {
+    pub fn apply_now(&self, id: BatchId, changes: &[Change]) -> Applied {
         let now = self.now();
         let mut tables = self.tables.borrow_mut();
         tables.touched.clear();
-        let outcomes = changes.into_iter().map(|change| tables.carry_out(now, change)).collect();
+        let outcomes = changes.iter().map(|change| tables.carry_out(now, change.clone())).collect();
         let applied = Applied { outcomes, charged: tables.charged_of_touched() };
         tables.batches.insert(id, (now, applied.clone()));
         applied
@@ -48,8 +49,8 @@ impl<C: Clock> MemoryStore<C> {
 }
 
 impl<C: Clock> MetadataStore for MemoryStore<C> {
-    async fn apply(&self, id: BatchId, changes: Vec<Change>) -> Result<Applied, ApplyError> {
-        Ok(self.apply_now(id, changes))
+    async fn apply(&self, id: BatchId, changes: Arc<[Change]>) -> Result<Applied, ApplyError> {
+        Ok(self.apply_now(id, &changes))
     }
 
     async fn resolve(&self, id: BatchId) -> Result<Option<Applied>, Failure> {

@@ -96,7 +96,7 @@ impl Drop for SqliteStore {
 }
 
 impl MetadataStore for SqliteStore {
-    async fn apply(&self, id: BatchId, changes: Vec<Change>) -> Result<Applied, ApplyError> {
+    async fn apply(&self, id: BatchId, changes: Arc<[Change]>) -> Result<Applied, ApplyError> {
         let (reply, answer) = oneshot::channel();
         let writer = self.writer.as_ref().expect("open until dropped");
         if writer.try_send(writer::Job::Apply { id, changes, reply }).is_err() {

@@ -97,7 +97,7 @@ pub(super) struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    pub(super) fn carry_out(&mut self, change: Change) -> rusqlite::Result<Outcome> {
+    pub(super) fn carry_out(&mut self, change: &Change) -> rusqlite::Result<Outcome> {
         macro_rules! settle {
             ($kind:ident, $outcome:expr) => {
                 match $outcome {
@@ -109,27 +109,27 @@ impl Transaction<'_> {
         }
         Ok(match change {
             Change::Register(one) => settle!(Register, self.register(one)),
-            Change::BeginWrite(one) => settle!(BeginWrite, self.begin_write(&one)),
-            Change::CommitWrite(one) => settle!(CommitWrite, self.commit_write(&one)),
-            Change::AbandonWrite(one) => settle!(AbandonWrite, self.abandon_write(&one)),
-            Change::Delete(one) => settle!(Delete, self.delete(&one)),
-            Change::BeginCopy(one) => settle!(BeginCopy, self.begin_copy(&one)),
-            Change::CommitCopy(one) => settle!(CommitCopy, self.commit_copy(&one)),
-            Change::RemoveCopy(one) => settle!(RemoveCopy, self.remove_copy(&one)),
+            Change::BeginWrite(one) => settle!(BeginWrite, self.begin_write(one)),
+            Change::CommitWrite(one) => settle!(CommitWrite, self.commit_write(one)),
+            Change::AbandonWrite(one) => settle!(AbandonWrite, self.abandon_write(one)),
+            Change::Delete(one) => settle!(Delete, self.delete(one)),
+            Change::BeginCopy(one) => settle!(BeginCopy, self.begin_copy(one)),
+            Change::CommitCopy(one) => settle!(CommitCopy, self.commit_copy(one)),
+            Change::RemoveCopy(one) => settle!(RemoveCopy, self.remove_copy(one)),
             Change::CreateUpload(one) => settle!(CreateUpload, self.create_upload(one)),
             Change::SetBackendUpload(one) => settle!(SetBackendUpload, self.set_backend_upload(one)),
-            Change::BeginPart(one) => settle!(BeginPart, self.begin_part(&one)),
-            Change::CommitPart(one) => settle!(CommitPart, self.commit_part(&one)),
-            Change::AbandonPart(one) => settle!(AbandonPart, self.abandon_part(&one)),
+            Change::BeginPart(one) => settle!(BeginPart, self.begin_part(one)),
+            Change::CommitPart(one) => settle!(CommitPart, self.commit_part(one)),
+            Change::AbandonPart(one) => settle!(AbandonPart, self.abandon_part(one)),
             Change::StartComplete(one) => settle!(StartComplete, self.start_complete(one)),
-            Change::FinishComplete(one) => settle!(FinishComplete, self.finish_complete(&one)),
-            Change::ReopenUpload(one) => settle!(ReopenUpload, self.reopen_upload(&one)),
-            Change::AbortUpload(one) => settle!(AbortUpload, self.abort_upload(&one)),
-            Change::CleanupDone(one) => settle!(CleanupDone, self.cleanup_done(one)),
-            Change::CleanupFailed(one) => settle!(CleanupFailed, self.cleanup_failed(&one)),
-            Change::RecordUsage(one) => settle!(RecordUsage, self.record_usage(&one)),
-            Change::RecordFacts(one) => settle!(RecordFacts, self.record_facts(&one)),
-            Change::SetDraining(one) => settle!(SetDraining, self.set_draining(&one)),
+            Change::FinishComplete(one) => settle!(FinishComplete, self.finish_complete(one)),
+            Change::ReopenUpload(one) => settle!(ReopenUpload, self.reopen_upload(one)),
+            Change::AbortUpload(one) => settle!(AbortUpload, self.abort_upload(one)),
+            Change::CleanupDone(one) => settle!(CleanupDone, self.cleanup_done(*one)),
+            Change::CleanupFailed(one) => settle!(CleanupFailed, self.cleanup_failed(one)),
+            Change::RecordUsage(one) => settle!(RecordUsage, self.record_usage(one)),
+            Change::RecordFacts(one) => settle!(RecordFacts, self.record_facts(one)),
+            Change::SetDraining(one) => settle!(SetDraining, self.set_draining(one)),
             Change::ForgetOld(_) => settle!(ForgetOld, self.forget_old()),
         })
     }

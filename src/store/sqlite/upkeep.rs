@@ -13,7 +13,7 @@ use crate::base::{BackendName, BlobId, Incarnation, PartNumber, UploadId};
 use rusqlite::{Result, params};
 
 impl Transaction<'_> {
-    pub(super) fn register(&mut self, register: Register) -> Step<Registered> {
+    pub(super) fn register(&mut self, register: &Register) -> Step<Registered> {
         self.execute("INSERT INTO incarnations (started) VALUES (?1)", [self.now.millis])?;
         let incarnation = self.conn.last_insert_rowid();
         self.execute("INSERT OR IGNORE INTO deployment (name, value) VALUES ('id', ?1)", [&register.deployment])?;

@@ -51,7 +51,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    pub(super) fn create_upload(&mut self, create: CreateUpload) -> Step<Upload> {
+    pub(super) fn create_upload(&mut self, create: &CreateUpload) -> Step<Upload> {
         if self.upload(&create.upload)?.is_some() {
             return Err(Refusal::Conflict.into());
         }
@@ -99,20 +99,20 @@ impl Transaction<'_> {
             ],
         )?;
         Ok(Upload {
-            upload: create.upload,
-            bucket: create.bucket,
-            key: create.key,
+            upload: create.upload.clone(),
+            bucket: create.bucket.clone(),
+            key: create.key.clone(),
             blob,
             backend_upload: String::new(),
-            record: create.record,
-            checksum_algorithm: create.checksum_algorithm,
+            record: create.record.clone(),
+            checksum_algorithm: create.checksum_algorithm.clone(),
             checksum_full_object: create.checksum_full_object,
             initiated: self.now,
             state: UploadState::Open,
         })
     }
 
-    pub(super) fn set_backend_upload(&mut self, set: SetBackendUpload) -> Step<Upload> {
+    pub(super) fn set_backend_upload(&mut self, set: &SetBackendUpload) -> Step<Upload> {
         let row = self.upload(&set.upload)?.filter(|row| row.shown.state != UploadState::Aborted);
         let mut shown = row.ok_or(Refusal::NoSuchUpload)?.shown;
         if shown.backend_upload.is_empty() {
@@ -124,7 +124,7 @@ impl Transaction<'_> {
                 "UPDATE blobs SET backend_upload = ?2 WHERE id = ?1",
                 params![shown.blob.id.0, set.backend_upload],
             )?;
-            shown.backend_upload = set.backend_upload;
+            shown.backend_upload.clone_from(&set.backend_upload);
         }
         Ok(shown)
     }
@@ -242,7 +242,7 @@ impl Transaction<'_> {
         Ok(check_manifest(&start.manifest, start.enforce_min_part_size, part)?.0)
     }
 
-    pub(super) fn start_complete(&mut self, start: StartComplete) -> Step<CompleteStarted> {
+    pub(super) fn start_complete(&mut self, start: &StartComplete) -> Step<CompleteStarted> {
         let row = self.upload_of(&start.upload, &start.bucket, &start.key)?;
         let manifest = manifest_text(&start.manifest);
         let same = row.manifest == manifest;
@@ -252,7 +252,7 @@ impl Transaction<'_> {
             UploadState::Done => return Ok(self.already_done(&row)?),
             UploadState::Completing if !same => return Err(Refusal::Busy.into()),
             UploadState::Completing => {
-                let parts = self.parts_of(&start)?;
+                let parts = self.parts_of(start)?;
                 return Ok(CompleteStarted::Go { upload: row.shown, version: row.version, parts });
             }
             UploadState::Open => {}
@@ -264,7 +264,7 @@ impl Transaction<'_> {
                 return Err(Refusal::Busy.into());
             }
         }
-        let parts = self.parts_of(&start)?;
+        let parts = self.parts_of(start)?;
         let version = mint_version(self.now, self.floor(key)?, chance_of_upload(&start.upload));
         self.execute(
             "UPDATE uploads SET state = 'completing', manifest = ?2, version = ?3 WHERE upload = ?1",

@@ -7,6 +7,7 @@ use super::{Wall, failure};
 use crate::base::{Failure, Timestamp};
 use rusqlite::{Connection, params};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Batches whose outcomes are remembered: a lost answer concerns the last one.
@@ -17,7 +18,7 @@ const BATCHES_KEPT: i64 = 4096;
 const BATCHES_TRIM_EVERY: i64 = 256;
 
 pub(super) enum Job {
-    Apply { id: BatchId, changes: Vec<Change>, reply: oneshot::Sender<Result<Applied, ApplyError>> },
+    Apply { id: BatchId, changes: Arc<[Change]>, reply: oneshot::Sender<Result<Applied, ApplyError>> },
     Resolve { id: BatchId, reply: oneshot::Sender<Result<Option<Applied>, Failure>> },
 }
 
@@ -48,13 +49,13 @@ impl Writer {
         while let Ok(job) = jobs.recv() {
             // A caller that has gone away does not want its answer.
             match job {
-                Job::Apply { id, changes, reply } => drop(reply.send(self.apply(id, changes))),
+                Job::Apply { id, changes, reply } => drop(reply.send(self.apply(id, &changes))),
                 Job::Resolve { id, reply } => drop(reply.send(self.resolve(id).map_err(|error| failure(&error)))),
             }
         }
     }
 
-    fn apply(&mut self, id: BatchId, changes: Vec<Change>) -> Result<Applied, ApplyError> {
+    fn apply(&mut self, id: BatchId, changes: &[Change]) -> Result<Applied, ApplyError> {
         let not_applied = |error: rusqlite::Error| ApplyError::NotApplied(failure(&error));
         if let Some(unsure) = self.unsure {
             self.resolve(unsure).map_err(not_applied)?;
@@ -72,12 +73,12 @@ impl Writer {
     }
 
     /// Everything up to the COMMIT.
-    fn carry_out(&mut self, id: BatchId, changes: Vec<Change>) -> rusqlite::Result<Applied> {
+    fn carry_out(&mut self, id: BatchId, changes: &[Change]) -> rusqlite::Result<Applied> {
         self.latest = self.latest.max((self.wall)());
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let mut transaction =
             Transaction { conn: &self.conn, ledger: &mut self.ledger, rules: &self.rules, now: self.latest };
-        let outcomes = changes.into_iter().map(|one| transaction.carry_out(one)).collect::<Result<_, _>>()?;
+        let outcomes = changes.iter().map(|one| transaction.carry_out(one)).collect::<Result<_, _>>()?;
         let charged = self.ledger.write(&self.conn)?;
         self.note_batch(id, "applied")?;
         Ok(Applied { outcomes, charged })
