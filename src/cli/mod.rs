@@ -1,1 +1,123 @@
-//! cli
+//! The command line: what can be asked of the program, and what is printed to a person. Commands read the configuration
+//! and hand it over; none of them serves by itself.
+
+mod dev;
+mod serve;
+mod validate;
+
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// One S3 endpoint in front of many S3-compatible backends.
+#[derive(Parser, Debug)]
+#[command(name = "s3-orchestrator", version, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Serve clients as the configuration file says, until SIGTERM or SIGINT.
+    Serve(ConfigFile),
+    /// Serve from three local directories, without a configuration file: to try it out and to develop against.
+    ///
+    /// Everything is kept in one directory: the metadata database and three backends with quotas. One bucket, `photos`, with
+    /// fixed keys is there from the start. Begin anew by deleting the directory.
+    Dev(Dev),
+    /// Check a configuration file: prints every problem at once with its line and what to do.
+    ///
+    /// Exits with 0 when the file is valid, even if there are warnings, and with 1 when it is not.
+    Validate(ConfigFile),
+    /// Print version and platform.
+    Version,
+}
+
+#[derive(Args, Debug)]
+struct ConfigFile {
+    /// The configuration file (YAML; see config/example.yaml and docs/configuration.md).
+    #[arg(long, value_name = "PATH", default_value = "config.yaml")]
+    config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct Dev {
+    /// Where everything is kept; made if it does not exist.
+    #[arg(long, value_name = "PATH", default_value = "./s3o-dev")]
+    dir: PathBuf,
+    /// Where clients connect.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
+    listen: SocketAddr,
+    /// Where status and metrics are served; only a loopback address, because no token protects it.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9001")]
+    admin_listen: SocketAddr,
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let outcome = match CommandLine::parse().command {
+        Command::Serve(file) => serve::serve(&file.config),
+        Command::Dev(options) => dev::dev(&options),
+        Command::Validate(file) => return validate::validate(&file.config),
+        Command::Version => {
+            println!("{}", version_line());
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("s3-orchestrator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The product's version, as metrics and `version` say it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn version_line() -> String {
+    format!("s3-orchestrator {VERSION} {}/{}", std::env::consts::OS, std::env::consts::ARCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(words: &str) -> Result<Command, clap::Error> {
+        CommandLine::try_parse_from(words.split(' ')).map(|line| line.command)
+    }
+
+    #[test]
+    fn command_lines() {
+        CommandLine::command().debug_assert();
+        let Ok(Command::Dev(dev)) = parse("x dev") else { panic!("dev needs no options") };
+        assert_eq!(dev.dir, PathBuf::from("./s3o-dev"));
+        assert_eq!(
+            (dev.listen.to_string(), dev.admin_listen.to_string()),
+            ("127.0.0.1:9000".into(), "127.0.0.1:9001".into())
+        );
+        let Ok(Command::Dev(dev)) = parse("x dev --dir=/d --listen=[::1]:1 --admin-listen 127.0.0.1:2") else {
+            panic!("all options")
+        };
+        assert_eq!((dev.dir, dev.listen.to_string()), (PathBuf::from("/d"), "[::1]:1".into()));
+        let Ok(Command::Serve(file)) = parse("x serve --config a.yaml") else { panic!("serve") };
+        assert_eq!(file.config, PathBuf::from("a.yaml"));
+        assert!(
+            matches!(parse("x validate"), Ok(Command::Validate(file)) if file.config == PathBuf::from("config.yaml"))
+        );
+        assert!(matches!(parse("x version"), Ok(Command::Version)));
+        for wrong in ["x", "x what", "x dev --listen nowhere", "x serve extra", "x serve --confg a"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_version_says_what_was_built() {
+        let line = version_line();
+        assert!(line.starts_with(concat!("s3-orchestrator ", env!("CARGO_PKG_VERSION"), " linux/")), "{line}");
+    }
+}

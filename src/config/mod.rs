@@ -6,6 +6,7 @@ mod check_backends;
 pub mod checked;
 mod dev;
 mod expand;
+pub mod files;
 pub mod problem;
 mod raw;
 mod reader;

@@ -4,7 +4,7 @@
 use super::catalogue::{Kind, Metric, metric};
 use super::cells::{
     BackendCall, BackendCells, CallStatus, CleanupStatus, CoreCells, DeskCells, Histogram, Label, STATUS_CODES,
-    Service, TIME_BOUNDS_MICROS, TimeoutPhase,
+    Service, TimeoutPhase,
 };
 use super::process::Process;
 use crate::policy::body_path::BodyPath;

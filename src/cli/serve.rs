@@ -1,0 +1,25 @@
+//! `serve`: a configuration file to a running program.
+
+use crate::config::{self, Checked, View};
+use crate::observe::logs;
+use anyhow::{Context, bail};
+use std::path::Path;
+
+pub(super) fn serve(path: &Path) -> anyhow::Result<()> {
+    let Checked { config, warnings } = match config::load(path) {
+        Ok(checked) => checked,
+        Err(problems) => bail!("{} is not a valid configuration\n{problems}", path.display()),
+    };
+    let view = View::new(config);
+    logs::init(view.server.log_level).context("logging cannot be set up")?;
+    for warning in warnings {
+        tracing::warn!(key = warning.key, line = warning.line, why = warning.message, "doubtful configuration");
+    }
+    run(view)
+}
+
+/// Starts every thread and returns when the program has been told to stop and has stopped.
+pub(super) fn run(view: View) -> anyhow::Result<()> {
+    let backends = view.backends.len();
+    bail!("the configuration is valid ({backends} backends), but this build cannot serve yet");
+}
