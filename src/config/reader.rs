@@ -129,7 +129,7 @@ impl Reader {
                     self.problem(entry.line, below_shown, message);
                 }
                 Some(State::Gone { instead }) => {
-                    self.problem(entry.line, below_shown, format!("has no use here: {instead}"))
+                    self.problem(entry.line, below_shown, format!("has no use here: {instead}"));
                 }
                 None if schema::is_list(&below) => self.check_list(&entry.node, &below, &below_shown),
                 None if schema::is_section(&below) => self.check_section(&entry.node, &below, &below_shown),

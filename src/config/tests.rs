@@ -354,3 +354,53 @@ fn unset_variables_do_not_hide_other_problems() {
     let mut root = raw::parse(&text).expect("valid YAML");
     assert_eq!(expand::expand(&mut root, &|_| None).len(), 2);
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics(pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..40)) {
+        let text: String = pieces.concat();
+        if let Err(problems) = read(&text) {
+            assert!(!problems.0.is_empty(), "{text}");
+        }
+    }
+}
+
+/// What files are made of, right and wrong.
+const PIECES: &[&str] = &[
+    "server:\n",
+    "  listen_addr: ':1'\n",
+    "buckets:\n",
+    "  - name: photos\n",
+    "    credentials:\n",
+    "      - access_key_id: a\n",
+    "        secret_access_key: b\n",
+    "backends:\n",
+    "  - directory: d\n",
+    "  - endpoint: https://[::1]:\n",
+    "    bucket: b\n",
+    "    http: {max_conns_per_host: 1}\n",
+    "replication: {factor: 99999999999999999999}\n",
+    "- ",
+    ": ",
+    "\n",
+    "  ",
+    "&a ",
+    "*a ",
+    "<<: *a\n",
+    "${",
+    "}",
+    "$",
+    "[",
+    "]",
+    "{",
+    "\"",
+    "'",
+    "|\n",
+    "\u{0}",
+    "é",
+    "\t",
+    "#",
+    "---\n",
+    "!!int ",
+    "~",
+];

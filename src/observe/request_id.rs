@@ -4,7 +4,7 @@ use std::fmt;
 
 /// 16 upper-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RequestId([u8; RequestId::CHARS]);
+pub struct RequestId([u8; Self::CHARS]);
 
 impl RequestId {
     pub const CHARS: usize = 16;
