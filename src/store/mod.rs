@@ -10,6 +10,7 @@ pub mod change;
 #[cfg(test)]
 mod conformance;
 pub mod direct;
+pub mod location_cache;
 pub mod memory;
 pub mod port;
 pub mod query;
