@@ -1,6 +1,96 @@
 //! One file per S3 verb: straight-line async functions over the ports, the same on a reactor, on the mover and in the
 //! simulator.
+//!
+//! `serve` is the way in: access, the verb, and the one place where trouble becomes an answer. `ports` is what a handler
+//! holds, `request` what it is given, `scratch` what a connection reuses. `reservation` and `placing` are shared by the
+//! verbs that write or read bytes.
 
+mod abort_multipart_upload;
+mod complete_multipart_upload;
+pub mod concurrent;
+mod create_multipart_upload;
+mod delete_object;
+mod delete_objects;
+mod get_bucket_location;
+mod get_object;
+mod head_bucket;
+mod head_object;
+mod list_buckets;
+mod list_objects_v2;
+mod list_parts;
+mod object_headers;
+pub mod placing;
 pub mod ports;
+mod put_object;
 pub mod request;
+pub mod reservation;
 pub mod response;
+pub mod scratch;
+pub mod trouble;
+mod upload_part;
+
+use crate::policy::access;
+use crate::proto::error_code::ErrorCode;
+use crate::proto::operation::Operation;
+use ports::{Exchange, Ports};
+use request::Request;
+use scratch::Scratch;
+use trouble::Trouble;
+
+/// Answers one request, exactly once, or cuts the connection. Cancel: NOT safe; what was begun is handed over to be ended.
+pub async fn serve<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    request: &Request<'_>,
+    exchange: &mut X,
+    scratch: &mut Scratch,
+) {
+    let outcome = match admit(ports, request) {
+        Ok(()) => dispatch(ports, request, exchange, scratch).await,
+        Err(trouble) => Err(trouble),
+    };
+    if let Err(trouble) = outcome {
+        trouble::answer(request, exchange, scratch, trouble).await;
+    }
+}
+
+/// The bucket exists, and the caller may do this in it.
+fn admit<P: Ports>(ports: &P, request: &Request<'_>) -> Result<(), Trouble> {
+    let Some(bucket) = request.target.bucket else { return Ok(()) };
+    if ports.view().bucket(bucket).is_none() {
+        return Err(ErrorCode::NoSuchBucket.into());
+    }
+    request.principal.permits(bucket, access::needed(request.operation)).map_err(|denial| {
+        ports.cells().access_denied.inc();
+        tracing::debug!(request = request.id, user = &*request.principal.user, bucket, ?denial, "access denied");
+        ErrorCode::AccessDenied.into()
+    })
+}
+
+/// Rare verbs with big futures are boxed, so that a connection that only reads stays small.
+async fn dispatch<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    request: &Request<'_>,
+    exchange: &mut X,
+    scratch: &mut Scratch,
+) -> Result<(), Trouble> {
+    match request.operation {
+        Operation::GetObject => get_object::handle(ports, request, exchange, scratch).await,
+        Operation::HeadObject => head_object::handle(ports, request, exchange, scratch).await,
+        Operation::PutObject => Box::pin(put_object::handle(ports, request, exchange)).await,
+        Operation::DeleteObject => Box::pin(delete_object::handle(ports, request, exchange)).await,
+        Operation::DeleteObjects => Box::pin(delete_objects::handle(ports, request, exchange, scratch)).await,
+        Operation::ListObjectsV2 => Box::pin(list_objects_v2::handle(ports, request, exchange, scratch)).await,
+        Operation::ListBuckets => list_buckets::handle(ports, request, exchange, scratch).await,
+        Operation::HeadBucket => head_bucket::handle(ports, exchange).await,
+        Operation::GetBucketLocation => get_bucket_location::handle(ports, exchange, scratch).await,
+        Operation::CreateMultipartUpload => {
+            Box::pin(create_multipart_upload::handle(ports, request, exchange, scratch)).await
+        }
+        Operation::UploadPart => Box::pin(upload_part::handle(ports, request, exchange)).await,
+        Operation::CompleteMultipartUpload => {
+            Box::pin(complete_multipart_upload::handle(ports, request, exchange, scratch)).await
+        }
+        Operation::AbortMultipartUpload => Box::pin(abort_multipart_upload::handle(ports, request, exchange)).await,
+        Operation::ListParts => Box::pin(list_parts::handle(ports, request, exchange, scratch)).await,
+    }
+}

@@ -32,8 +32,8 @@ pub trait Ports: Backends {
     fn health(&self) -> &Health;
     fn cells(&self) -> &CoreCells;
     fn incarnation(&self) -> Incarnation;
-    /// Hands over the end of an attempt (AbandonWrite, AbandonPart) whose task cannot wait for it: a panic, a client that
-    /// waits for its error. It is asked for in the background until the store has answered. Never blocks, never fails.
+    /// Hands over the end of what was begun (AbandonWrite, AbandonPart, AbortUpload), which its task cannot wait for: a
+    /// panic, a client that waits for its error. It is asked for in the background until the store has answered. Never blocks, never fails.
     fn end_later(&self, end: Change);
     /// A change was committed that a worker waits for (bytes to delete, a copy to make).
     fn wake(&self, worker: Worker);

@@ -21,10 +21,16 @@ impl ResponseHead {
 
     /// Adds a field. CR, LF and NUL cannot pass: they become spaces, so that no value can end the line.
     pub fn field(&mut self, name: &str, value: &str) {
-        debug_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b'.'));
+        self.field_in_two(name, "", value);
+    }
+
+    /// `field` for a name with a prefix: `x-amz-meta-` and the rest.
+    pub fn field_in_two(&mut self, prefix: &str, name: &str, value: &str) {
+        debug_assert!(prefix.bytes().chain(name.bytes()).all(is_token), "a field's name is a token: {prefix}{name}");
+        self.fields.extend_from_slice(prefix.as_bytes());
         self.fields.extend_from_slice(name.as_bytes());
         self.fields.extend_from_slice(b": ");
-        self.fields.extend(value.bytes().map(|b| if matches!(b, b'\r' | b'\n' | 0) { b' ' } else { b }));
+        self.fields.extend(value.bytes().map(without_line_ends));
         self.fields.extend_from_slice(b"\r\n");
     }
 
@@ -33,7 +39,7 @@ impl ResponseHead {
         struct Lines<'a>(&'a mut Vec<u8>);
         impl Write for Lines<'_> {
             fn write_str(&mut self, text: &str) -> std::fmt::Result {
-                self.0.extend(text.bytes().map(|b| if matches!(b, b'\r' | b'\n' | 0) { b' ' } else { b }));
+                self.0.extend(text.bytes().map(without_line_ends));
                 Ok(())
             }
         }
@@ -45,5 +51,31 @@ impl ResponseHead {
 
     pub fn fields(&self) -> &[u8] {
         &self.fields
+    }
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn without_line_ends(byte: u8) -> u8 {
+    if matches!(byte, b'\r' | b'\n' | 0) { b' ' } else { byte }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_ends_its_line() {
+        let mut head = ResponseHead::default();
+        head.field("x-amz-request-id", "1\r\nset-cookie: a");
+        head.field_in_two("x-amz-meta-", "b", "\u{e9}\0");
+        head.format("content-range", format_args!("bytes {}-{}\n", 0, 4));
+        let want = "x-amz-request-id: 1  set-cookie: a\r\nx-amz-meta-b: \u{e9} \r\ncontent-range: bytes 0-4 \r\n";
+        assert_eq!(std::str::from_utf8(head.fields()), Ok(want));
+        head.clear();
+        assert_eq!((head.status, head.fields()), (200, &b""[..]));
     }
 }

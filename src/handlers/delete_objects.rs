@@ -1,0 +1,67 @@
+//! DeleteObjects: each key is its own change; they are submitted together, so that the desk batches them.
+
+use super::concurrent;
+use super::ports::{Exchange, Ports};
+use super::request::Request;
+use super::scratch::Scratch;
+use super::trouble::{self, Trouble};
+use crate::base::limits::XML_BYTES_MAX;
+use crate::base::{BucketName, ObjectKey};
+use crate::proto::body_check::BodyCheck;
+use crate::proto::checksum::Declared;
+use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::xml::{self, DeleteOutcome, ObjectToDelete};
+use crate::store::port::{Delete, Metadata, WriteCondition};
+
+/// Changes of one request that are under way at once.
+const CONCURRENT_MAX: usize = 128;
+
+pub async fn handle<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    request: &Request<'_>,
+    exchange: &mut X,
+    scratch: &mut Scratch,
+) -> Result<(), Trouble> {
+    let bucket = ports.view().bucket(request.bucket()).ok_or(ErrorCode::NoSuchBucket)?.name.clone();
+    let declared = Declared::parse(&request.head.headers, request.payload)?;
+    if declared.content_md5.is_none() && declared.checksum.is_none() && declared.trailer.is_none() {
+        let message = "Missing required header for this request: Content-MD5 OR x-amz-checksum-*";
+        return Err(S3Error::new(ErrorCode::InvalidRequest, message).into());
+    }
+    if request.length.is_some_and(|bytes| bytes > XML_BYTES_MAX as u64) {
+        return Err(ErrorCode::MalformedXML.into());
+    }
+    exchange.receive(XML_BYTES_MAX, &mut BodyCheck::of_declared(declared)).await?;
+    let asked = xml::read_delete(exchange.received())?;
+
+    let mut results: Vec<Result<(), S3Error>> = vec![Ok(()); asked.objects.len()];
+    let deletes = asked.objects.iter().map(|object| delete_one(ports, &bucket, object));
+    concurrent::each(CONCURRENT_MAX, deletes, |place, result| results[place] = result).await;
+
+    let outcomes = asked.objects.iter().zip(&results).map(|(object, result)| match result {
+        Ok(()) => DeleteOutcome::Deleted { key: &object.key },
+        Err(error) => DeleteOutcome::Failed { key: &object.key, error },
+    });
+    scratch.body.clear();
+    xml::write_delete_result(&mut scratch.body, asked.quiet, outcomes);
+    exchange.head().field("content-type", "application/xml");
+    exchange.respond(&scratch.body).await.map_err(|_| Trouble::Cut)
+}
+
+async fn delete_one<P: Ports>(ports: &P, bucket: &BucketName, object: &ObjectToDelete) -> Result<(), S3Error> {
+    // Unversioned buckets call their only version null.
+    if object.version_id.as_deref().is_some_and(|version| !version.is_empty() && version != "null") {
+        return Err(ErrorCode::NoSuchVersion.into());
+    }
+    let key = ObjectKey::parse(&object.key).ok_or(ErrorCode::KeyTooLongError)?;
+    let condition =
+        WriteCondition { etag_in: object.if_etag.clone().map(|etag| vec![etag]), ..WriteCondition::default() };
+    match ports.meta().step(Delete { bucket: bucket.clone(), key, condition }).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(refusal)) => Err(trouble::error_of_refusal(refusal)),
+        Err(failure) => {
+            tracing::warn!(%failure, "a key of a batch was not deleted");
+            Err(trouble::error_of_failure(&failure))
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! GetObject (DESIGN.md, "The story of a GET"): one committed version, whole or a range of it, from whichever copy answers.
+//!
+//! Before the first byte any failure tries the next copy. Midway another copy of the same version goes on at the exact
+//! offset, since copies are byte-identical; if none can, the connection is cut.
+
+use super::object_headers::{write_object, write_version};
+use super::placing;
+use super::ports::{Exchange, Ports};
+use super::request::Request;
+use super::scratch::Scratch;
+use super::trouble::Trouble;
+use crate::backend::port::{MoveEnd, Span};
+use crate::base::failure::Kind;
+use crate::base::{Failure, Version};
+use crate::proto::conditional::{ReadConditions, Verdict};
+use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::range::Range;
+use crate::store::port::{Answer, Metadata, Query};
+use crate::store::record::{BlobAt, Located};
+
+/// Looks for a copy, the first one included (PROTOCOL.md, "Deleting bytes").
+const LOOKS_MAX: u32 = 3;
+
+pub async fn handle<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    request: &Request<'_>,
+    exchange: &mut X,
+    scratch: &mut Scratch,
+) -> Result<(), Trouble> {
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        look_up(ports, request, &mut scratch.located).await?;
+        let located = &scratch.located;
+        let Some(range) = decide(request, located)? else {
+            return not_modified(exchange, located).await;
+        };
+        write_head(exchange, request, located, range);
+        let span = Span { from: first_byte(range), len: range.len(located.size) };
+        if span.len == 0 {
+            return exchange.respond(b"").await.map_err(|_| Trouble::Cut);
+        }
+        match send(ports, request, exchange, located, span).await? {
+            Sent::Whole => return Ok(()),
+            // Its bytes may have been deleted since they were found: an overwrite, a move to another backend.
+            Sent::NoCopy { stale: true, .. } if looks < LOOKS_MAX => {}
+            Sent::NoCopy { failure, .. } => return Err(failure.into()),
+        }
+    }
+}
+
+/// NoSuchKey if there is no live version.
+pub async fn look_up<P: Ports>(ports: &P, request: &Request<'_>, located: &mut Located) -> Result<(), Trouble> {
+    let found = ports.meta().lookup(request.bucket(), request.key(), located).await?;
+    if found { Ok(()) } else { Err(ErrorCode::NoSuchKey.into()) }
+}
+
+/// What of the object is to be sent; None: 304. PreconditionFailed, InvalidRange.
+pub fn decide(request: &Request<'_>, located: &Located) -> Result<Option<Range>, S3Error> {
+    let conditions = ReadConditions::of(request.head)?;
+    match conditions.test(&located.etag, located.modified) {
+        Verdict::Proceed => {}
+        Verdict::NotModified => return Ok(None),
+        Verdict::PreconditionFailed => return Err(ErrorCode::PreconditionFailed.into()),
+    }
+    let asked = request.head.header("range").filter(|_| conditions.range_applies(&located.etag, located.modified));
+    match Range::of(asked, located.size) {
+        Range::Unsatisfiable => Err(ErrorCode::InvalidRange.into()),
+        range => Ok(Some(range)),
+    }
+}
+
+pub async fn not_modified<P: Ports, X: Exchange<P>>(exchange: &mut X, located: &Located) -> Result<(), Trouble> {
+    let head = exchange.head();
+    head.clear();
+    head.status = ErrorCode::NotModified.http_status();
+    write_version(head, located);
+    for (name, value) in located.record.headers.iter().filter(|(name, _)| name == "cache-control" || name == "expires")
+    {
+        head.field(name, value);
+    }
+    exchange.respond(b"").await.map_err(|_| Trouble::Cut)
+}
+
+/// Status and fields for this range.
+pub fn write_head<P: Ports, X: Exchange<P>>(exchange: &mut X, request: &Request<'_>, located: &Located, range: Range) {
+    let head = exchange.head();
+    head.clear();
+    head.content_length = range.len(located.size);
+    if let Range::Part { first, last } = range {
+        head.status = 206;
+        head.format("content-range", format_args!("bytes {first}-{last}/{}", located.size));
+    }
+    write_object(head, request, located, range == Range::Whole);
+}
+
+fn first_byte(range: Range) -> u64 {
+    match range {
+        Range::Part { first, .. } => first,
+        Range::Whole | Range::Unsatisfiable => 0,
+    }
+}
+
+enum Sent {
+    Whole,
+    /// Nothing was sent: no copy could be opened. `stale`: one was not where it was found, another look may tell more.
+    NoCopy {
+        failure: Failure,
+        stale: bool,
+    },
+}
+
+/// A body on its way to the client.
+struct Progress {
+    sent: u64,
+    head_sent: bool,
+    /// The last one.
+    failure: Option<Failure>,
+    stale: bool,
+}
+
+impl Progress {
+    fn failed(&mut self, failure: Failure) {
+        self.stale |= matches!(failure.kind, Kind::NotFound | Kind::Corrupt);
+        self.failure = Some(failure);
+    }
+}
+
+async fn send<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    request: &Request<'_>,
+    exchange: &mut X,
+    located: &Located,
+    span: Span,
+) -> Result<Sent, Trouble> {
+    let mut progress = Progress { sent: 0, head_sent: false, failure: None, stale: located.blobs.is_empty() };
+    if try_copies(ports, exchange, located.size, &located.blobs, span, &mut progress).await? {
+        return Ok(Sent::Whole);
+    }
+    if !progress.head_sent {
+        let failure =
+            progress.failure.unwrap_or_else(|| Failure::backend("no copy is on a backend that is configured"));
+        return Ok(Sent::NoCopy { failure, stale: progress.stale });
+    }
+    // The client has a part of this version: only its own copies can go on, those in their grace included.
+    for _ in 1..LOOKS_MAX {
+        let copies = copies_of(ports, request, located.version).await?;
+        if try_copies(ports, exchange, located.size, &copies, span, &mut progress).await? {
+            return Ok(Sent::Whole);
+        }
+    }
+    ports.cells().bodies_cut.inc();
+    let cause = progress.failure.map(|failure| failure.to_string()).unwrap_or_default();
+    tracing::warn!(request = request.id, sent = progress.sent, cause, "a body was cut: no copy can go on");
+    Err(Trouble::Cut)
+}
+
+/// Each copy once, best first, until the span is whole: then true.
+async fn try_copies<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    exchange: &mut X,
+    size: u64,
+    copies: &[BlobAt],
+    span: Span,
+    progress: &mut Progress,
+) -> Result<bool, Trouble> {
+    for (attempt, position) in placing::read_order(ports, copies).iter().enumerate() {
+        let copy = &copies[position];
+        let rest = Span { from: span.from + progress.sent, len: span.len - progress.sent };
+        let source = match ports.open(copy, size, rest).await {
+            Ok(source) => source,
+            Err(failure) => {
+                tracing::debug!(backend = copy.backend.as_str(), %failure, "a copy was not opened");
+                progress.failed(failure);
+                continue;
+            }
+        };
+        let backend = placing::index_of(ports, &copy.backend);
+        if progress.head_sent {
+            ports.cells().read_resumes.inc();
+        } else {
+            if attempt > 0 {
+                ports.cells().read_failovers.inc();
+            }
+            exchange.note_backend(backend);
+            exchange.send_head(span.len).await.map_err(|_| Trouble::Cut)?;
+            progress.head_sent = true;
+        }
+        let moved = exchange.send_from(source).await;
+        progress.sent += moved.bytes;
+        assert!(progress.sent <= span.len, "a source gave more than it was asked for");
+        match moved.end {
+            MoveEnd::Done if progress.sent == span.len => return Ok(true),
+            MoveEnd::Done => progress.failed(Failure::backend("a copy ended early")),
+            MoveEnd::Source(failure) => {
+                tracing::debug!(backend = copy.backend.as_str(), %failure, "a copy broke off");
+                progress.failed(failure);
+            }
+            MoveEnd::Sink(_) | MoveEnd::Refused(_) => return Err(Trouble::Cut),
+        }
+    }
+    Ok(false)
+}
+
+async fn copies_of<P: Ports>(ports: &P, request: &Request<'_>, version: Version) -> Result<Vec<BlobAt>, Trouble> {
+    let (bucket, key) = (request.bucket().to_owned(), request.key().to_owned());
+    match ports.meta().query(Query::Copies { bucket, key, version }).await? {
+        Answer::Copies(copies) => Ok(copies),
+        _ => Err(Failure::ourselves("a query was answered with another's answer").into()),
+    }
+}

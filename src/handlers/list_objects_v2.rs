@@ -1,0 +1,46 @@
+//! ListObjectsV2: one walk of the store's index per page; no backend is asked.
+
+use super::ports::{Exchange, Ports};
+use super::request::Request;
+use super::scratch::Scratch;
+use super::trouble::Trouble;
+use crate::base::Failure;
+use crate::proto::params::ListObjectsV2;
+use crate::proto::xml::{self, ListEntry, ListHeader};
+use crate::store::port::{Answer, ListQuery, Listed, Metadata, Query};
+
+pub async fn handle<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    request: &Request<'_>,
+    exchange: &mut X,
+    scratch: &mut Scratch,
+) -> Result<(), Trouble> {
+    let query = request.query();
+    let asked = ListObjectsV2::parse(&query)?;
+    let list = ListQuery {
+        bucket: request.bucket().to_owned(),
+        prefix: asked.prefix.clone().into_owned(),
+        delimiter: asked.delimiter.clone().into_owned(),
+        after: asked.after.clone(),
+        max: asked.max_keys,
+    };
+    let Answer::List(page) = ports.meta().query(Query::List(list)).await? else {
+        return Err(Failure::ourselves("a query was answered with another's answer").into());
+    };
+    let header = ListHeader {
+        bucket: request.bucket(),
+        request: &asked,
+        entries: page.keys.len() + page.common_prefixes.len(),
+        continues_after: page.truncated.then_some(page.last.as_str()),
+    };
+    scratch.body.clear();
+    let prefixes = page.common_prefixes.iter().map(String::as_str);
+    xml::write_list_objects(&mut scratch.body, &header, page.keys.iter().map(entry_of), prefixes);
+    exchange.head().field("content-type", "application/xml");
+    exchange.respond(&scratch.body).await.map_err(|_| Trouble::Cut)
+}
+
+fn entry_of(listed: &Listed) -> ListEntry<'_> {
+    let checksum = listed.checksums.first().map(|one| (one.algorithm.as_str(), one.composite));
+    ListEntry { key: &listed.key, size: listed.size, etag: &listed.etag, modified: listed.modified, checksum }
+}

@@ -1,0 +1,192 @@
+//! An object's headers: out of a write's request into its record, and out of the record into the answer to a read.
+
+use super::request::Request;
+use super::response::ResponseHead;
+use crate::base::limits::USER_METADATA_BYTES_MAX;
+use crate::proto::aws_chunked::stored_content_encoding;
+use crate::proto::checksum::{Algorithm, Checksum};
+use crate::proto::conditional::{EtagList, WriteConditions};
+use crate::proto::date;
+use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::http1::RequestHead;
+use crate::store::port::WriteCondition;
+use crate::store::record::{Located, ObjectRecord, StoredChecksum};
+
+/// System headers that are kept and returned, in the order in which records hold them.
+const KEPT_HEADERS: [&str; 6] =
+    ["cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "expires"];
+/// What S3 says of an object that was stored without a type.
+const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
+const METADATA_PREFIX: &str = "x-amz-meta-";
+
+/// What a PutObject or CreateMultipartUpload says about the object. InvalidArgument for values that are not UTF-8,
+/// MetadataTooLarge.
+pub fn record_of(head: &RequestHead<'_>) -> Result<ObjectRecord, S3Error> {
+    let mut record = ObjectRecord::default();
+    for name in KEPT_HEADERS {
+        let Some(value) = head.header_text(name)? else { continue };
+        let kept = if name == "content-encoding" { stored_content_encoding(value) } else { Some(value.into()) };
+        record.headers.extend(kept.map(|value| (name.to_owned(), value.into_owned())));
+    }
+    record.user_metadata = user_metadata(head)?;
+    Ok(record)
+}
+
+/// S3 joins repeated names with a comma.
+fn user_metadata(head: &RequestHead<'_>) -> Result<Vec<(String, String)>, S3Error> {
+    let mut metadata: Vec<(String, String)> = Vec::new();
+    for field in head.headers() {
+        let Some((prefix, name)) = field.name.split_at_checked(METADATA_PREFIX.len()) else { continue };
+        if !prefix.eq_ignore_ascii_case(METADATA_PREFIX) {
+            continue;
+        }
+        let name = name.to_ascii_lowercase();
+        let value = std::str::from_utf8(field.value).map_err(|_| {
+            S3Error::new(
+                ErrorCode::InvalidArgument,
+                format!("The value of {METADATA_PREFIX}{name} is not valid UTF-8."),
+            )
+        })?;
+        match metadata.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, joined)) => {
+                joined.push(',');
+                joined.push_str(value);
+            }
+            None => metadata.push((name, value.to_owned())),
+        }
+    }
+    let bytes: usize = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > USER_METADATA_BYTES_MAX { Err(ErrorCode::MetadataTooLarge.into()) } else { Ok(metadata) }
+}
+
+/// If-Match and If-None-Match of a write.
+pub fn condition_of(head: &RequestHead<'_>) -> Result<WriteCondition, S3Error> {
+    let sent = WriteConditions::of(head)?;
+    let mut condition = WriteCondition::default();
+    condition.etag_in = sent.if_match.map(|list| match list {
+        EtagList::Any => vec!["*".to_owned()],
+        EtagList::Tags(tags) => tags,
+    });
+    match sent.if_none_match {
+        Some(EtagList::Any) => condition.must_not_exist = true,
+        Some(EtagList::Tags(tags)) => condition.etag_not_in = tags,
+        None => {}
+    }
+    Ok(condition)
+}
+
+pub fn stored_checksum(checksum: &Checksum) -> StoredChecksum {
+    StoredChecksum { algorithm: checksum.algorithm().name().to_owned(), value: checksum.to_base64(), composite: false }
+}
+
+/// The fields of an answer to GET or HEAD that tell about the object; not those that tell about the body that is sent.
+pub fn write_object(head: &mut ResponseHead, request: &Request<'_>, located: &Located, whole: bool) {
+    write_version(head, located);
+    head.field("accept-ranges", "bytes");
+    let record = &located.record;
+    if !record.headers.iter().any(|(name, _)| name == "content-type") {
+        head.field("content-type", DEFAULT_CONTENT_TYPE);
+    }
+    for (name, value) in &record.headers {
+        head.field(name, value);
+    }
+    for (name, value) in &record.user_metadata {
+        head.field_in_two(METADATA_PREFIX, name, value);
+    }
+    // A checksum is the whole object's, so a part of it is answered without (S3: "Checking object integrity").
+    let wanted = request.head.header("x-amz-checksum-mode").is_some_and(|mode| mode.eq_ignore_ascii_case(b"enabled"));
+    if wanted && whole {
+        write_checksums(head, &record.checksums);
+    }
+}
+
+/// What also goes with a 304.
+pub fn write_version(head: &mut ResponseHead, located: &Located) {
+    write_etag(head, &located.etag);
+    head.field("last-modified", date::http(located.modified).as_str());
+}
+
+pub fn write_etag(head: &mut ResponseHead, etag: &str) {
+    head.format("etag", format_args!("\"{etag}\""));
+}
+
+/// `x-amz-checksum-crc32: …` and which kind it is.
+pub fn write_checksums(head: &mut ResponseHead, checksums: &[StoredChecksum]) {
+    for checksum in checksums {
+        write_checksum_value(head, checksum);
+        head.field("x-amz-checksum-type", if checksum.composite { "COMPOSITE" } else { "FULL_OBJECT" });
+    }
+}
+
+pub fn write_checksum_value(head: &mut ResponseHead, checksum: &StoredChecksum) {
+    if let Some(algorithm) = Algorithm::parse(&checksum.algorithm) {
+        head.field(algorithm.header(), &checksum.value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(fields: &str) -> Result<ObjectRecord, ErrorCode> {
+        let bytes = format!("PUT /bkt/k HTTP/1.1\r\nhost: h\r\n{fields}content-length: 0\r\n\r\n");
+        let head = RequestHead::parse(bytes.as_bytes(), &mut 0).expect("a good head").expect("a whole head");
+        record_of(&head).map_err(|error| error.code)
+    }
+
+    fn check(fields: &str, headers: &[(&str, &str)], metadata: &[(&str, &str)]) {
+        let owned = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
+        let record = record(fields).unwrap_or_else(|code| panic!("{fields:?}: {code:?}"));
+        assert_eq!((record.headers, record.user_metadata), (owned(headers), owned(metadata)), "{fields:?}");
+    }
+
+    #[test]
+    fn headers_that_are_kept() {
+        check("", &[], &[]);
+        check(
+            "Content-Type: text/plain\r\nCache-Control: no-cache\r\nX-Other: 1\r\n",
+            &[("cache-control", "no-cache"), ("content-type", "text/plain")],
+            &[],
+        );
+        check("content-encoding: aws-chunked,gzip\r\n", &[("content-encoding", "gzip")], &[]);
+        check("content-encoding: aws-chunked\r\n", &[], &[]);
+        check("X-Amz-Meta-B: 1\r\nx-amz-meta-a: \u{fc}\r\nx-amz-meta-b: 2\r\n", &[], &[("b", "1,2"), ("a", "\u{fc}")]);
+        check("x-amz-meta-: nameless\r\nx-amz-met: 1\r\n", &[], &[("", "nameless")]);
+    }
+
+    #[test]
+    fn metadata_ends_at_two_kibibytes() {
+        let longest = format!("x-amz-meta-name: {}\r\n", "v".repeat(2048 - 4));
+        assert!(record(&longest).is_ok());
+        assert_eq!(record(&format!("{longest}x-amz-meta-x: y\r\n")), Err(ErrorCode::MetadataTooLarge));
+    }
+
+    #[test]
+    fn conditions_of_writes() {
+        for (fields, want) in [
+            ("", WriteCondition::default()),
+            ("if-none-match: *\r\n", WriteCondition { must_not_exist: true, ..WriteCondition::default() }),
+            (
+                "if-match: \"abc\"\r\n",
+                WriteCondition { etag_in: Some(vec!["abc".into()]), ..WriteCondition::default() },
+            ),
+            ("if-match: *\r\n", WriteCondition { etag_in: Some(vec!["*".into()]), ..WriteCondition::default() }),
+            ("if-none-match: a\r\n", WriteCondition { etag_not_in: vec!["a".into()], ..WriteCondition::default() }),
+        ] {
+            let bytes = format!("PUT /bkt/k HTTP/1.1\r\nhost: h\r\n{fields}\r\n");
+            let head = RequestHead::parse(bytes.as_bytes(), &mut 0).expect("a good head").expect("a whole head");
+            assert_eq!(condition_of(&head).map_err(|error| error.code), Ok(want), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn checksums_are_told_with_their_kind() {
+        let mut head = ResponseHead::default();
+        let stored = StoredChecksum { algorithm: "CRC64NVME".into(), value: "AAAA".into(), composite: false };
+        write_checksums(&mut head, &[stored]);
+        let want = "x-amz-checksum-crc64nvme: AAAA\r\nx-amz-checksum-type: FULL_OBJECT\r\n";
+        assert_eq!(std::str::from_utf8(head.fields()), Ok(want));
+    }
+}

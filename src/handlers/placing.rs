@@ -1,0 +1,99 @@
+//! What is known of backends when a blob is placed or read: from the view, the board, the standing and this core's health
+//! into the plain facts that `policy/` ranks.
+
+use super::ports::Ports;
+use crate::backend::port::UpstreamPayload;
+use crate::base::{BackendName, Clock};
+use crate::config::checked::{Backend, Place};
+use crate::policy::placement::{self, BackendFacts};
+use crate::policy::read_order::{self, CopyFacts, ReadOrder};
+use crate::proto::body_check::Help;
+use crate::proto::checksum::{Algorithm, Digester};
+use crate::store::port::Candidate;
+use crate::store::record::BlobAt;
+
+/// Copies of one version that are looked at; the best eight of them are tried.
+const COPIES_LOOKED_AT: usize = 16;
+
+/// Where the view has this backend; `usize::MAX`, which no table holds, if it has not.
+pub fn index_of<P: Ports>(ports: &P, backend: &BackendName) -> usize {
+    ports.view().backend_index(backend).unwrap_or(usize::MAX)
+}
+
+/// Backends that may take a blob of this size, best first. Empty if none may.
+pub fn candidates<P: Ports>(ports: &P, bucket: &str, key: &str, size: u64) -> Vec<Candidate> {
+    let view = ports.view();
+    let facts: Vec<BackendFacts> = (0..view.backends.len()).map(|index| placement_facts(ports, index)).collect();
+    placement::rank(view.routing_strategy, bucket, key, size, &facts)
+        .into_iter()
+        .map(|choice| Candidate { backend: view.backends[choice.backend].name.clone(), literal: choice.literal })
+        .collect()
+}
+
+fn placement_facts<P: Ports>(ports: &P, index: usize) -> BackendFacts {
+    let (view, standing) = (ports.view(), ports.standing());
+    let backend = &view.backends[index];
+    BackendFacts {
+        used_bytes: ports.board().charged_bytes(index),
+        limit_bytes: backend.quota_bytes,
+        // A backend whose marker was not seen takes nothing, like one that is being emptied.
+        draining: standing.draining(index) || !standing.usable(index),
+        healthy: ports.health().is_good(index, ports.clock().tick()),
+        max_object_bytes: backend.max_object_size_bytes,
+        max_key_bytes: backend.max_key_bytes,
+    }
+}
+
+/// Whether any backend could take anything now. If not, the trouble is the backends', not a lack of room.
+pub fn any_usable<P: Ports>(ports: &P) -> bool {
+    let standing = ports.standing();
+    (0..ports.view().backends.len()).any(|index| standing.usable(index) && !standing.draining(index))
+}
+
+/// In which order to try copies. Allocates nothing.
+pub fn read_order<P: Ports>(ports: &P, copies: &[BlobAt]) -> ReadOrder {
+    let now = ports.clock().tick();
+    let mut facts =
+        [CopyFacts { backend: usize::MAX, healthy: false, local: false, latency_micros: 0 }; COPIES_LOOKED_AT];
+    for (fact, copy) in facts.iter_mut().zip(copies) {
+        let Some(index) = ports.view().backend_index(&copy.backend) else { continue };
+        *fact = CopyFacts {
+            backend: index,
+            healthy: ports.standing().usable(index) && ports.health().is_good(index, now),
+            local: ports.view().backends[index].is_local(),
+            latency_micros: ports.health().latency_micros(index),
+        };
+    }
+    read_order::rank(&facts[..copies.len().min(COPIES_LOOKED_AT)])
+}
+
+/// What a backend was measured to do for the body of a PUT, as far as the configuration lets it.
+pub fn help_of<P: Ports>(ports: &P, index: usize) -> Help {
+    Help {
+        verifies_sha256: ports.standing().verifies_sha256(index) && !signs_no_hash(&ports.view().backends[index]),
+        tells_md5: ports.standing().etag_is_md5(index),
+    }
+}
+
+/// How the payload is signed upstream: with the hash that the client declared; with one made here if the body is in hand;
+/// with none otherwise, or where the configuration says so.
+pub fn upstream_payload<P: Ports>(
+    ports: &P,
+    index: usize,
+    declared: Option<[u8; 32]>,
+    in_hand: Option<&[u8]>,
+) -> UpstreamPayload {
+    if signs_no_hash(&ports.view().backends[index]) {
+        return UpstreamPayload::Unsigned;
+    }
+    let computed = || in_hand.map(|body| Digester::of(Algorithm::Sha256, body));
+    let hash = declared.or_else(|| computed().and_then(|checksum| checksum.as_bytes().try_into().ok()));
+    hash.map_or(UpstreamPayload::Unsigned, UpstreamPayload::Sha256)
+}
+
+fn signs_no_hash(backend: &Backend) -> bool {
+    match &backend.place {
+        Place::Endpoint(place) => place.unsigned_payload,
+        Place::Directory(_) => true,
+    }
+}

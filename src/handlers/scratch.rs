@@ -1,0 +1,17 @@
+//! What one connection reuses from request to request, so that a small GET allocates nothing once it is warm.
+
+use crate::store::record::Located;
+
+#[derive(Debug)]
+pub struct Scratch {
+    /// The version that a lookup found; its strings keep their room.
+    pub located: Located,
+    /// The body of an answer that is made here (XML).
+    pub body: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { located: Located::empty(), body: Vec::new() }
+    }
+}

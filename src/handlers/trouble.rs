@@ -1,0 +1,158 @@
+//! How a request ends when it does not end well, and the one place where that becomes an answer.
+
+use super::ports::{Exchange, Ports};
+use super::request::Request;
+use super::scratch::Scratch;
+use crate::base::failure::Kind;
+use crate::base::{Blame, Failure};
+use crate::proto::body_error::BodyError;
+use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::http1::Method;
+use crate::proto::xml;
+use crate::store::port::Refusal;
+
+#[derive(Clone, Debug)]
+pub enum Trouble {
+    /// What was asked for is refused; the client learns why.
+    Refused(S3Error),
+    /// Something we depend on failed; the client learns no more than whether to try again.
+    Failed(Failure),
+    /// The client is gone, or its answer cannot be finished: nothing more can be said on this connection.
+    Cut,
+}
+
+impl From<S3Error> for Trouble {
+    fn from(error: S3Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<ErrorCode> for Trouble {
+    fn from(code: ErrorCode) -> Self {
+        Self::Refused(code.into())
+    }
+}
+
+impl From<BodyError> for Trouble {
+    fn from(error: BodyError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(error_of_refusal(refusal))
+    }
+}
+
+/// What the store refuses, in S3's words.
+pub fn error_of_refusal(refusal: Refusal) -> S3Error {
+    match refusal {
+        Refusal::NoSuchKey => ErrorCode::NoSuchKey,
+        Refusal::NoSuchUpload => ErrorCode::NoSuchUpload,
+        Refusal::PreconditionFailed => ErrorCode::PreconditionFailed,
+        Refusal::Conflict => ErrorCode::ConditionalRequestConflict,
+        Refusal::NoSpace | Refusal::NoSpaceYet => ErrorCode::InsufficientStorage,
+        Refusal::Lost => ErrorCode::ServiceUnavailable,
+        Refusal::Busy => ErrorCode::OperationAborted,
+        Refusal::InvalidPart => ErrorCode::InvalidPart,
+        Refusal::InvalidPartOrder => ErrorCode::InvalidPartOrder,
+        Refusal::EntityTooSmall => ErrorCode::EntityTooSmall,
+        Refusal::EntityTooLarge => ErrorCode::EntityTooLarge,
+        Refusal::TooManyUploads => ErrorCode::SlowDown,
+    }
+    .into()
+}
+
+/// What a failure looks like from outside: whose fault it was decides, its cause stays in the log.
+pub fn error_of_failure(failure: &Failure) -> S3Error {
+    match (failure.blame, failure.kind) {
+        (_, Kind::Overloaded) => ErrorCode::SlowDown.into(),
+        (_, Kind::NoSpace) => ErrorCode::InsufficientStorage.into(),
+        (Blame::Client, Kind::Unavailable) => S3Error::from(ErrorCode::RequestTimeout).closing(),
+        (Blame::Client, _) => S3Error::from(ErrorCode::IncompleteBody).closing(),
+        (Blame::Backend, Kind::Corrupt | Kind::NotFound | Kind::Refused) | (Blame::Ourselves, _) => {
+            ErrorCode::InternalError.into()
+        }
+        (Blame::Backend | Blame::Metadata, _) => ErrorCode::ServiceUnavailable.into(),
+    }
+}
+
+/// Seconds after which a client may try again.
+const RETRY_AFTER: &str = "1";
+
+/// Answers the error, or cuts the connection where an answer has begun. The only place where either happens.
+pub async fn answer<P: Ports, X: Exchange<P>>(
+    request: &Request<'_>,
+    exchange: &mut X,
+    scratch: &mut Scratch,
+    trouble: Trouble,
+) {
+    let error = match trouble {
+        Trouble::Cut => return exchange.cut(),
+        Trouble::Refused(error) => error,
+        Trouble::Failed(failure) => {
+            if failure.blame != Blame::Client {
+                tracing::warn!(request = request.id, operation = request.operation.name(), %failure, "request failed");
+            }
+            error_of_failure(&failure)
+        }
+    };
+    if exchange.answered() {
+        return exchange.cut();
+    }
+    write_head(exchange, scratch, &error);
+    scratch.body.clear();
+    if request.head.method != Method::Head && error.code != ErrorCode::NotModified {
+        xml::write_error(&mut scratch.body, &error, request.target.raw_path, request.id);
+    }
+    // A client that is gone does not hear of its error; the connection ends either way.
+    if exchange.respond(&scratch.body).await.is_err() || error.close {
+        exchange.cut();
+    }
+}
+
+fn write_head<P: Ports, X: Exchange<P>>(exchange: &mut X, scratch: &Scratch, error: &S3Error) {
+    let head = exchange.head();
+    head.clear();
+    head.status = error.http_status();
+    head.field("content-type", "application/xml");
+    match error.code {
+        ErrorCode::SlowDown | ErrorCode::ServiceUnavailable => head.field("retry-after", RETRY_AFTER),
+        ErrorCode::InvalidRange => {
+            head.format("content-range", format_args!("bytes */{}", scratch.located.size));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Retry;
+
+    #[test]
+    fn blame_and_kind_decide_what_the_client_sees() {
+        let failure = |kind, blame| error_of_failure(&Failure::new(kind, blame, Retry::Never, "secret")).code;
+        for (kind, blame, want) in [
+            (Kind::Unavailable, Blame::Metadata, ErrorCode::ServiceUnavailable),
+            (Kind::Unavailable, Blame::Backend, ErrorCode::ServiceUnavailable),
+            (Kind::NotFound, Blame::Backend, ErrorCode::InternalError),
+            (Kind::Corrupt, Blame::Backend, ErrorCode::InternalError),
+            (Kind::NoSpace, Blame::Backend, ErrorCode::InsufficientStorage),
+            (Kind::Overloaded, Blame::Ourselves, ErrorCode::SlowDown),
+            (Kind::Overloaded, Blame::Metadata, ErrorCode::SlowDown),
+            (Kind::Unavailable, Blame::Ourselves, ErrorCode::InternalError),
+            (Kind::Unavailable, Blame::Client, ErrorCode::RequestTimeout),
+            (Kind::Gone, Blame::Client, ErrorCode::IncompleteBody),
+        ] {
+            assert_eq!(failure(kind, blame), want, "{kind:?} {blame:?}");
+        }
+    }
+}

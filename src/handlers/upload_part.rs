@@ -1,0 +1,200 @@
+//! UploadPart: the part's bytes stream into the backend's own upload (PROTOCOL.md, "Multipart").
+
+use super::object_headers::{stored_checksum, write_checksum_value, write_etag};
+use super::placing;
+use super::ports::{Exchange, Ports, Worker};
+use super::put_object::{UNCOUNTED_BYTES_MAX, etag_of, md5, trouble_of_refused_body, was_answered};
+use super::request::Request;
+use super::trouble::Trouble;
+use crate::backend::port::{MoveEnd, Put, PutTarget};
+use crate::base::failure::Kind;
+use crate::base::{BucketName, Clock, Dice, Failure, Nonce, ObjectKey};
+use crate::proto::body_check::{BodyCheck, Help};
+use crate::proto::checksum::{Algorithm, Declared};
+use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::params::UploadPart;
+use crate::store::port::{AbandonPart, BeginPart, CommitPart, Metadata, PartBegun, Refusal, Upload};
+use crate::store::record::PartRecord;
+use std::time::Duration;
+
+/// How long a part waits for an attempt at the same number whose client is gone, and for room.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+const WAIT_STEP: Duration = Duration::from_millis(100);
+
+pub async fn handle<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    request: &Request<'_>,
+    exchange: &mut X,
+) -> Result<(), Trouble> {
+    let size = request.object_length()?;
+    if size > ports.view().server.max_object_size_bytes {
+        return Err(ErrorCode::EntityTooLarge.into());
+    }
+    let asked = UploadPart::parse(&request.query())?;
+    let declared = Declared::parse(&request.head.headers, request.payload)?;
+    let bucket = ports.view().bucket(request.bucket()).ok_or(ErrorCode::NoSuchBucket)?.name.clone();
+    let key = ObjectKey::parse(request.key()).ok_or(ErrorCode::KeyTooLongError)?;
+    let mut attempt = begin(ports, bucket, key, &asked, size).await?;
+    let part = store(ports, &mut attempt, declared, exchange).await?;
+    let commit = CommitPart {
+        incarnation: ports.incarnation(),
+        upload: attempt.upload.upload.clone(),
+        nonce: attempt.nonce,
+        part: part.clone(),
+    };
+    let outcome = ports.meta().step(commit).await?;
+    attempt.ended = true;
+    outcome?;
+    let head = exchange.head();
+    write_etag(head, &part.etag);
+    part.checksums.iter().for_each(|checksum| write_checksum_value(head, checksum));
+    exchange.respond(b"").await.map_err(|_| Trouble::Cut)
+}
+
+/// An attempt at a part; handed over to be abandoned unless its end was recorded.
+struct Attempt<'p, P: Ports> {
+    ports: &'p P,
+    upload: Upload,
+    part: UploadPart,
+    nonce: Nonce,
+    size: u64,
+    may_have_replaced: bool,
+    ended: bool,
+}
+
+impl<P: Ports> Drop for Attempt<'_, P> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let abandon = AbandonPart {
+                incarnation: self.ports.incarnation(),
+                upload: self.upload.upload.clone(),
+                number: self.part.number,
+                nonce: self.nonce,
+                may_have_replaced: self.may_have_replaced,
+            };
+            self.ports.end_later(abandon.into());
+        }
+    }
+}
+
+/// Charges the part. A client that lost its connection sends the part again while the attempt it lost is still being
+/// noticed, so a busy number is waited for.
+async fn begin<'p, P: Ports>(
+    ports: &'p P,
+    bucket: BucketName,
+    key: ObjectKey,
+    asked: &UploadPart,
+    size: u64,
+) -> Result<Attempt<'p, P>, Trouble> {
+    let since = ports.clock().tick();
+    loop {
+        let begin = BeginPart {
+            incarnation: ports.incarnation(),
+            bucket: bucket.clone(),
+            key: key.clone(),
+            upload: asked.upload.clone(),
+            number: asked.number,
+            size,
+            nonce: Nonce::from_roll(ports.dice().roll()),
+        };
+        match ports.meta().step(begin).await? {
+            Ok(PartBegun { upload, nonce }) => {
+                let part = asked.clone();
+                return Ok(Attempt { ports, upload, part, nonce, size, may_have_replaced: false, ended: false });
+            }
+            Err(refusal @ (Refusal::Busy | Refusal::NoSpaceYet)) if ports.clock().tick().since(since) < WAIT_MAX => {
+                if refusal == Refusal::NoSpaceYet {
+                    ports.wake(Worker::Cleanup);
+                }
+                ports.clock().sleep(WAIT_STEP).await;
+            }
+            Err(refusal) => return Err(refusal.into()),
+        }
+    }
+}
+
+async fn store<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    attempt: &mut Attempt<'_, P>,
+    declared: Declared,
+    exchange: &mut X,
+) -> Result<PartRecord, Trouble> {
+    let wanted_algorithm = attempt.upload.checksum_algorithm.as_deref().and_then(Algorithm::parse);
+    check_kind(wanted_algorithm, &declared)?;
+    let backend = placing::index_of(ports, &attempt.upload.blob.backend);
+    if backend == usize::MAX {
+        return Err(ErrorCode::ServiceUnavailable.into());
+    }
+    // A bad part must not replace a good one, so a declared MD5 is not left to be compared afterwards.
+    let help = placing::help_of(ports, backend);
+    let help = Help { tells_md5: help.tells_md5 && declared.content_md5.is_none(), ..help };
+    let mut check = BodyCheck::new(declared, md5().and(wanted_algorithm), help);
+    let put = Put {
+        blob: &attempt.upload.blob,
+        target: PutTarget::Part {
+            backend_upload: &attempt.upload.backend_upload,
+            number: attempt.part.number,
+            nonce: attempt.nonce.as_str(),
+        },
+        size: attempt.size,
+        payload: placing::upstream_payload(ports, backend, check.declared_sha256(), None),
+        checksum: None,
+    };
+    let sink = ports.create(put).await.map_err(trouble_of_backend)?;
+    exchange.note_backend(backend);
+    attempt.may_have_replaced = true;
+    let mut sinks = [sink];
+    let moved = exchange.receive_into(&mut sinks, &mut check).await;
+    let [sink] = sinks;
+    let trouble = match moved.end {
+        MoveEnd::Done => None,
+        // The last bytes were withheld, or never came.
+        MoveEnd::Refused(error) => Some((false, Trouble::from(error))),
+        MoveEnd::Source(failure) => Some((false, Trouble::from(failure))),
+        MoveEnd::Sink(failure) => {
+            let may_be_whole = moved.bytes.saturating_add(UNCOUNTED_BYTES_MAX) >= attempt.size;
+            Some((may_be_whole, Trouble::from(failure)))
+        }
+    };
+    if let Some((may_be_whole, trouble)) = trouble {
+        attempt.may_have_replaced = may_be_whole;
+        ports.discard(sink).await;
+        return Err(trouble);
+    }
+    let stored = match ports.finish(sink).await {
+        Ok(stored) => stored,
+        Err(failure) => {
+            attempt.may_have_replaced = !was_answered(&failure);
+            return Err(match trouble_of_refused_body(&check, failure) {
+                Trouble::Failed(failure) => trouble_of_backend(failure),
+                other => other,
+            });
+        }
+    };
+    let etag = etag_of(&check, &stored)?;
+    let computed = wanted_algorithm.and_then(|algorithm| check.found(algorithm));
+    let checksums = check.sent_checksum().or(computed).as_ref().map(stored_checksum).into_iter().collect();
+    let backend_etag = if stored.etag == etag { String::new() } else { stored.etag };
+    let modified_ms = ports.clock().now().millis;
+    Ok(PartRecord { number: attempt.part.number.get(), size: attempt.size, etag, backend_etag, checksums, modified_ms })
+}
+
+/// A part may come without the upload's checksum, which is then computed here, but not with another one.
+fn check_kind(wanted: Option<Algorithm>, declared: &Declared) -> Result<(), S3Error> {
+    let sent = declared.trailer.or(declared.checksum.map(|checksum| checksum.algorithm()));
+    match (wanted, sent) {
+        (Some(wanted), Some(sent)) if wanted != sent => {
+            let (wanted, sent) = (wanted.name().to_ascii_lowercase(), sent.name().to_ascii_lowercase());
+            let message = format!(
+                "Checksum Type mismatch occurred, expected checksum Type: {wanted}, actual checksum Type: {sent}"
+            );
+            Err(S3Error::new(ErrorCode::InvalidRequest, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A backend that does not know its upload any more has lost the parts: the client must begin anew.
+fn trouble_of_backend(failure: Failure) -> Trouble {
+    if failure.kind == Kind::NotFound { ErrorCode::NoSuchUpload.into() } else { failure.into() }
+}
