@@ -8,6 +8,7 @@ use monoio::buf::{IoBuf, IoBufMut};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -208,6 +209,29 @@ impl Buffer {
         self.end = 0;
     }
 
+    /// Of the bytes held from `at` on, keeps only `range` (relative to `at`), moved up to `at`.
+    pub fn keep(&mut self, at: usize, range: Range<usize>) {
+        let from = self.start + at;
+        assert!(from + range.end <= self.end, "kept past the end");
+        if range.start > 0 {
+            self.bytes.copy_within(from + range.start..from + range.end, from);
+        }
+        self.end = from + range.len();
+    }
+
+    /// Where the bytes held are, to come back to after consuming some: consumed bytes stay in place until the buffer is
+    /// filled or compacted.
+    pub fn mark(&self) -> (usize, usize) {
+        (self.start, self.end)
+    }
+
+    /// Holds again what it held at `mark`.
+    pub fn reset(&mut self, (start, end): (usize, usize)) {
+        assert!(start <= end && end <= self.bytes.len(), "a mark of another buffer");
+        self.start = start;
+        self.end = end;
+    }
+
     /// Moves the bytes held to the front, so that all room is behind them.
     pub fn compact(&mut self) {
         self.bytes.copy_within(self.start..self.end, 0);
@@ -230,15 +254,18 @@ impl Buffer {
         Filling { buffer, until }
     }
 
-    /// The whole buffer for an operation that sends the bytes held.
-    pub(super) fn take_to_drain(&mut self) -> Draining {
-        Draining { buffer: std::mem::replace(self, Self::hollow()) }
+    /// The whole buffer for an operation that sends the first `count` bytes held.
+    pub(super) fn take_to_drain(&mut self, count: usize) -> Draining {
+        assert!(count <= self.len(), "drained past the end");
+        Draining { buffer: std::mem::replace(self, Self::hollow()), count }
     }
 
-    /// Takes the memory out so that it can cross to another thread and back; the lease keeps its place in the pool.
-    pub fn lend(mut self) -> (Lease, Loose) {
-        let loose = Loose { bytes: std::mem::take(&mut self.bytes), start: self.start, end: self.end };
-        (Lease { home: self.home.take() }, loose)
+    /// Takes the memory out so that it can cross to another thread and back; the lease keeps its place in the pool. The
+    /// buffer is left hollow.
+    pub fn lend(&mut self) -> (Lease, Loose) {
+        let mut whole = std::mem::replace(self, Self::hollow());
+        let loose = Loose { bytes: std::mem::take(&mut whole.bytes), start: whole.start, end: whole.end };
+        (Lease { home: whole.home.take() }, loose)
     }
 }
 
@@ -325,6 +352,7 @@ unsafe impl IoBufMut for Filling {
 /// A buffer in the hands of a send.
 pub(super) struct Draining {
     buffer: Buffer,
+    count: usize,
 }
 
 impl Draining {
@@ -340,7 +368,7 @@ unsafe impl IoBuf for Draining {
     }
 
     fn bytes_init(&self) -> usize {
-        self.buffer.len()
+        self.count
     }
 }
 
@@ -362,6 +390,13 @@ mod tests {
         assert_eq!((buffer.data(), buffer.spare()), (&b"fgh"[..], 0));
         buffer.compact();
         assert_eq!((buffer.data(), buffer.spare()), (&b"fgh"[..], 5));
+        buffer.append(b"12345");
+        buffer.keep(3, 1..3);
+        assert_eq!(buffer.data(), b"fgh23");
+        let mark = buffer.mark();
+        buffer.consume(5);
+        buffer.reset(mark);
+        assert_eq!(buffer.data(), b"fgh23", "consumed bytes can be had again");
         buffer.truncate(1);
         assert_eq!(buffer.data(), b"f");
         buffer.consume(1);
@@ -391,7 +426,7 @@ mod tests {
         assert!(pool.try_take().is_none(), "its place is taken while it is away");
         loose.spare_mut()[0] = b'd';
         loose.filled(1);
-        let buffer = lease.restore(loose);
+        let mut buffer = lease.restore(loose);
         assert_eq!(buffer.data(), b"abcd");
         let (lease, loose) = buffer.lend();
         drop(lease);

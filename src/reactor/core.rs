@@ -7,6 +7,7 @@ use super::deadline::{DEADLINE_TICK_MS, Deadlines};
 use super::dice::CoreDice;
 use super::driver::DriverKind;
 use super::fair::Fair;
+use super::relay::pipe::PipePool;
 use crate::base::limits::{BODY_BUFFER_BYTES, HEAD_BYTES_MAX};
 use crate::observe::cells::CoreCells;
 use std::io;
@@ -24,11 +25,13 @@ pub struct CoreLimits {
     pub head_buffers_max: usize,
     /// Body buffers, each `BODY_BUFFER_BYTES`: bodies in the copy path at once. More wait their turn.
     pub body_buffers_max: usize,
+    /// Pipes of up to a mebibyte: bodies spliced at once. Bodies beyond are copied.
+    pub pipes_max: usize,
 }
 
 impl Default for CoreLimits {
     fn default() -> Self {
-        Self { head_buffers_max: 16 * 1024, body_buffers_max: 256 }
+        Self { head_buffers_max: 16 * 1024, body_buffers_max: 256, pipes_max: 48 }
     }
 }
 
@@ -40,6 +43,7 @@ pub struct Core {
     pub deadlines: Rc<Deadlines>,
     pub heads: Rc<BufferPool>,
     pub bodies: Rc<BufferPool>,
+    pub pipes: Rc<PipePool>,
     pub cells: Arc<CoreCells>,
 }
 
@@ -54,6 +58,7 @@ impl Core {
             deadlines: Deadlines::new(Rc::clone(&clock)),
             heads: BufferPool::new(HEAD_BYTES_MAX, limits.head_buffers_max),
             bodies: BufferPool::new(BODY_BUFFER_BYTES, limits.body_buffers_max),
+            pipes: PipePool::new(limits.pipes_max),
             clock,
             cells,
         });
@@ -72,6 +77,7 @@ impl Core {
                 until_trim = TRIM_EVERY_MS / DEADLINE_TICK_MS;
                 self.heads.trim();
                 self.bodies.trim();
+                self.pipes.trim();
             }
         }
     }

@@ -9,6 +9,7 @@ use super::core::Core;
 use super::deadline::{Deadline, Phase};
 use super::driver::DriverKind;
 use super::handle::{borrow, send_vectored};
+use super::race::{Won, race};
 use super::tls::Tls;
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use monoio::net::TcpStream;
@@ -38,6 +39,14 @@ pub enum Follow {
     /// More bytes follow at once; these may wait for them in the kernel. Only with those bytes in hand: the kernel holds
     /// a short segment back for up to 200 ms.
     Now,
+}
+
+/// Why a wait for room has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ready {
+    Writable,
+    /// The peer speaks, or has ended, before all was written.
+    Answered,
 }
 
 /// What an idle connection is up to.
@@ -136,19 +145,26 @@ impl Stream {
     /// Sends the bytes that the buffer holds, consuming them as the kernel takes them: after an error, those left in the
     /// buffer were not taken. Cancel: NOT safe, the buffer stays hollow.
     pub async fn write_buffer(&mut self, buffer: &mut Buffer) -> io::Result<()> {
+        self.write_front(buffer, buffer.len()).await
+    }
+
+    /// As `write_buffer`, the first `count` bytes only. Cancel: NOT safe, the buffer stays hollow.
+    pub async fn write_front(&mut self, buffer: &mut Buffer, count: usize) -> io::Result<()> {
         if self.tls.is_some() {
             let mut sent = 0;
-            let done = self.write_tls(buffer.data(), &mut sent).await;
+            let done = self.write_tls(&buffer.data()[..count], &mut sent).await;
             buffer.consume(sent);
             return self.timed(done);
         }
-        while !buffer.is_empty() {
-            let (done, draining) = self.tcp.write(buffer.take_to_drain()).await;
+        let mut left = count;
+        while left > 0 {
+            let (done, draining) = self.tcp.write(buffer.take_to_drain(left)).await;
             *buffer = draining.into_buffer();
             match done {
                 Ok(0) => return self.timed(Err(io::ErrorKind::WriteZero.into())),
-                Ok(count) => {
-                    buffer.consume(count);
+                Ok(taken) => {
+                    left -= taken;
+                    buffer.consume(taken);
                     self.deadline.progress();
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
@@ -156,6 +172,49 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// As `write_front`, to a peer that may answer before it has taken everything: then it ends early, and what is left in
+    /// the buffer was not taken. Cancel: NOT safe, an unknown part of a TLS record may have left.
+    pub async fn write_front_or_answered(&mut self, buffer: &mut Buffer, count: usize) -> io::Result<Ready> {
+        let mut left = count;
+        while left > 0 {
+            let bytes = &buffer.data()[..left];
+            let taken = match &mut self.tls {
+                Some(tls) => match tls.buffer(bytes) {
+                    Ok(taken) => taken,
+                    Err(cause) => return self.timed(Err(cause)),
+                },
+                None => match send_vectored(&self.tcp, &[IoSlice::new(bytes)], SendFlags::empty()) {
+                    Ok(taken) => taken,
+                    Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => 0,
+                    Err(cause) => return self.timed(Err(cause)),
+                },
+            };
+            while !self.flushed(taken)? {
+                if self.writable_or_answered().await? == Ready::Answered {
+                    return Ok(Ready::Answered);
+                }
+                if self.tls.is_none() {
+                    break;
+                }
+            }
+            if taken > 0 {
+                left -= taken;
+                buffer.consume(taken);
+                self.deadline.progress();
+            }
+        }
+        Ok(Ready::Writable)
+    }
+
+    /// Whether what was just taken has gone to the kernel.
+    fn flushed(&mut self, taken: usize) -> io::Result<bool> {
+        let done = match &mut self.tls {
+            Some(tls) => tls.try_flush(&self.tcp),
+            None => Ok(taken > 0),
+        };
+        self.timed(done)
     }
 
     /// Sends all of `bytes`. Cancel: NOT safe, an unknown part is sent.
@@ -228,6 +287,38 @@ impl Stream {
         self.timed(done)
     }
 
+    /// Waits until something can be written or the peer has said something (or ended) that nobody waits for.
+    /// Cancel: safe.
+    async fn writable_or_answered(&mut self) -> io::Result<Ready> {
+        loop {
+            if self.writable_or_readable().await? == Ready::Writable {
+                return Ok(Ready::Writable);
+            }
+            if self.look_idle() != Idle::Quiet {
+                return self.answered();
+            }
+        }
+    }
+
+    /// As `writable_or_answered`, for a plaintext connection that a relay has split. Cancel: safe.
+    pub(super) async fn plain_writable_or_answered(&self) -> io::Result<Ready> {
+        match self.writable_or_readable().await? {
+            Ready::Answered if self.look_idle_plain() != Idle::Quiet => self.answered(),
+            _ => Ok(Ready::Writable),
+        }
+    }
+
+    async fn writable_or_readable(&self) -> io::Result<Ready> {
+        match race(self.tcp.writable(false), self.tcp.readable(false)).await {
+            Won::First(done) => self.timed(done).map(|()| Ready::Writable),
+            Won::Second(done) => self.timed(done).map(|()| Ready::Answered),
+        }
+    }
+
+    fn answered(&self) -> io::Result<Ready> {
+        if self.deadline.hit() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Ready::Answered) }
+    }
+
     /// What the peer of an idle connection has done meanwhile, without waiting.
     pub fn look_idle(&mut self) -> Idle {
         if let Some(tls) = &mut self.tls {
@@ -238,6 +329,10 @@ impl Stream {
                 Ok(Some(0)) | Err(_) => Idle::Closed,
             };
         }
+        self.look_idle_plain()
+    }
+
+    fn look_idle_plain(&self) -> Idle {
         match recv(borrow(&self.tcp), &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) => Idle::Closed,
             Ok(_) => Idle::Spoke,
@@ -259,6 +354,11 @@ impl Stream {
     /// look whole.
     pub fn cut(self) {
         let _ = rustix::net::sockopt::set_socket_linger(borrow(&self.tcp), Some(Duration::ZERO));
+    }
+
+    /// An error of a direct call on this socket, or `TimedOut` if the deadline brought it about.
+    pub(super) fn blame(&self, cause: io::Error) -> io::Error {
+        if self.deadline.hit() { io::ErrorKind::TimedOut.into() } else { cause }
     }
 
     /// An end of input that the deadline brought about is not the peer's.

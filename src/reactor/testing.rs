@@ -119,7 +119,6 @@ pub(crate) fn pattern(from: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-#[allow(dead_code)]
 /// Sends the pattern from `from` in pieces.
 pub(crate) fn send_pattern(peer: &mut TcpStream, from: u64, len: u64, piece: usize) {
     let mut sent = 0;

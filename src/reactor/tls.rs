@@ -163,15 +163,23 @@ impl Tls {
 
     /// Cancel: NOT safe.
     pub(super) async fn flush(&mut self, tcp: &TcpStream) -> io::Result<()> {
+        while !self.try_flush(tcp)? {
+            tcp.writable(false).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what rustls holds, without waiting; whether all of it left.
+    pub(super) fn try_flush(&mut self, tcp: &TcpStream) -> io::Result<bool> {
         while self.state.wants_write() {
             match self.state.write_tls(&mut Direct(tcp)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(_) => {}
-                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => tcp.writable(false).await?,
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(cause) => return Err(cause),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes what the socket has, waiting for it, and works it in. A broken message is answered by its alert first.

@@ -1,0 +1,117 @@
+//! Moves a body of known length from a source to its sinks: spliced in the kernel where nobody must look at the bytes
+//! (`splice`), in one pass through a pooled buffer otherwise (`copy`). Which of the two is policy's decision.
+//!
+//! Called by connections and exchanges. Never decides what a failure means: it says exactly how many bytes every sink's
+//! kernel side took, and who ended the movement.
+
+pub mod copy;
+pub mod pipe;
+pub mod splice;
+#[cfg(test)]
+mod tests;
+
+use super::deadline::Phase;
+use super::disk::{Draft, OpenFile};
+use super::stream::Stream;
+use crate::base::Failure;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// Where a body comes from.
+pub enum Source<'a> {
+    Socket(&'a mut Stream),
+    /// A span of a blob in a directory.
+    File(&'a mut OpenFile),
+}
+
+/// Where a body goes.
+pub enum Sink<'a> {
+    Socket(&'a mut Stream),
+    /// A peer that may answer before it has read the body (a backend): its answer ends the movement as `Answered`.
+    Answering(&'a mut Stream),
+    File(&'a mut Draft),
+}
+
+/// How long each side may stand still. Only the side that is being waited for is timed.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    pub source: Duration,
+    pub sink: Duration,
+}
+
+/// What a movement did.
+#[derive(Debug)]
+pub struct Moved {
+    /// Bytes that every sink has taken: written to its socket or file. Of a refused or failed body, the beginning.
+    pub bytes: u64,
+    pub end: End,
+}
+
+#[derive(Debug)]
+pub enum End {
+    /// Exactly the expected bytes were moved.
+    Done,
+    SourceFailed(Cause),
+    /// The sink of this number.
+    SinkFailed(usize, Cause),
+    /// The sink of this number has answered already (or ended), with its body unfinished.
+    Answered(usize),
+    /// The one who looks at the bytes did not like them, and knows why. The last byte was withheld.
+    Refused,
+}
+
+/// Why a side failed.
+#[derive(Debug)]
+pub enum Cause {
+    /// Among others `UnexpectedEof`: the source ended early; `TimedOut`: it stood still for too long.
+    Socket(io::Error),
+    Disk(Failure),
+}
+
+impl From<io::Error> for Cause {
+    fn from(cause: io::Error) -> Self {
+        Self::Socket(cause)
+    }
+}
+
+impl From<io::ErrorKind> for Cause {
+    fn from(kind: io::ErrorKind) -> Self {
+        Self::Socket(kind.into())
+    }
+}
+
+impl From<Failure> for Cause {
+    fn from(failure: Failure) -> Self {
+        Self::Disk(failure)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(cause) => cause.fmt(f),
+            Self::Disk(failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl Moved {
+    fn end(bytes: u64, end: End) -> Self {
+        Self { bytes, end }
+    }
+}
+
+/// Times `stream` for one wait: the other side's slowness is not its fault.
+async fn waiting_for<T>(
+    stream: &Stream,
+    patience: Duration,
+    wait: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    stream.deadline().arm(Phase::Body, patience);
+    let done = wait.await;
+    if !stream.deadline().hit() {
+        stream.deadline().disarm();
+    }
+    done
+}
