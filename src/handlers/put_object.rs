@@ -20,9 +20,6 @@ use crate::proto::etag::ETag;
 use crate::store::port::{CommitWrite, Committed, Metadata, Written};
 use crate::store::record::ObjectRecord;
 
-/// A relay counts what it has handed over; so much more may have left when it fails (one pipe, or one buffer).
-pub const UNCOUNTED_BYTES_MAX: u64 = 1024 * 1024;
-
 pub async fn handle<P: Ports, X: Exchange<P>>(
     ports: &P,
     request: &Request<'_>,
@@ -143,19 +140,20 @@ async fn put_streamed<'p, P: Ports, X: Exchange<P>>(
     let trouble = match moved.end {
         MoveEnd::Done => None,
         // The last bytes were withheld, or never came.
-        MoveEnd::Refused(error) => Some((false, "the body was refused", Trouble::from(error))),
-        MoveEnd::Source(failure) => Some((false, "the body broke off", Trouble::from(failure))),
+        MoveEnd::Refused(error) => {
+            reservation.cannot_appear("the body was refused");
+            Some(Trouble::from(error))
+        }
+        MoveEnd::Source(failure) => {
+            reservation.cannot_appear("the body broke off");
+            Some(Trouble::from(failure))
+        }
         MoveEnd::Sink(failure) => {
-            let may_be_whole = moved.bytes.saturating_add(UNCOUNTED_BYTES_MAX) >= write.size;
-            Some((may_be_whole, "the backend broke off", Trouble::from(failure)))
+            reservation.broke_off(moved.bytes, write.size, "the backend broke off");
+            Some(Trouble::from(failure))
         }
     };
-    if let Some((may_be_whole, reason, trouble)) = trouble {
-        if may_be_whole {
-            reservation.because(reason);
-        } else {
-            reservation.cannot_appear(reason);
-        }
+    if let Some(trouble) = trouble {
         ports.discard(sink).await;
         return Err(trouble);
     }

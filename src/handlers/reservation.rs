@@ -14,6 +14,14 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Between two looks for room.
 const ROOM_WAIT_STEP: Duration = Duration::from_millis(100);
 
+/// A relay counts what it has handed over; so much more may have left when it fails (one pipe, or one buffer).
+const UNCOUNTED_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Whether a backend that broke off after this much may have the whole body all the same.
+pub fn may_be_whole(bytes: u64, size: u64) -> bool {
+    bytes.saturating_add(UNCOUNTED_BYTES_MAX) >= size
+}
+
 /// A write that is to be begun, as often as it takes.
 pub struct Write {
     pub bucket: BucketName,
@@ -106,6 +114,12 @@ impl<'p, P: Ports> Reservation<'p, P> {
     /// The backend has answered, or it is certain that it never got the whole body.
     pub fn cannot_appear(&mut self, reason: &'static str) {
         self.may_appear = false;
+        self.reason = reason;
+    }
+
+    /// The backend broke off after it was handed this much of the body.
+    pub fn broke_off(&mut self, bytes: u64, size: u64, reason: &'static str) {
+        self.may_appear = may_be_whole(bytes, size);
         self.reason = reason;
     }
 

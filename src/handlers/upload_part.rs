@@ -3,8 +3,9 @@
 use super::object_headers::{stored_checksum, write_checksum_value, write_etag};
 use super::placing;
 use super::ports::{Exchange, Ports, Worker};
-use super::put_object::{UNCOUNTED_BYTES_MAX, etag_of, md5, trouble_of_refused_body, was_answered};
+use super::put_object::{etag_of, md5, trouble_of_refused_body, was_answered};
 use super::request::Request;
+use super::reservation::may_be_whole;
 use super::trouble::Trouble;
 use crate::backend::port::{MoveEnd, Put, PutTarget};
 use crate::base::failure::Kind;
@@ -146,18 +147,15 @@ async fn store<P: Ports, X: Exchange<P>>(
     let mut sinks = [sink];
     let moved = exchange.receive_into(&mut sinks, &mut check).await;
     let [sink] = sinks;
-    let trouble = match moved.end {
-        MoveEnd::Done => None,
+    let (may_be_whole, trouble) = match moved.end {
+        MoveEnd::Done => (true, None),
         // The last bytes were withheld, or never came.
-        MoveEnd::Refused(error) => Some((false, Trouble::from(error))),
-        MoveEnd::Source(failure) => Some((false, Trouble::from(failure))),
-        MoveEnd::Sink(failure) => {
-            let may_be_whole = moved.bytes.saturating_add(UNCOUNTED_BYTES_MAX) >= attempt.size;
-            Some((may_be_whole, Trouble::from(failure)))
-        }
+        MoveEnd::Refused(error) => (false, Some(Trouble::from(error))),
+        MoveEnd::Source(failure) => (false, Some(Trouble::from(failure))),
+        MoveEnd::Sink(failure) => (may_be_whole(moved.bytes, attempt.size), Some(Trouble::from(failure))),
     };
-    if let Some((may_be_whole, trouble)) = trouble {
-        attempt.may_have_replaced = may_be_whole;
+    attempt.may_have_replaced = may_be_whole;
+    if let Some(trouble) = trouble {
         ports.discard(sink).await;
         return Err(trouble);
     }

@@ -1,1 +1,7 @@
-//! workers
+//! One file per background job. Each is one pass over the ports; when passes run is the schedule's business (control).
+//! They run on the mover, and in the simulator under a virtual clock.
+
+pub mod cleanup;
+pub mod recover;
+pub mod replicate;
+pub mod usage;

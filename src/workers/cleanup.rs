@@ -1,0 +1,99 @@
+//! Deletes the bytes of doomed blobs, by exact name, when their time has come (PROTOCOL.md, "Deleting bytes").
+//!
+//! Row first, bytes second, charge last: a blob is doomed by the transaction that gave it up, its bytes go here, and only an
+//! answered DELETE ends the row and its charge. A pass is one page; the schedule runs it again while there is more, when it
+//! is woken, and when the next blob comes due.
+
+use crate::base::failure::Kind;
+use crate::base::{BackendName, Failure, Timestamp};
+use crate::handlers::concurrent;
+use crate::handlers::placing;
+use crate::handlers::ports::Ports;
+use crate::observe::cells::CleanupStatus;
+use crate::store::port::{Answer, CleanupDone, CleanupFailed, DueCleanup, Metadata, Query};
+
+/// Rows of one page (PROTOCOL.md, "Load").
+const PAGE_MAX: u32 = 1000;
+
+/// What a pass did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Bytes are gone. Rows that wait for a late body (settle time) stay, and come due again.
+    pub deleted: u64,
+    /// Will be tried again later.
+    pub failed: u64,
+    /// Became dead letters, still charged.
+    pub dead: u64,
+    /// The page was full: there is more to do now.
+    pub more: bool,
+}
+
+/// One page of what is due. Backends whose marker was not seen are left alone: what is not there need not be gone.
+pub async fn pass<P: Ports>(ports: &P) -> Result<Report, Failure> {
+    let query = Query::DueCleanups { on: reachable(ports), max: PAGE_MAX };
+    let Answer::DueCleanups(due) = ports.meta().query(query).await? else {
+        return Err(Failure::ourselves("a query was answered with another's answer"));
+    };
+    let mut report = Report::default();
+    let concurrency = ports.view().cleanup_queue.concurrency;
+    concurrent::each(concurrency, due.iter().map(|one| clean(ports, one)), |_, ended| match ended {
+        Some(CleanupStatus::Success) => report.deleted += 1,
+        Some(CleanupStatus::Retry) => report.failed += 1,
+        Some(CleanupStatus::Exhausted) => report.dead += 1,
+        None => {}
+    })
+    .await;
+    // A page on which nothing moved would only be the same again.
+    report.more = due.len() == PAGE_MAX as usize && report != Report::default();
+    Ok(report)
+}
+
+/// When the next doomed blob on a reachable backend comes due.
+pub async fn next_due<P: Ports>(ports: &P) -> Result<Option<Timestamp>, Failure> {
+    match ports.meta().query(Query::NextCleanup { on: reachable(ports) }).await? {
+        Answer::NextCleanup(next) => Ok(next),
+        _ => Err(Failure::ourselves("a query was answered with another's answer")),
+    }
+}
+
+fn reachable<P: Ports>(ports: &P) -> Vec<BackendName> {
+    let backends = ports.view().backends.iter().enumerate();
+    backends.filter(|(index, _)| ports.standing().usable(*index)).map(|(_, backend)| backend.name.clone()).collect()
+}
+
+/// None: neither done nor failed; it stays as it is and is found again.
+async fn clean<P: Ports>(ports: &P, due: &DueCleanup) -> Option<CleanupStatus> {
+    let status = match delete(ports, due).await {
+        Ok(()) => {
+            let done = CleanupDone { blob: due.blob.id, found: due.found };
+            ports.meta().step(done).await.ok()?.ok()?;
+            CleanupStatus::Success
+        }
+        Err(failure) if failure.kind == Kind::Overloaded => return None,
+        Err(failure) => {
+            let failed = CleanupFailed { blob: due.blob.id, error: failure.to_string() };
+            let outcome = ports.meta().step(failed).await.ok()?.ok()?;
+            let (backend, attempts) = (due.blob.backend.as_str(), due.attempts + 1);
+            if outcome.dead {
+                tracing::error!(backend, name = due.blob.name, attempts, %failure, "a blob became a dead letter");
+                if let Some(cells) = ports.cells().backends.get(placing::index_of(ports, &due.blob.backend)) {
+                    cells.dlq_enqueued.inc();
+                }
+                CleanupStatus::Exhausted
+            } else {
+                tracing::debug!(backend, name = due.blob.name, attempts, %failure, "a blob was not deleted");
+                CleanupStatus::Retry
+            }
+        }
+    };
+    ports.cells().cleanup_processed.at(status).inc();
+    Some(status)
+}
+
+/// What an unfinished upload has left on the backend goes before the name that it would have had.
+async fn delete<P: Ports>(ports: &P, due: &DueCleanup) -> Result<(), Failure> {
+    if due.abort_uploads {
+        ports.abort_uploads(&due.blob, &due.backend_upload).await?;
+    }
+    ports.delete(&due.blob).await
+}
