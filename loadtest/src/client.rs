@@ -1,207 +1,354 @@
-//! A blocking S3 client over one keep-alive connection: as little machinery as a load generator can do with.
+//! A blocking S3 client over one keep-alive connection: the verbs of the load, bodies made and checked by `body`.
 
 use crate::body;
-use crate::sign::{Kept, Line, Signer};
-use anyhow::{Context, Result, bail, ensure};
+use crate::sign::{Credentials, Line, Signer};
+use crate::wire::{Answer, Wire};
+use anyhow::{Result, bail, ensure};
 use aws_lc_rs::digest;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
+use s3_orchestrator::proto::aws_chunked::{Encoder, Form};
+use s3_orchestrator::proto::checksum::{Algorithm, Checksum};
+use s3_orchestrator::proto::sigv4::{ChunkSigner, EMPTY_SHA256, PayloadMode, encode_query_into};
+use std::fmt;
+use std::io::Write;
 
-/// Bodies up to this size are sent with their SHA-256, as SDKs do over HTTP; larger ones as `UNSIGNED-PAYLOAD`.
+/// `Payload::Auto` signs the SHA-256 of bodies up to this size, as SDKs do over HTTP, and leaves larger ones unsigned.
 const HASHED_BYTES_MAX: u64 = 1024 * 1024;
-/// No answer for so long is an error.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A body up to this size leaves together with its head.
+const TOGETHER_BYTES_MAX: u64 = 64 * 1024;
+/// A chunk of an aws-chunked body, as botocore cuts it.
+const CHUNK_BYTES: u64 = 1024 * 1024;
+const PIECE_BYTES: u64 = 256 * 1024;
+/// S3's answer holds at most so many keys.
+const PAGE_KEYS_MAX: u32 = 1000;
 
+/// Where the load goes.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// `host:port`.
     pub address: String,
     pub bucket: String,
-    pub signer: Signer,
+    pub credentials: Credentials,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verb {
-    Put,
-    Get,
-    Head,
-    List,
-    Delete,
+/// How a PUT's signature covers its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Payload {
+    /// Signed up to 1 MiB, unsigned above
+    #[default]
+    Auto,
+    /// The SHA-256 of the whole body is declared and signed
+    Signed,
+    /// UNSIGNED-PAYLOAD
+    Unsigned,
+    /// Signed chunks and a CRC32 as signed trailer: what today's SDKs send over HTTP
+    AwsChunked,
+    /// Unsigned chunks and a CRC32 as trailer: what today's SDKs send over HTTPS
+    AwsChunkedUnsigned,
 }
 
-impl Verb {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Put => "put",
-            Self::Get => "get",
-            Self::Head => "head",
-            Self::List => "list",
-            Self::Delete => "delete",
-        }
-    }
+/// A part of the body that belongs to `seed`: a whole object starts at 0.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    seed: u64,
+    from: u64,
+    to: u64,
+}
 
-    fn method(self) -> &'static str {
-        match self {
-            Self::Put => "PUT",
-            Self::Get | Self::List => "GET",
-            Self::Head => "HEAD",
-            Self::Delete => "DELETE",
-        }
+/// An operation that the endpoint refused.
+#[derive(Debug)]
+pub struct Refused {
+    pub status: u16,
+    /// S3's error code; empty for an answer without a document, such as one to HEAD.
+    pub code: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status {} {}", self.status, self.code)
     }
+}
+
+impl std::error::Error for Refused {}
+
+/// A page of a listing.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Exactly as in the XML, in its order.
+    pub keys: Vec<String>,
+    pub bytes: u64,
+    /// Continues the listing; None at its end.
+    pub token: Option<String>,
 }
 
 pub struct Client {
-    target: Target,
-    stream: Option<TcpStream>,
-    kept: Kept,
+    bucket: String,
+    payload: Payload,
+    signer: Signer,
+    wire: Wire,
     head: Vec<u8>,
-    input: Vec<u8>,
-}
-
-struct Answer {
-    status: u16,
-    length: u64,
-    close: bool,
-    /// Body bytes that came with the head.
-    early: std::ops::Range<usize>,
 }
 
 impl Client {
-    pub fn new(target: Target) -> Self {
-        Self { target, stream: None, kept: Kept::default(), head: Vec::new(), input: vec![0; 256 * 1024] }
+    pub fn new(target: Target, payload: Payload) -> Self {
+        let (signer, wire) = (Signer::new(target.credentials), Wire::new(target.address));
+        Self { bucket: target.bucket, payload, signer, wire, head: Vec::new() }
     }
 
-    /// One operation; the body bytes that it moved. After an error the connection is closed and made anew.
-    pub fn perform(&mut self, verb: Verb, key: &str, seed: u64, size: u64, verify: bool) -> Result<u64> {
-        let outcome = self.exchange(verb, key, seed, size, verify);
-        if outcome.is_err() {
-            self.stream = None;
+    /// Writes the whole object of `seed`: at once, or in parts if it is larger than `part_size`.
+    pub fn put(&mut self, key: &str, seed: u64, size: u64, part_size: Option<u64>) -> Result<u64> {
+        self.closing(|client| {
+            let path = client.path(key);
+            match part_size.filter(|&part| size > part) {
+                Some(part) => client.put_in_parts(&path, seed, size, part)?,
+                None => drop(client.put_span(&path, "", Span { seed, from: 0, to: size })?),
+            }
+            Ok(size)
+        })
+    }
+
+    /// Reads an object; `verify`: every byte and the size must be what `put` wrote.
+    pub fn get(&mut self, key: &str, seed: u64, size: u64, verify: bool) -> Result<u64> {
+        self.closing(|client| {
+            let answer = client.ask("GET", &client.path(key), "", b"")?;
+            let got = client.wire.read_body(&answer, |at, bytes| !verify || body::matches(seed, at, bytes))?;
+            ensure!(!verify || got == size, "body of {got} bytes, expected {size}");
+            Ok(got)
+        })
+    }
+
+    pub fn head(&mut self, key: &str) -> Result<()> {
+        self.closing(|client| {
+            let answer = client.ask("HEAD", &client.path(key), "", b"")?;
+            client.wire.read_body(&answer, |_, _| true).map(drop)
+        })
+    }
+
+    pub fn delete(&mut self, key: &str) -> Result<()> {
+        self.closing(|client| {
+            let answer = client.ask("DELETE", &client.path(key), "", b"")?;
+            client.wire.read_body(&answer, |_, _| true).map(drop)
+        })
+    }
+
+    /// One page of the keys below `prefix`, from where `token` says.
+    pub fn list(&mut self, prefix: &str, token: Option<&str>) -> Result<Page> {
+        self.closing(|client| {
+            let mut query = Vec::new();
+            if let Some(token) = token {
+                query.extend_from_slice(b"continuation-token=");
+                encode_query_into(&mut query, token.as_bytes());
+                query.push(b'&');
+            }
+            write!(query, "list-type=2&max-keys={PAGE_KEYS_MAX}&prefix=")?;
+            encode_query_into(&mut query, prefix.as_bytes());
+            let path = format!("/{}", client.bucket);
+            let answer = client.ask("GET", &path, std::str::from_utf8(&query)?, b"")?;
+            let text = client.wire.read_text(&answer)?;
+            let keys = text.split("<Key>").skip(1).filter_map(|rest| Some(rest.split_once("</Key>")?.0.to_owned()));
+            let token = element(&text, "NextContinuationToken").map(str::to_owned);
+            Ok(Page { keys: keys.collect(), bytes: text.len() as u64, token })
+        })
+    }
+
+    fn path(&self, key: &str) -> String {
+        format!("/{}/{key}", self.bucket)
+    }
+
+    /// After an error nobody knows what is still to come on the connection, unless it was an answer read to its end.
+    fn closing<T>(&mut self, operation: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let outcome = operation(self);
+        if outcome.as_ref().is_err_and(|error| !error.is::<Refused>()) {
+            self.wire.close();
         }
         outcome
     }
 
-    fn exchange(&mut self, verb: Verb, key: &str, seed: u64, size: u64, verify: bool) -> Result<u64> {
-        if self.stream.is_none() {
-            let stream = TcpStream::connect(&self.target.address).context("connect")?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(SILENCE_MAX))?;
-            stream.set_write_timeout(Some(SILENCE_MAX))?;
-            self.stream = Some(stream);
+    fn put_in_parts(&mut self, path: &str, seed: u64, size: u64, part: u64) -> Result<()> {
+        let answer = self.ask("POST", path, "uploads=", b"")?;
+        let text = self.wire.read_text(&answer)?;
+        let upload = element(&text, "UploadId").unwrap_or("").to_owned();
+        ensure!(!upload.is_empty(), "an answer without an upload id: {text}");
+        let mut manifest = String::from("<CompleteMultipartUpload>");
+        for (number, from) in (1..).zip((0..size).step_by(part as usize)) {
+            let span = Span { seed, from, to: (from + part).min(size) };
+            let (etag, crc32) = self.put_span(path, &format!("partNumber={number}&uploadId={upload}"), span)?;
+            let crc32 = crc32.map_or_else(String::new, |crc32| format!("<ChecksumCRC32>{crc32}</ChecksumCRC32>"));
+            manifest +=
+                &format!("<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag>{crc32}</Part>");
         }
-        let sent = self.send(verb, key, seed, size)?;
-        let answer = self.read_head(verb)?;
-        if !(200..300).contains(&answer.status) {
-            let text = self.read_error(&answer)?;
-            bail!("status {} {}", answer.status, code_of(&text));
-        }
-        let got = match verb {
-            Verb::Get => self.read_body(&answer, |at, bytes| !verify || body::matches(seed, at, bytes))?,
-            Verb::Head | Verb::Delete => 0,
-            Verb::Put | Verb::List => self.read_body(&answer, |_, _| true)?,
-        };
-        if verify && verb == Verb::Get {
-            ensure!(got == size, "body of {got} bytes, expected {size}");
-        }
-        if answer.close {
-            self.stream = None;
-        }
-        Ok(if verb == Verb::Put { sent } else { got })
+        manifest += "</CompleteMultipartUpload>";
+        let answer = self.ask("POST", path, &format!("uploadId={upload}"), manifest.as_bytes())?;
+        let text = self.wire.read_text(&answer)?;
+        // S3 may find that it cannot complete after it has answered 200.
+        ensure!(!text.contains("<Error>"), "not completed: {}", element(&text, "Code").unwrap_or(&text));
+        Ok(())
     }
 
-    fn send(&mut self, verb: Verb, key: &str, seed: u64, size: u64) -> Result<u64> {
-        let length = if verb == Verb::Put { size } else { 0 };
-        let small = (length <= HASHED_BYTES_MAX).then(|| body::whole(seed, length as usize));
-        let hash = small.as_ref().map(|bytes| digest::digest(&digest::SHA256, bytes));
-        let hash = hash.as_ref().map(|hash| <[u8; 32]>::try_from(hash.as_ref()).expect("SHA-256 has 32 bytes"));
-        let (path, query) = match verb {
-            Verb::List => (format!("/{}", self.target.bucket), "list-type=2&max-keys=1000"),
-            _ => (format!("/{}/{key}", self.target.bucket), ""),
+    /// Sends a request whose body is in hand, and reads the answer's head.
+    fn ask(&mut self, method: &str, path: &str, query: &str, body: &[u8]) -> Result<Answer> {
+        let hash = match body {
+            [] => EMPTY_SHA256,
+            body => digest::digest(&digest::SHA256, body).as_ref().try_into().expect("SHA-256 has 32 bytes"),
         };
-        self.head.clear();
-        write!(self.head, "{} {path}", verb.method())?;
-        if !query.is_empty() {
-            write!(self.head, "?{query}")?;
-        }
-        write!(self.head, " HTTP/1.1\r\nHost: {}\r\n", self.target.address)?;
-        if verb == Verb::Put {
-            write!(self.head, "Content-Length: {length}\r\n")?;
-        }
-        let line = Line { method: verb.method(), path: &path, query, host: &self.target.address };
-        self.target.signer.sign(&mut self.kept, &mut self.head, &line, hash);
-        self.head.extend_from_slice(b"\r\n");
-        let stream = self.stream.as_mut().expect("connected above");
-        if let Some(bytes) = small {
-            self.head.extend_from_slice(&bytes);
-            stream.write_all(&self.head).context("send")?;
+        let creates_in_chunks = query == "uploads=" && self.is_chunked();
+        let extra: &[_] =
+            if creates_in_chunks { &[("x-amz-checksum-algorithm", "CRC32".to_owned())] } else { &[] };
+        let length = (method == "POST").then_some(body.len() as u64);
+        self.start(method, path, query, length, extra, PayloadMode::DeclaredSha256(hash))?;
+        self.head.extend_from_slice(body);
+        self.wire.send(&self.head)?;
+        self.answer(method == "HEAD")
+    }
+
+    /// PUTs a span; its ETag and, if it was sent as a trailer, its CRC32.
+    fn put_span(&mut self, path: &str, query: &str, span: Span) -> Result<(String, Option<String>)> {
+        let size = span.to - span.from;
+        let mode = match self.payload {
+            Payload::Unsigned => PayloadMode::Unsigned,
+            Payload::Auto if size > HASHED_BYTES_MAX => PayloadMode::Unsigned,
+            Payload::Auto | Payload::Signed => PayloadMode::DeclaredSha256(span.sha256()?),
+            Payload::AwsChunked => PayloadMode::StreamingSigned { trailer: true },
+            Payload::AwsChunkedUnsigned => PayloadMode::StreamingUnsignedTrailer,
+        };
+        let crc32 = if self.is_chunked() {
+            Some(self.send_in_chunks(path, query, span, mode)?)
         } else {
-            stream.write_all(&self.head).context("send")?;
-            let (mut at, mut scratch) = (0, [0; 8]);
-            while at < length {
-                let piece = body::window(seed, at, (length - at).min(256 * 1024) as usize, &mut scratch);
-                stream.write_all(piece).context("send body")?;
-                at += piece.len() as u64;
+            self.start("PUT", path, query, Some(size), &[], mode)?;
+            self.send_plain(span)?;
+            None
+        };
+        let answer = self.answer(false)?;
+        self.wire.read_body(&answer, |_, _| true)?;
+        Ok((answer.etag, crc32))
+    }
+
+    fn is_chunked(&self) -> bool {
+        matches!(self.payload, Payload::AwsChunked | Payload::AwsChunkedUnsigned)
+    }
+
+    fn send_plain(&mut self, span: Span) -> Result<()> {
+        let together = span.to - span.from <= TOGETHER_BYTES_MAX;
+        if !together {
+            self.wire.send(&self.head)?;
+        }
+        let Self { head, wire, .. } = self;
+        span.each(|piece| {
+            if together {
+                head.extend_from_slice(piece);
+                return Ok(());
             }
-        }
-        Ok(length)
+            wire.send(piece)
+        })?;
+        if together { self.wire.send(&self.head) } else { Ok(()) }
     }
 
-    fn read_head(&mut self, verb: Verb) -> Result<Answer> {
-        let stream = self.stream.as_mut().expect("connected above");
-        let mut held = 0;
-        loop {
-            let n = stream.read(&mut self.input[held..]).context("read")?;
-            ensure!(n > 0, "connection closed before an answer");
-            held += n;
-            let mut fields = [httparse::EMPTY_HEADER; 64];
-            let mut response = httparse::Response::new(&mut fields);
-            let httparse::Status::Complete(used) = response.parse(&self.input[..held])? else { continue };
-            let field = |name: &str| {
-                let found = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
-                found.and_then(|field| std::str::from_utf8(field.value).ok())
-            };
-            let status = response.code.unwrap_or(0);
-            let no_body = verb == Verb::Head || status == 204 || status == 304;
-            let length = if no_body { 0 } else { field("content-length").and_then(|n| n.parse().ok()).unwrap_or(0) };
-            let close = field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-            return Ok(Answer { status, length, close, early: used..held });
+    /// Its CRC32, which is the trailer.
+    fn send_in_chunks(&mut self, path: &str, query: &str, span: Span, mode: PayloadMode) -> Result<String> {
+        let size = span.to - span.from;
+        let form = |signer: Option<ChunkSigner>| match signer {
+            Some(signer) => Form::SignedTrailer(signer),
+            None => Form::UnsignedTrailer,
+        };
+        let extra = [
+            ("content-encoding", "aws-chunked".to_owned()),
+            ("x-amz-decoded-content-length", size.to_string()),
+            ("x-amz-trailer", Algorithm::Crc32.header().to_owned()),
+        ];
+        // The length depends on the form, not on the key; a signature of the same form stands in for the real one, which
+        // is known only when the length has been signed.
+        let placeholder = form(self.signer.sign(
+            &mut Vec::new(),
+            &Line { method: "PUT", path, query, fields: &[("host", self.wire.address())] },
+            mode,
+        ));
+        let length = Encoder::encoded_length(&placeholder, size, CHUNK_BYTES, Some(Algorithm::Crc32));
+        let signer = self.start("PUT", path, query, Some(length), &extra, mode)?;
+        let mut encoder = Encoder::new(form(signer));
+        let mut crc32 = crc32fast::Hasher::new();
+        let mut at = span.from;
+        let mut chunk = Vec::new();
+        while at < span.to {
+            let end = (at + CHUNK_BYTES).min(span.to);
+            chunk.clear();
+            Span { from: at, to: end, ..span }.each(|piece| {
+                chunk.extend_from_slice(piece);
+                Ok(())
+            })?;
+            crc32.update(&chunk);
+            encoder.chunk(&mut self.head, &chunk);
+            self.wire.send(&self.head)?;
+            self.head.clear();
+            at = end;
         }
+        let sum = crc32.finalize().to_be_bytes();
+        let sum = Checksum::new(Algorithm::Crc32, &sum).expect("a CRC32 has 4 bytes");
+        encoder.finish(&mut self.head, Some(&sum));
+        self.wire.send(&self.head)?;
+        Ok(sum.to_base64())
     }
 
-    /// Reads the answer's body, checking each piece with `right`.
-    fn read_body(&mut self, answer: &Answer, mut right: impl FnMut(u64, &[u8]) -> bool) -> Result<u64> {
-        let stream = self.stream.as_mut().expect("connected above");
-        let mut at = answer.early.len() as u64;
-        ensure!(at <= answer.length, "more bytes than announced");
-        ensure!(right(0, &self.input[answer.early.clone()]), "wrong bytes at offset 0");
-        while at < answer.length {
-            let want = (answer.length - at).min(self.input.len() as u64) as usize;
-            let n = stream.read(&mut self.input[..want]).context("read body")?;
-            ensure!(n > 0, "body cut after {at} of {} bytes", answer.length);
-            ensure!(right(at, &self.input[..n]), "wrong bytes at offset {at}");
-            at += n as u64;
+    /// Makes the head of a request in `self.head`, on an open connection. For signed chunks, what signs them.
+    fn start(
+        &mut self,
+        method: &str,
+        path: &str,
+        query: &str,
+        length: Option<u64>,
+        extra: &[(&str, String)],
+        mode: PayloadMode,
+    ) -> Result<Option<ChunkSigner>> {
+        self.wire.open()?;
+        let mut fields = vec![("host", self.wire.address())];
+        fields.extend(extra.iter().map(|(name, value)| (*name, value.as_str())));
+        self.head.clear();
+        let mark = if query.is_empty() { "" } else { "?" };
+        write!(self.head, "{method} {path}{mark}{query} HTTP/1.1\r\n")?;
+        for (name, value) in &fields {
+            write!(self.head, "{name}: {value}\r\n")?;
         }
-        Ok(at)
+        if let Some(length) = length {
+            write!(self.head, "content-length: {length}\r\n")?;
+        }
+        let signer = self.signer.sign(&mut self.head, &Line { method, path, query, fields: &fields }, mode);
+        self.head.extend_from_slice(b"\r\n");
+        Ok(signer)
     }
 
-    fn read_error(&mut self, answer: &Answer) -> Result<String> {
-        let mut text = String::from_utf8_lossy(&self.input[answer.early.clone()]).into_owned();
-        let mut left = answer.length.saturating_sub(answer.early.len() as u64).min(64 * 1024) as usize;
-        while left > 0 {
-            let n = self.stream.as_mut().expect("connected above").read(&mut self.input[..left])?;
-            ensure!(n > 0, "error answer cut");
-            text.push_str(&String::from_utf8_lossy(&self.input[..n]));
-            left -= n;
+    /// The head of a good answer.
+    fn answer(&mut self, is_head: bool) -> Result<Answer> {
+        let answer = self.wire.read_head(is_head)?;
+        if (200..300).contains(&answer.status) {
+            return Ok(answer);
         }
-        if answer.close {
-            self.stream = None;
-        }
-        Ok(text)
+        let text = self.wire.read_text(&answer)?;
+        bail!(Refused { status: answer.status, code: element(&text, "Code").unwrap_or("").to_owned() })
     }
 }
 
-/// What stands between `<Code>` and `</Code>`.
-fn code_of(xml: &str) -> &str {
-    let after = xml.split_once("<Code>").map_or("", |(_, after)| after);
-    after.split_once("</Code>").map_or("", |(code, _)| code)
+impl Span {
+    fn each(self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let (mut at, mut scratch) = (self.from, [0; 8]);
+        while at < self.to {
+            let want = (self.to - at).min(PIECE_BYTES) as usize;
+            let piece = body::window(self.seed, at, want, &mut scratch);
+            take(piece)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn sha256(self) -> Result<[u8; 32]> {
+        let mut running = digest::Context::new(&digest::SHA256);
+        self.each(|piece| {
+            running.update(piece);
+            Ok(())
+        })?;
+        Ok(running.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+}
+
+/// What stands between the first `<name>` and `</name>`.
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let after = xml.split_once(&format!("<{name}>"))?.1;
+    Some(after.split_once(&format!("</{name}>"))?.0)
 }

@@ -1,5 +1,6 @@
 //! What a run measured: latencies of each operation, bytes, errors; as a table and as JSON.
 
+use crate::load::{Plan, Verb};
 use comfy_table::Table;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
@@ -37,6 +38,21 @@ impl Figures {
         }
     }
 
+    /// Operations that succeeded.
+    pub fn count(&self) -> u64 {
+        self.latency_us.len()
+    }
+
+    /// Body bytes of those.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Microseconds.
+    pub fn latency_us(&self, quantile: f64) -> u64 {
+        self.latency_us.value_at_quantile(quantile)
+    }
+
     fn error_count(&self) -> u64 {
         self.errors.values().sum()
     }
@@ -51,6 +67,16 @@ pub struct Report {
 impl Report {
     pub fn errors(&self) -> u64 {
         self.operations.values().map(Figures::error_count).sum()
+    }
+
+    /// Operations that succeeded, of all kinds.
+    pub fn count(&self) -> u64 {
+        self.operations.values().map(Figures::count).sum()
+    }
+
+    /// Body bytes of those.
+    pub fn bytes(&self) -> u64 {
+        self.operations.values().map(Figures::bytes).sum()
     }
 
     pub fn table(&self) -> String {
@@ -93,7 +119,7 @@ impl Report {
         text
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub fn json(&self, plan: &Plan) -> serde_json::Value {
         let seconds = self.elapsed.as_secs_f64();
         let operations = self.operations.iter().map(|(name, figures)| {
             let latency = &figures.latency_us;
@@ -113,7 +139,20 @@ impl Report {
             });
             ((*name).to_owned(), value)
         });
+        let weights = Verb::ALL.into_iter().filter(|&verb| plan.mix.weight(verb) > 0);
+        let mix = weights.map(|verb| (verb.name().to_owned(), plan.mix.weight(verb).into()));
         serde_json::json!({
+            "plan": {
+                "endpoint": plan.target.address,
+                "mix": mix.collect::<serde_json::Map<_, _>>(),
+                "sizes": plan.sizes,
+                "keys": plan.keys,
+                "payload": format!("{:?}", plan.payload),
+                "part_size": plan.part_size,
+                "connections": plan.connections,
+                "rate": plan.rate,
+                "verify": plan.verify,
+            },
             "seconds": seconds,
             "operations": operations.collect::<serde_json::Map<_, _>>(),
             "machine": {
