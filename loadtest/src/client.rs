@@ -191,8 +191,7 @@ impl Client {
             body => digest::digest(&digest::SHA256, body).as_ref().try_into().expect("SHA-256 has 32 bytes"),
         };
         let creates_in_chunks = query == "uploads=" && self.is_chunked();
-        let extra: &[_] =
-            if creates_in_chunks { &[("x-amz-checksum-algorithm", "CRC32".to_owned())] } else { &[] };
+        let extra: &[_] = if creates_in_chunks { &[("x-amz-checksum-algorithm", "CRC32".to_owned())] } else { &[] };
         let length = (method == "POST").then_some(body.len() as u64);
         self.start(method, path, query, length, extra, PayloadMode::DeclaredSha256(hash))?;
         self.head.extend_from_slice(body);

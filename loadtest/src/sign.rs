@@ -46,12 +46,7 @@ impl Signer {
 
     /// Appends the three lines of the signature to `head`. For a body in signed chunks, what signs them.
     #[allow(clippy::disallowed_methods)] // a load generator's clock is the wall's
-    pub(crate) fn sign(
-        &mut self,
-        head: &mut Vec<u8>,
-        line: &Line<'_>,
-        payload: PayloadMode,
-    ) -> Option<ChunkSigner> {
+    pub(crate) fn sign(&mut self, head: &mut Vec<u8>, line: &Line<'_>, payload: PayloadMode) -> Option<ChunkSigner> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
         let now =
             Timestamp { millis: i64::try_from(now.as_millis()).expect("the clock is before the year 292 million") };

@@ -40,8 +40,7 @@ fn counts(report: &Report) -> (u64, u64) {
 
 #[test]
 fn what_is_put_in_any_form_is_read_back() {
-    let forms =
-        [Payload::Auto, Payload::Signed, Payload::Unsigned, Payload::AwsChunked, Payload::AwsChunkedUnsigned];
+    let forms = [Payload::Auto, Payload::Signed, Payload::Unsigned, Payload::AwsChunked, Payload::AwsChunkedUnsigned];
     let sizes = [0, 1, 7, 8, 9, 4096, 64 << 10, (64 << 10) + 1, (1 << 20) + 3, 12 << 20];
     for payload in forms {
         for part_size in [None, Some(5 << 20)] {

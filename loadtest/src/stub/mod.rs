@@ -139,10 +139,8 @@ impl Exchange<'_> {
             let _ = write!(text, "<NextContinuationToken>{next}</NextContinuationToken>");
         }
         for (key, size, etag) in &page.keys {
-            let _ = write!(
-                text,
-                "<Contents><Key>{key}</Key><Size>{size}</Size><ETag>&quot;{etag}&quot;</ETag></Contents>"
-            );
+            let _ =
+                write!(text, "<Contents><Key>{key}</Key><Size>{size}</Size><ETag>&quot;{etag}&quot;</ETag></Contents>");
         }
         text.push_str("</ListBucketResult>");
         self.xml(&text)

@@ -83,8 +83,11 @@ impl Objects {
         let objects = self.read();
         let mut found = objects.range((from, Bound::Unbounded)).take_while(|(path, _)| path.starts_with(&below));
         let key = |path: &str| path[bucket.len()..].to_owned();
-        let keys: Vec<_> =
-            found.by_ref().take(max).map(|(path, object)| (key(path), object.size(), object.etag().to_owned())).collect();
+        let keys: Vec<_> = found
+            .by_ref()
+            .take(max)
+            .map(|(path, object)| (key(path), object.size(), object.etag().to_owned()))
+            .collect();
         let next = found.next().and_then(|_| keys.last().map(|(key, ..)| key.clone()));
         Page { keys, next }
     }
@@ -114,7 +117,11 @@ impl Objects {
 }
 
 /// Whether a body has the SHA-256 and the checksums that its fields (lower-case names) declare; S3's error code if not.
-pub(super) fn check_declared(bytes: &[u8], sha256: Option<&str>, sums: &[(Algorithm, String)]) -> Result<(), &'static str> {
+pub(super) fn check_declared(
+    bytes: &[u8],
+    sha256: Option<&str>,
+    sums: &[(Algorithm, String)],
+) -> Result<(), &'static str> {
     let sha256 = sha256.filter(|text| text.len() == 64);
     if sha256.is_some_and(|text| text != hex(Digester::of(Algorithm::Sha256, bytes).as_bytes())) {
         return Err("XAmzContentSHA256Mismatch");
