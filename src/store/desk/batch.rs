@@ -1,0 +1,205 @@
+//! One batch, from holding its keys to answering its callers.
+
+use super::super::port::{
+    AbandonPart, AbandonWrite, AbortUpload, Applied, ApplyError, BatchId, Change, GivenUp, MetadataStore, Outcome,
+};
+use super::queue::Waiting;
+use super::{Desk, Reply, ReplyTo, add};
+use crate::base::{BlobId, Clock, Dice, Failure, Incarnation};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A batch whose answer was lost and that turned out not to be applied runs again so often.
+const RERUNS_MAX: u32 = 3;
+/// Changes of a failed batch that fail one after the other until the rest is given up: then it is the database.
+const FAILURES_IN_A_ROW_MAX: u32 = 3;
+/// Waits between questions about a lost answer.
+const ASK_AGAIN_FIRST: Duration = Duration::from_millis(10);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Why a batch has no outcomes. Nothing of it happened.
+enum Undone {
+    /// The database failed it.
+    NotApplied(Failure),
+    /// Its answer was lost too often, or its callers have been told so meanwhile: it must not run again.
+    GivenUp(Failure),
+}
+
+impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
+    /// Answers every change of the batch. Returns the ends of what was begun for callers that are gone.
+    pub(super) async fn carry_out<R: ReplyTo>(&self, batch: Vec<Waiting<R>>) -> Vec<Change> {
+        let (changes, mut callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.change, one.reply)).unzip();
+        let changes: Arc<[Change]> = changes.into();
+        self.hold(&changes);
+        let mut ends = Vec::new();
+        match self.attempt(&changes, &mut callers).await {
+            Ok(applied) => self.deliver(&changes, applied, &mut callers, &mut ends),
+            Err(Undone::NotApplied(_)) if changes.len() > 1 => {
+                self.take_apart(&changes, &mut callers, &mut ends).await;
+            }
+            Err(Undone::NotApplied(failure) | Undone::GivenUp(failure)) => self.fail(&changes, &failure, &mut callers),
+        }
+        ends
+    }
+
+    /// One bad change must not fail its neighbours: each is a batch of its own now.
+    async fn take_apart<R: ReplyTo>(&self, changes: &[Change], callers: &mut [Option<R>], ends: &mut Vec<Change>) {
+        add(&self.figures.taken_apart, 1);
+        let mut in_a_row = 0;
+        for (i, change) in changes.iter().enumerate() {
+            let alone: Arc<[Change]> = Arc::new([change.clone()]);
+            let caller = &mut callers[i..=i];
+            match self.attempt(&alone, caller).await {
+                Ok(applied) => {
+                    in_a_row = 0;
+                    self.deliver(&alone, applied, caller, ends);
+                }
+                Err(Undone::NotApplied(failure) | Undone::GivenUp(failure)) => {
+                    in_a_row += 1;
+                    self.fail(&alone, &failure, caller);
+                    if in_a_row == FAILURES_IN_A_ROW_MAX {
+                        return self.fail(&changes[i + 1..], &failure, &mut callers[i + 1..]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs the changes as one transaction until it is known what came of it.
+    async fn attempt<R: ReplyTo>(&self, changes: &Arc<[Change]>, callers: &mut [Option<R>]) -> Result<Applied, Undone> {
+        let mut runs = 0;
+        loop {
+            let id = BatchId(self.dice.roll(), self.dice.roll());
+            let lost = match self.store.apply(id, changes.clone()).await {
+                Ok(applied) => return Ok(applied),
+                Err(ApplyError::NotApplied(failure)) => return Err(Undone::NotApplied(failure)),
+                Err(ApplyError::Unknown(failure)) => failure,
+            };
+            add(&self.figures.answers_lost, 1);
+            tracing::warn!(changes = changes.len(), cause = %lost, "the answer of a commit was lost");
+            if let Some(applied) = self.resolve(id, &lost, callers).await {
+                return Ok(applied);
+            }
+            runs += 1;
+            let told_otherwise = callers.iter().all(Option::is_none);
+            if told_otherwise || runs > RERUNS_MAX {
+                return Err(Undone::GivenUp(lost));
+            }
+        }
+    }
+
+    /// Asks until the database says what became of the batch. Callers are told after a while that nobody knows; the desk
+    /// goes on, since nothing of these keys may run before.
+    async fn resolve<R: ReplyTo>(&self, id: BatchId, lost: &Failure, callers: &mut [Option<R>]) -> Option<Applied> {
+        let since = self.clock.tick();
+        let mut wait = ASK_AGAIN_FIRST;
+        loop {
+            match self.store.resolve(id).await {
+                Ok(found) => return found,
+                Err(failure) => tracing::warn!(cause = %failure, "a lost answer is not resolved yet"),
+            }
+            if self.clock.tick().since(since) >= self.limits.answer_within {
+                for caller in callers.iter_mut().filter_map(Option::take) {
+                    let _ = caller.send(Reply::Change(Err(lost.clone()))); // what was begun is ended when it is known
+                }
+            }
+            self.clock.sleep(wait).await;
+            wait = (wait * 2).min(ASK_AGAIN_MAX);
+        }
+    }
+
+    // ---- before and after ----------------------------------------------------------------------------------------
+
+    fn hold(&self, changes: &[Change]) {
+        if let Some(cache) = self.cache.borrow_mut().as_mut() {
+            for (bucket, key) in changes.iter().filter_map(Change::alters) {
+                cache.hold(bucket.as_str(), key.as_str());
+            }
+        }
+    }
+
+    fn release(&self, changes: &[Change]) {
+        if let Some(cache) = self.cache.borrow_mut().as_mut() {
+            for (bucket, key) in changes.iter().filter_map(Change::alters) {
+                cache.release(bucket.as_str(), key.as_str());
+            }
+        }
+    }
+
+    fn deliver<R: ReplyTo>(
+        &self,
+        changes: &[Change],
+        applied: Applied,
+        callers: &mut [Option<R>],
+        ends: &mut Vec<Change>,
+    ) {
+        assert_eq!(applied.outcomes.len(), changes.len(), "a store answers every change");
+        add(&self.figures.batches, 1);
+        add(&self.figures.changes, changes.len() as u64);
+        self.release(changes);
+        self.show(&applied);
+        for ((change, outcome), caller) in changes.iter().zip(applied.outcomes).zip(callers) {
+            let unheard = match caller.take() {
+                Some(caller) => caller.send(Reply::Change(Ok(outcome))).err(),
+                None => Some(Reply::Change(Ok(outcome))),
+            };
+            if let Some(Reply::Change(Ok(outcome))) = unheard {
+                ends.extend(end_of(change, &outcome));
+            }
+        }
+        ends.append(&mut self.postponed.borrow_mut());
+    }
+
+    fn fail<R: ReplyTo>(&self, changes: &[Change], failure: &Failure, callers: &mut [Option<R>]) {
+        self.release(changes);
+        for (change, caller) in changes.iter().zip(callers) {
+            match caller.take() {
+                Some(caller) => drop(caller.send(Reply::Change(Err(failure.clone())))), // nothing was begun
+                None if is_end(change) => self.postponed.borrow_mut().push(change.clone()),
+                None => {}
+            }
+        }
+    }
+
+    fn show(&self, applied: &Applied) {
+        let mut shown = self.shown.borrow_mut();
+        for (backend, bytes) in &applied.charged {
+            if let Some(place) = shown.places.iter().position(|one| one == backend) {
+                shown.board.set_charged_bytes(place, *bytes);
+            }
+            match shown.charged.get_mut(backend) {
+                Some(cell) => *cell = *bytes,
+                None => drop(shown.charged.insert(backend.clone(), *bytes)),
+            }
+        }
+    }
+}
+
+/// What ends a begin whose caller will never hear of it.
+fn end_of(change: &Change, outcome: &Outcome) -> Option<Change> {
+    let abandon = |incarnation: Incarnation, blob: BlobId| {
+        let given_up = GivenUp { blob, may_appear: false };
+        Change::from(AbandonWrite { incarnation, given_up, reason: "caller gone".into() })
+    };
+    match (change, outcome) {
+        (Change::BeginWrite(one), Outcome::BeginWrite(Ok(begun))) => Some(abandon(one.incarnation, begun.blob.id)),
+        (Change::BeginCopy(one), Outcome::BeginCopy(Ok(begun))) => Some(abandon(one.incarnation, begun.blob.id)),
+        (Change::BeginPart(one), Outcome::BeginPart(Ok(begun))) => Some(Change::from(AbandonPart {
+            incarnation: one.incarnation,
+            upload: one.upload.clone(),
+            number: one.number,
+            nonce: begun.nonce,
+            may_have_replaced: false,
+        })),
+        (Change::CreateUpload(one), Outcome::CreateUpload(Ok(_))) => Some(Change::from(AbortUpload {
+            bucket: one.bucket.clone(),
+            key: one.key.clone(),
+            upload: one.upload.clone(),
+        })),
+        _ => None,
+    }
+}
+
+fn is_end(change: &Change) -> bool {
+    matches!(change, Change::AbandonWrite(_) | Change::AbandonPart(_) | Change::AbortUpload(_))
+}

@@ -1,0 +1,287 @@
+//! The metadata desk: gathers calls into batches, keeps the location cache and the board exact, and answers.
+//!
+//! A state machine over any `MetadataStore`, for one thread and any executor: the metadata thread runs it on tokio, the
+//! simulator on its own. Calls come through a bounded flume channel, each with its way back (`ReplyTo`).
+//!
+//! - Changes that arrive while a transaction is under way form the next batch; two that share a subject never share a batch
+//!   and keep their order (queue.rs). Lookups and other queries run beside it.
+//! - A key that a batch may alter is absent from the cache from before the batch until its outcome is known (batch.rs).
+//! - A lost answer is resolved by the batch's id before anything runs again; a batch that failed for one bad change is
+//!   tried change by change, so that it fails no neighbour.
+//! - The cache and the board are written after COMMIT returned and before anybody is answered.
+//! - What was begun for a caller that nobody can tell any more is ended by the desk itself.
+
+mod batch;
+mod local;
+mod queue;
+
+use super::board::Board;
+use super::location_cache::CacheWriter;
+use super::port::{Answer, Change, MetadataStore, Outcome, Query};
+use crate::base::{BackendName, Clock, Dice, Failure};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use queue::Queue;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Duration;
+
+pub use local::{LocalMetadata, local};
+
+/// What is asked of the desk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ask {
+    Change(Change),
+    Query(Query),
+}
+
+/// What it answers: a change with a change's, a query with a query's.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    Change(Result<Outcome, Failure>),
+    Query(Result<Answer, Failure>),
+}
+
+/// One call and its way back.
+#[derive(Debug)]
+pub struct Call<R> {
+    pub ask: Ask,
+    pub reply: R,
+}
+
+/// The way back to a caller. Never blocks.
+pub trait ReplyTo {
+    /// Gives the reply back if nobody waits for it any more: what was begun for that caller is then ended. A way back that
+    /// cannot know (another thread's mailbox) answers Ok, and its other side sees to that.
+    fn send(self, reply: Reply) -> Result<(), Reply>;
+}
+
+impl ReplyTo for tokio::sync::oneshot::Sender<Reply> {
+    fn send(self, reply: Reply) -> Result<(), Reply> {
+        self.send(reply)
+    }
+}
+
+/// How much the desk takes on.
+#[derive(Clone, Copy, Debug)]
+pub struct DeskLimits {
+    /// Changes of one transaction.
+    pub batch_changes_max: usize,
+    /// Changes waiting; beyond, begins are refused with `Kind::Overloaded`. Ends of what was begun are always taken.
+    pub waiting_changes_max: usize,
+    /// Queries under way; beyond, they are refused likewise.
+    pub queries_max: usize,
+    /// How long callers wait for a lost answer to be resolved (`database.call_timeout`). The desk goes on after that.
+    pub answer_within: Duration,
+}
+
+impl Default for DeskLimits {
+    fn default() -> Self {
+        Self {
+            batch_changes_max: 256,
+            waiting_changes_max: 4096,
+            queries_max: 2048,
+            answer_within: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What the desk has done, for metrics. Written by the desk's thread only.
+#[derive(Debug, Default)]
+pub struct DeskFigures {
+    /// Transactions that were committed, and the changes in them.
+    pub batches: AtomicU64,
+    pub changes: AtomicU64,
+    /// Batches that failed and were tried change by change.
+    pub taken_apart: AtomicU64,
+    /// Answers of a COMMIT that were lost.
+    pub answers_lost: AtomicU64,
+    /// Calls refused because too many waited.
+    pub refused: AtomicU64,
+    /// Changes that wait now.
+    pub waiting: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Relaxed) + by, Relaxed); // one writer
+}
+
+/// Where charges are shown, and whose place is whose.
+#[derive(Debug, Default)]
+struct Shown {
+    board: Arc<Board>,
+    places: Vec<BackendName>,
+    /// All that was ever told, for a board that comes later.
+    charged: HashMap<BackendName, u64>,
+}
+
+#[derive(Debug)]
+pub struct Desk<S, C, D> {
+    store: S,
+    clock: C,
+    dice: D,
+    limits: DeskLimits,
+    cache: RefCell<Option<CacheWriter>>,
+    shown: RefCell<Shown>,
+    figures: Arc<DeskFigures>,
+    /// Ends that failed and that nobody waits for: asked for again when the store works again.
+    postponed: RefCell<Vec<Change>>,
+}
+
+/// Events handled before the executor's other tasks have a turn.
+const EVENTS_PER_TURN: u32 = 256;
+
+enum Event<R> {
+    /// Ends of what was begun for callers that are gone.
+    BatchDone(Vec<Change>),
+    Answered,
+    Arrived(Call<R>),
+    Closed,
+}
+
+type Running<'d> = Pin<Box<dyn Future<Output = Vec<Change>> + 'd>>;
+
+impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
+    /// `cache`: None where another process writes to the same database.
+    pub fn new(store: S, clock: C, dice: D, limits: DeskLimits, cache: Option<CacheWriter>) -> Self {
+        Self {
+            store,
+            clock,
+            dice,
+            limits,
+            cache: RefCell::new(cache),
+            shown: RefCell::default(),
+            figures: Arc::default(),
+            postponed: RefCell::default(),
+        }
+    }
+
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    pub fn figures(&self) -> Arc<DeskFigures> {
+        self.figures.clone()
+    }
+
+    /// Shows charges on this board from now on: `places` are its backends in order (the published view's).
+    pub fn show_on(&self, board: Arc<Board>, places: Vec<BackendName>) {
+        let mut shown = self.shown.borrow_mut();
+        for (place, name) in places.iter().enumerate() {
+            board.set_charged_bytes(place, shown.charged.get(name).copied().unwrap_or(0));
+        }
+        (shown.board, shown.places) = (board, places);
+    }
+
+    /// Works until the inbox is closed and everything taken from it is answered. Run it once at a time.
+    /// Cancel: as a crash; callers are not answered, and what was begun stays until recovery.
+    pub async fn run<R: ReplyTo>(&self, inbox: flume::Receiver<Call<R>>) {
+        let mut queue = Queue::default();
+        let mut running: Option<Running<'_>> = None;
+        let mut queries = FuturesUnordered::new();
+        let mut arrivals = inbox.stream();
+        let mut open = true;
+        let mut events = 0;
+        loop {
+            if running.is_none() {
+                // What has arrived already goes into this batch.
+                while queue.len() < self.limits.batch_changes_max
+                    && let Ok(call) = inbox.try_recv()
+                {
+                    if let Some((query, reply)) = self.admit(call, &mut queue, queries.len()) {
+                        queries.push(self.answer(query, reply));
+                    }
+                }
+                let batch = queue.take_batch(self.limits.batch_changes_max);
+                if !batch.is_empty() {
+                    running = Some(Box::pin(self.carry_out(batch)));
+                }
+                self.figures.waiting.store(queue.len() as u64, Relaxed);
+            }
+            if !open && running.is_none() && queries.is_empty() {
+                return;
+            }
+            let event = std::future::poll_fn(|context| {
+                events += 1;
+                if events > EVENTS_PER_TURN {
+                    events = 0;
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                if let Some(batch) = &mut running
+                    && let Poll::Ready(ends) = batch.as_mut().poll(context)
+                {
+                    return Poll::Ready(Event::BatchDone(ends));
+                }
+                if let Poll::Ready(Some(())) = queries.poll_next_unpin(context) {
+                    return Poll::Ready(Event::Answered);
+                }
+                if open && let Poll::Ready(call) = arrivals.poll_next_unpin(context) {
+                    return Poll::Ready(call.map_or(Event::Closed, Event::Arrived));
+                }
+                Poll::Pending
+            });
+            match event.await {
+                Event::BatchDone(ends) => {
+                    running = None;
+                    ends.into_iter().for_each(|end| queue.push(end, None));
+                }
+                Event::Answered => {}
+                Event::Arrived(call) => {
+                    if let Some((query, reply)) = self.admit(call, &mut queue, queries.len()) {
+                        queries.push(self.answer(query, reply));
+                    }
+                }
+                Event::Closed => open = false,
+            }
+        }
+    }
+
+    /// Queues a change, gives a query back to be answered, or refuses what would be too much.
+    fn admit<R: ReplyTo>(&self, call: Call<R>, queue: &mut Queue<R>, queries: usize) -> Option<(Query, R)> {
+        match call.ask {
+            Ask::Change(change) => {
+                if queue.len() >= self.limits.waiting_changes_max && change.may_be_refused() {
+                    add(&self.figures.refused, 1);
+                    let refused = Failure::overloaded("too many changes wait for the database");
+                    let _ = call.reply.send(Reply::Change(Err(refused))); // nothing was begun
+                } else {
+                    queue.push(change, Some(call.reply));
+                }
+                None
+            }
+            Ask::Query(_) if queries >= self.limits.queries_max => {
+                add(&self.figures.refused, 1);
+                let refused = Failure::overloaded("too many queries wait for the database");
+                let _ = call.reply.send(Reply::Query(Err(refused))); // nothing was begun
+                None
+            }
+            Ask::Query(query) => Some((query, call.reply)),
+        }
+    }
+
+    /// A lookup's answer goes into the cache if nothing touched its key meanwhile.
+    async fn answer<R: ReplyTo>(&self, query: Query, reply: R) {
+        let looked_up = match &query {
+            Query::Lookup { bucket, key } => {
+                let place = self.cache.borrow().as_ref().map(|cache| cache.place(bucket, key));
+                place.map(|place| (place, bucket.clone(), key.clone()))
+            }
+            _ => None,
+        };
+        let answer = self.store.query(query).await;
+        if let (Some((place, bucket, key)), Ok(Answer::Lookup(Some(located)))) = (looked_up, &answer)
+            && let Some(cache) = self.cache.borrow_mut().as_mut()
+        {
+            cache.fill(place, &bucket, &key, located);
+        }
+        let _ = reply.send(Reply::Query(answer)); // a reader that is gone needs nothing
+    }
+}
+
+#[cfg(test)]
+mod tests;

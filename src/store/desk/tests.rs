@@ -1,0 +1,497 @@
+//! The desk over a store whose every step the test decides.
+
+use super::*;
+use crate::base::{BlobId, Incarnation, Nonce, Tick, Timestamp};
+use crate::store::conformance::{TestClock, bucket, key, name, on, wait_for, written};
+use crate::store::location_cache::LocationCache;
+use crate::store::memory::MemoryStore;
+use crate::store::port::*;
+use crate::store::record::{BlobState, Located, ObjectRecord};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use tokio::sync::Semaphore;
+
+/// What happens to the next batch.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Fate {
+    Fine,
+    NotApplied,
+    LostBefore,
+    LostAfter,
+}
+
+struct Scripted {
+    inner: MemoryStore<TestClock>,
+    fates: RefCell<VecDeque<Fate>>,
+    /// Batches that hold a change of this key are never applied.
+    poison: Cell<Option<&'static str>>,
+    /// Permits for batches, queries, and answers to `resolve`.
+    batches_may_run: Semaphore,
+    queries_may_run: Semaphore,
+    resolves_fail: Cell<u32>,
+    /// The keys of every batch that was tried.
+    tried: RefCell<Vec<Vec<String>>>,
+}
+
+async fn permit(gate: &Semaphore) {
+    gate.acquire().await.expect("never closed").forget();
+}
+
+impl MetadataStore for Scripted {
+    async fn apply(&self, id: BatchId, changes: Arc<[Change]>) -> Result<Applied, ApplyError> {
+        let keys: Vec<String> = changes.iter().map(key_of).collect();
+        let poisoned = self.poison.get().is_some_and(|poison| keys.iter().any(|key| key == poison));
+        self.tried.borrow_mut().push(keys);
+        permit(&self.batches_may_run).await;
+        let fate = self.fates.borrow_mut().pop_front().unwrap_or(Fate::Fine);
+        match fate {
+            _ if poisoned => Err(ApplyError::NotApplied(Failure::metadata("poison"))),
+            Fate::Fine => self.inner.apply(id, changes).await,
+            Fate::NotApplied => Err(ApplyError::NotApplied(Failure::metadata("scripted"))),
+            Fate::LostBefore => Err(ApplyError::Unknown(Failure::metadata("lost before"))),
+            Fate::LostAfter => {
+                self.inner.apply(id, changes).await?;
+                Err(ApplyError::Unknown(Failure::metadata("lost after")))
+            }
+        }
+    }
+
+    async fn resolve(&self, id: BatchId) -> Result<Option<Applied>, Failure> {
+        if self.resolves_fail.get() > 0 {
+            self.resolves_fail.set(self.resolves_fail.get() - 1);
+            return Err(Failure::metadata("still away"));
+        }
+        self.inner.resolve(id).await
+    }
+
+    async fn query(&self, query: Query) -> Result<Answer, Failure> {
+        // Looked up when it is asked, answered when the test says so.
+        let answer = self.inner.query(query).await;
+        permit(&self.queries_may_run).await;
+        answer
+    }
+}
+
+fn key_of(change: &Change) -> String {
+    change
+        .subjects()
+        .iter()
+        .find_map(|subject| match subject {
+            Some(Subject::Key(_, key)) => Some(key.as_str().to_owned()),
+            Some(Subject::Upload(upload)) => Some(upload.as_str().to_owned()),
+            Some(Subject::Blob(_)) => Some("blob".to_owned()),
+            Some(Subject::Everything) => Some("everything".to_owned()),
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
+struct CountingDice(Cell<u64>);
+
+impl Dice for CountingDice {
+    fn roll(&self) -> u64 {
+        self.0.set(self.0.get() + 1);
+        self.0.get()
+    }
+}
+
+/// Sleeping lets others run, and takes virtual time.
+#[derive(Clone)]
+struct SleepyClock(TestClock);
+
+impl Clock for SleepyClock {
+    fn tick(&self) -> Tick {
+        self.0.tick()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    async fn sleep(&self, wait: Duration) {
+        self.0.advance(wait);
+        tokio::task::yield_now().await;
+    }
+}
+
+type TestDesk = Desk<Scripted, SleepyClock, CountingDice>;
+
+struct Office {
+    desk: Rc<TestDesk>,
+    meta: LocalMetadata,
+    cache: Arc<LocationCache>,
+    board: Arc<Board>,
+    clock: TestClock,
+    nonces: Cell<u64>,
+}
+
+/// Runs a scenario beside a desk that has registered `a` (1000 bytes). Batches and queries run freely until it says not to.
+fn with_desk<F: Future<Output = ()>>(limits: DeskLimits, scenario: impl FnOnce(Rc<Office>) -> F) {
+    let clock = TestClock::new();
+    let store = Scripted {
+        inner: MemoryStore::new(clock.clone(), Rules::default()),
+        fates: RefCell::default(),
+        poison: Cell::default(),
+        batches_may_run: Semaphore::new(1000),
+        queries_may_run: Semaphore::new(1000),
+        resolves_fail: Cell::default(),
+        tried: RefCell::default(),
+    };
+    let (cache, writer) = LocationCache::new(1 << 20, 1);
+    let desk = Rc::new(Desk::new(store, SleepyClock(clock.clone()), CountingDice(Cell::new(0)), limits, Some(writer)));
+    let board = Arc::new(Board::new(1));
+    desk.show_on(board.clone(), vec![name("a")]);
+    let (meta, inbox) = local(Some(cache.clone()));
+    let office = Rc::new(Office { desk: desk.clone(), meta, cache, board, clock, nonces: Cell::default() });
+    let story = async {
+        let backends = vec![BackendLimit { name: name("a"), bytes_limit: 1000 }];
+        office.meta.step(Register { deployment: "d".into(), backends }).await.unwrap().unwrap();
+        office.desk.store.tried.borrow_mut().clear();
+        scenario(office).await;
+    };
+    wait_for(tokio::task::LocalSet::new().run_until(async {
+        let working = tokio::task::spawn_local(async move { desk.run(inbox).await });
+        story.await;
+        working.await.expect("the desk ends when nobody calls any more");
+    }));
+}
+
+impl Office {
+    fn store(&self) -> &Scripted {
+        &self.desk.store
+    }
+
+    fn begin(&self, text: &str) -> BeginWrite {
+        self.nonces.set(self.nonces.get() + 1);
+        BeginWrite {
+            incarnation: Incarnation(1),
+            bucket: bucket(),
+            key: key(text),
+            size: 10,
+            candidates: on(&["a"]),
+            condition: WriteCondition::default(),
+            nonce: Nonce::from_roll(self.nonces.get()),
+            instead_of: None,
+        }
+    }
+
+    fn commit(&self, text: &str, begun: &Begun) -> CommitWrite {
+        CommitWrite {
+            incarnation: Incarnation(1),
+            bucket: bucket(),
+            key: key(text),
+            blobs: vec![written(&begun.blob)],
+            etag: begun.version.as_str().into(),
+            record: ObjectRecord::default(),
+            condition: WriteCondition::default(),
+        }
+    }
+
+    async fn put(&self, text: &str) -> Begun {
+        let begun = self.meta.step(self.begin(text)).await.expect("answered").expect("there is room");
+        self.meta.step(self.commit(text, &begun)).await.expect("answered").expect("nothing is in the way");
+        begun
+    }
+
+    fn cached(&self, text: &str) -> Option<Located> {
+        let mut into = Located::empty();
+        self.cache.get("bkt", text, &mut into).then_some(into)
+    }
+
+    async fn looked_up(&self, text: &str) -> Option<Located> {
+        let mut into = Located::empty();
+        self.meta.lookup("bkt", text, &mut into).await.expect("answered").then_some(into)
+    }
+
+    fn state(&self, id: BlobId) -> Option<BlobState> {
+        let query = Query::Blobs { backend: name("a"), after: String::new(), max: 1000 };
+        let Answer::Blobs(rows) = wait_free(self.store().inner.query(query)) else { panic!("rows are asked for") };
+        rows.iter().find(|row| row.blob.id == id).map(|row| row.state)
+    }
+
+    /// Stops batches from running; returns when the desk is idle.
+    async fn close_the_gate(&self) {
+        settled().await;
+        self.store().batches_may_run.forget_permits(1000);
+    }
+
+    fn open_the_gate(&self) {
+        self.store().batches_may_run.add_permits(1000);
+    }
+}
+
+/// The in-memory store answers at once.
+fn wait_free<T>(future: impl Future<Output = Result<T, Failure>>) -> T {
+    let mut future = std::pin::pin!(future);
+    match future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        Poll::Ready(answer) => answer.expect("the in-memory store never fails"),
+        Poll::Pending => panic!("the in-memory store never waits"),
+    }
+}
+
+/// Lets everything that can run do so.
+async fn settled() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::task::spawn_local(future)
+}
+
+/// Asks for a step in a task of its own.
+fn ask<T: Step + 'static>(office: &Rc<Office>, step: T) -> tokio::task::JoinHandle<Result<T::Outcome, Failure>>
+where
+    T::Outcome: 'static,
+{
+    let office = office.clone();
+    spawn(async move { office.meta.step(step).await })
+}
+
+#[test]
+fn what_arrives_during_a_batch_forms_the_next_one_one_change_per_key() {
+    with_desk(DeskLimits { batch_changes_max: 4, ..DeskLimits::default() }, |office| async move {
+        office.close_the_gate().await;
+        let mut asked = vec![ask(&office, office.begin("first"))];
+        settled().await;
+        for text in ["x", "y", "x", "z", "x", "y", "u", "v"] {
+            asked.push(ask(&office, office.begin(text)));
+        }
+        settled().await;
+        office.open_the_gate();
+        let mut begun = Vec::new();
+        for one in asked {
+            begun.push(one.await.unwrap().expect("answered").expect("there is room"));
+        }
+        let tried = office.store().tried.borrow().clone();
+        let want: [&[&str]; 4] = [&["first"], &["x", "y", "z", "u"], &["x", "y", "v"], &["x"]];
+        assert_eq!(tried, want);
+        let of_x: Vec<_> = [1, 3, 5].into_iter().map(|i| begun[i].version).collect();
+        assert!(of_x.is_sorted(), "one key's changes keep their order");
+        assert_eq!(office.board.charged_bytes(0), 90, "told before the callers");
+    });
+}
+
+#[test]
+fn changes_of_one_upload_take_turns_and_registration_runs_alone() {
+    with_desk(DeskLimits::default(), |office| async move {
+        office.close_the_gate().await;
+        let blocker = ask(&office, office.begin("blocker"));
+        settled().await;
+        let (upload, other) = (crate::base::UploadId::from_rolls(0, 1), crate::base::UploadId::from_rolls(0, 2));
+        let reopen = |upload: &crate::base::UploadId| ask(&office, ReopenUpload { upload: upload.clone() });
+        let mut asked = vec![reopen(&upload), reopen(&other), reopen(&upload)];
+        let registration = ask(&office, Register { deployment: "d".into(), backends: vec![] });
+        asked.push(reopen(&other));
+        settled().await;
+        office.open_the_gate();
+        blocker.await.unwrap().expect("answered").expect("there is room");
+        registration.await.unwrap().expect("answered").expect("not refused");
+        for one in asked {
+            assert_eq!(one.await.unwrap().expect("answered"), Err(Refusal::NoSuchUpload));
+        }
+        let (one, two) = (upload.as_str(), other.as_str());
+        let want: [&[&str]; 5] = [&["blocker"], &[one, two], &[one], &["everything"], &[two]];
+        assert_eq!(*office.store().tried.borrow(), want);
+    });
+}
+
+#[test]
+fn a_bad_change_fails_alone_and_a_dead_database_fails_fast() {
+    with_desk(DeskLimits::default(), |office| async move {
+        office.store().poison.set(Some("bad"));
+        office.close_the_gate().await;
+        let blocker = ask(&office, office.begin("blocker"));
+        settled().await;
+        let asked: Vec<_> = ["a", "bad", "b"].map(|text| ask(&office, office.begin(text))).into();
+        settled().await;
+        office.open_the_gate();
+        blocker.await.unwrap().expect("answered").expect("there is room");
+        let mut outcomes = Vec::new();
+        for one in asked {
+            outcomes.push(one.await.unwrap().is_ok());
+        }
+        assert_eq!(outcomes, [true, false, true]);
+
+        office.close_the_gate().await;
+        office.store().fates.borrow_mut().extend([Fate::Fine].into_iter().chain([Fate::NotApplied; 4]));
+        let blocker = ask(&office, office.begin("blocker"));
+        settled().await;
+        office.store().tried.borrow_mut().clear();
+        let asked: Vec<_> = (0..20).map(|i| ask(&office, office.begin(&format!("k{i}")))).collect();
+        settled().await;
+        office.open_the_gate();
+        blocker.await.unwrap().expect("answered").expect("there is room");
+        for one in asked {
+            assert!(one.await.unwrap().is_err());
+        }
+        assert_eq!(office.store().tried.borrow().len(), 4, "the batch, then three alone");
+        assert!(ask(&office, office.begin("k")).await.unwrap().is_ok(), "and the desk works on");
+    });
+}
+
+#[test]
+fn a_lost_answer_is_resolved_and_nothing_happens_twice() {
+    for fate in [Fate::LostBefore, Fate::LostAfter] {
+        with_desk(DeskLimits::default(), |office| async move {
+            let begun = ask(&office, office.begin("k")).await.unwrap().unwrap().unwrap();
+            office.store().fates.borrow_mut().push_back(fate);
+            office.store().resolves_fail.set(3);
+            let committed = ask(&office, office.commit("k", &begun)).await.unwrap().expect("resolved in time");
+            assert!(matches!(committed, Ok(Committed::Live { .. })), "{fate:?}: {committed:?}");
+            assert_eq!(office.board.charged_bytes(0), 10);
+            assert_eq!(office.desk.figures.answers_lost.load(Relaxed), 1);
+            let runs = if fate == Fate::LostBefore { 2 } else { 1 };
+            assert_eq!(office.store().tried.borrow().len(), 1 + runs);
+        });
+    }
+}
+
+#[test]
+fn callers_do_not_wait_for_ever_and_what_was_begun_for_them_is_ended() {
+    for fate in [Fate::LostBefore, Fate::LostAfter] {
+        with_desk(DeskLimits::default(), |office| async move {
+            let live = office.put("k").await;
+            office.looked_up("k").await.expect("live");
+            assert!(office.cached("k").is_some());
+            office.store().fates.borrow_mut().push_back(fate);
+            office.store().resolves_fail.set(30);
+            let begin = ask(&office, office.begin("lost"));
+            let delete = Delete { bucket: bucket(), key: key("k"), condition: WriteCondition::default() };
+            let delete = ask(&office, delete);
+            let started = office.clock.tick();
+            assert!(begin.await.unwrap().is_err());
+            let waited = office.clock.tick().since(started);
+            assert!(waited >= Duration::from_secs(2) && waited < Duration::from_secs(5), "{waited:?}");
+            assert!(delete.await.unwrap().is_err());
+            assert!(office.store().resolves_fail.get() > 0, "told while nobody knew");
+            assert_eq!(office.cached("k"), None, "absent while its fate is not known");
+            assert_eq!(office.looked_up("k").await.is_some(), fate == Fate::LostBefore, "readers go on");
+            assert_eq!(office.cached("k"), None, "and what they find is not remembered");
+            while office.store().resolves_fail.get() > 0 {
+                settled().await;
+            }
+            settled().await;
+            assert_eq!(office.looked_up("k").await.is_some(), fate == Fate::LostBefore);
+            assert_eq!(office.cached("k").is_some(), fate == Fate::LostBefore, "remembered again");
+            let orphan = BlobId(live.blob.id.0 + 1);
+            let want = if fate == Fate::LostAfter { Some(BlobState::Doomed) } else { None };
+            assert_eq!(office.state(orphan), want, "a begin that nobody heard of is ended, and not run again");
+        });
+    }
+}
+
+#[test]
+fn what_was_begun_for_a_caller_that_went_away_is_ended() {
+    with_desk(DeskLimits::default(), |office| async move {
+        office.close_the_gate().await;
+        let begin = ask(&office, office.begin("k"));
+        settled().await;
+        begin.abort();
+        settled().await;
+        // Its end fails once, and is asked for again when the store works again.
+        office.store().fates.borrow_mut().extend([Fate::Fine, Fate::NotApplied]);
+        office.open_the_gate();
+        settled().await;
+        assert_eq!(office.state(BlobId(1)), Some(BlobState::Reserved));
+        office.put("other").await;
+        settled().await;
+        assert_eq!(office.state(BlobId(1)), Some(BlobState::Doomed));
+        assert_eq!(office.state(BlobId(2)), Some(BlobState::Live));
+    });
+}
+
+#[test]
+fn the_cache_holds_what_is_committed_and_nothing_else() {
+    with_desk(DeskLimits::default(), |office| async move {
+        let first = office.put("k").await;
+        assert_eq!(office.cached("k"), None, "lookups fill it");
+        assert_eq!(office.looked_up("k").await.map(|live| live.version), Some(first.version));
+        assert_eq!(office.cached("k").map(|live| live.version), Some(first.version));
+
+        // A lookup that was sent before a commit and comes back after it.
+        office.store().queries_may_run.forget_permits(1000);
+        office.desk.cache.borrow_mut().as_mut().unwrap().hold("bkt", "k");
+        office.desk.cache.borrow_mut().as_mut().unwrap().release("bkt", "k");
+        let slow = {
+            let office = office.clone();
+            spawn(async move { office.looked_up("k").await })
+        };
+        settled().await;
+        let second = office.put("k").await;
+        office.store().queries_may_run.add_permits(1000);
+        assert_eq!(slow.await.unwrap().map(|live| live.version), Some(first.version), "it began before");
+        assert_eq!(office.cached("k"), None, "and is not remembered");
+        assert_eq!(office.looked_up("k").await.map(|live| live.version), Some(second.version));
+
+        // Absent from before the transaction until after it.
+        let third = ask(&office, office.begin("k")).await.unwrap().unwrap().unwrap();
+        assert!(office.cached("k").is_some(), "a begin alters nothing");
+        office.close_the_gate().await;
+        let commit = ask(&office, office.commit("k", &third));
+        settled().await;
+        assert_eq!(office.cached("k"), None);
+        assert_eq!(office.looked_up("k").await.map(|live| live.version), Some(second.version));
+        assert_eq!(office.cached("k"), None, "not brought back while it runs");
+        office.open_the_gate();
+        assert!(commit.await.unwrap().unwrap().is_ok());
+        assert_eq!(office.looked_up("k").await.map(|live| live.version), Some(third.version));
+        assert_eq!(office.cached("k").map(|live| live.version), Some(third.version));
+        office
+            .meta
+            .step(Delete { bucket: bucket(), key: key("k"), condition: WriteCondition::default() })
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!((office.cached("k"), office.looked_up("k").await), (None, None));
+    });
+}
+
+#[test]
+fn too_much_is_refused_but_ends_never_are() {
+    let limits = DeskLimits { waiting_changes_max: 3, queries_max: 2, ..DeskLimits::default() };
+    with_desk(limits, |office| async move {
+        let begun = ask(&office, office.begin("k")).await.unwrap().unwrap().unwrap();
+        office.close_the_gate().await;
+        let running = ask(&office, office.begin("running"));
+        settled().await;
+        let waiting: Vec<_> = (0..3).map(|i| ask(&office, office.begin(&format!("w{i}")))).collect();
+        settled().await;
+        let refused = ask(&office, office.begin("more")).await.unwrap().expect_err("too many wait");
+        assert_eq!(refused.kind, crate::base::failure::Kind::Overloaded);
+        let end = ask(&office, office.commit("k", &begun));
+        settled().await;
+        office.open_the_gate();
+        assert!(end.await.unwrap().expect("an end is taken").is_ok());
+        for one in waiting.into_iter().chain([running]) {
+            assert!(one.await.unwrap().is_ok());
+        }
+
+        office.store().queries_may_run.forget_permits(1000);
+        let look = || {
+            let office = office.clone();
+            spawn(async move { office.meta.query(Query::Lookup { bucket: "bkt".into(), key: "none".into() }).await })
+        };
+        let (first, second) = (look(), look());
+        settled().await;
+        let refused = look().await.unwrap().expect_err("too many are under way");
+        assert_eq!(refused.kind, crate::base::failure::Kind::Overloaded);
+        office.store().queries_may_run.add_permits(1000);
+        assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
+        assert_eq!(office.desk.figures.refused.load(Relaxed), 2);
+    });
+}
+
+#[test]
+fn a_new_board_shows_what_was_charged_before() {
+    with_desk(DeskLimits::default(), |office| async move {
+        office.put("k").await;
+        let board = Arc::new(Board::new(2));
+        office.desk.show_on(board.clone(), vec![name("new"), name("a")]);
+        assert_eq!((board.charged_bytes(0), board.charged_bytes(1)), (0, 10));
+        office.put("l").await;
+        assert_eq!((board.charged_bytes(1), office.board.charged_bytes(0)), (20, 10));
+    });
+}
