@@ -4,135 +4,80 @@
 //! A buffer holds bytes in its middle: consumed ones before, spare room behind.
 #![allow(unsafe_code)] // the runtime's buffer traits are unsafe to implement
 
+use super::turns::{Turn, Turns};
 use monoio::buf::{IoBuf, IoBufMut};
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::ops::Range;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 
 /// The buffers of one size of one core.
 pub struct BufferPool {
     size_bytes: usize,
-    out_max: usize,
-    state: RefCell<PoolState>,
+    turns: Rc<Turns>,
+    idle: RefCell<IdleBuffers>,
 }
 
 #[derive(Default)]
-struct PoolState {
-    idle: Vec<Box<[u8]>>,
-    /// Buffers in use.
-    out: usize,
-    /// The fewest idle ones since the last trim: so many were not needed.
-    idle_low: usize,
-    waiting: VecDeque<(u64, Waker)>,
-    next_waiter: u64,
+struct IdleBuffers {
+    buffers: Vec<Box<[u8]>>,
+    /// The fewest since the last trim: so many were not needed.
+    low: usize,
 }
 
 impl BufferPool {
     /// At most `out_max` buffers of `size_bytes` are in use at once.
     pub fn new(size_bytes: usize, out_max: usize) -> Rc<Self> {
-        assert!(size_bytes > 0 && out_max > 0, "an empty pool serves nobody");
-        Rc::new(Self { size_bytes, out_max, state: RefCell::default() })
+        assert!(size_bytes > 0, "an empty buffer serves nobody");
+        Rc::new(Self { size_bytes, turns: Turns::new(out_max), idle: RefCell::default() })
     }
 
     /// An empty buffer, or None when all are in use or promised to those who wait.
     pub fn try_take(self: &Rc<Self>) -> Option<Buffer> {
-        let waiters = self.state.borrow().waiting.len();
-        self.take_unless(waiters)
-    }
-
-    fn take_unless(self: &Rc<Self>, promised: usize) -> Option<Buffer> {
-        let mut state = self.state.borrow_mut();
-        if state.out + promised >= self.out_max {
-            return None;
-        }
-        state.out += 1;
-        let bytes = state.idle.pop();
-        state.idle_low = state.idle_low.min(state.idle.len());
-        drop(state);
-        let bytes = bytes.unwrap_or_else(|| vec![0; self.size_bytes].into());
-        Some(Buffer { bytes, start: 0, end: 0, home: Some(Rc::clone(self)) })
+        self.turns.try_take().map(|turn| self.fresh(turn))
     }
 
     /// An empty buffer, in the order of asking. A task that holds one never waits for a second of the same pool: all
     /// could. Cancel: safe.
     pub async fn take(self: &Rc<Self>) -> Buffer {
-        if let Some(buffer) = self.try_take() {
-            return buffer;
-        }
-        let ticket = Ticket { pool: self, number: self.enqueue() };
-        poll_fn(|cx| {
-            let ahead = self.state.borrow().waiting.iter().position(|(number, _)| *number == ticket.number);
-            let ahead = ahead.expect("a ticket stays in the queue until it is dropped");
-            if let Some(buffer) = self.take_unless(ahead) {
-                return Poll::Ready(buffer);
-            }
-            self.state.borrow_mut().waiting[ahead].1.clone_from(cx.waker());
-            Poll::Pending
-        })
-        .await
+        let turn = self.turns.take().await;
+        self.fresh(turn)
     }
 
-    fn enqueue(&self) -> u64 {
-        let mut state = self.state.borrow_mut();
-        let number = state.next_waiter;
-        state.next_waiter += 1;
-        state.waiting.push_back((number, Waker::noop().clone()));
-        number
-    }
-
-    fn give_back(&self, bytes: Box<[u8]>) {
-        let mut state = self.state.borrow_mut();
-        state.out -= 1;
-        if bytes.len() == self.size_bytes {
-            state.idle.push(bytes);
-        }
-        wake_first(&state);
+    fn fresh(self: &Rc<Self>, turn: Turn) -> Buffer {
+        let mut idle = self.idle.borrow_mut();
+        let bytes = idle.buffers.pop().unwrap_or_else(|| vec![0; self.size_bytes].into());
+        idle.low = idle.low.min(idle.buffers.len());
+        Buffer { bytes, start: 0, end: 0, home: Some(Home { pool: Rc::clone(self), _turn: turn }) }
     }
 
     /// Frees the buffers that were not needed since the last call. The core's tick task calls it every few seconds.
     pub fn trim(&self) {
-        let mut state = self.state.borrow_mut();
-        let keep = state.idle.len() - state.idle_low.min(state.idle.len());
-        state.idle.truncate(keep);
-        if keep == 0 {
-            state.idle.shrink_to_fit();
-        }
-        state.idle_low = keep;
+        let mut idle = self.idle.borrow_mut();
+        let keep = idle.buffers.len() - idle.low.min(idle.buffers.len());
+        idle.buffers.truncate(keep);
+        idle.low = keep;
     }
 
     /// Buffers in use.
     pub fn out(&self) -> usize {
-        self.state.borrow().out
+        self.turns.out()
     }
 
     /// Buffers kept for the next taker.
     pub fn idle(&self) -> usize {
-        self.state.borrow().idle.len()
+        self.idle.borrow().buffers.len()
     }
 }
 
-fn wake_first(state: &PoolState) {
-    if let Some((_, waker)) = state.waiting.front() {
-        waker.wake_by_ref();
-    }
+/// A buffer's place in its pool.
+struct Home {
+    pool: Rc<BufferPool>,
+    _turn: Turn,
 }
 
-/// A place in the queue; leaving it wakes the next.
-struct Ticket<'a> {
-    pool: &'a Rc<BufferPool>,
-    number: u64,
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        let mut state = self.pool.state.borrow_mut();
-        state.waiting.retain(|(number, _)| *number != self.number);
-        if state.out < self.pool.out_max {
-            wake_first(&state);
-        }
+impl Home {
+    fn give_back(self, bytes: Box<[u8]>) {
+        self.pool.idle.borrow_mut().buffers.push(bytes);
     }
 }
 
@@ -141,7 +86,7 @@ pub struct Buffer {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
-    home: Option<Rc<BufferPool>>,
+    home: Option<Home>,
 }
 
 impl Buffer {
@@ -303,21 +248,13 @@ impl Loose {
 
 /// A lent buffer's place in its pool.
 pub struct Lease {
-    home: Option<Rc<BufferPool>>,
+    home: Option<Home>,
 }
 
 impl Lease {
     /// The buffer again, with its memory back.
-    pub fn restore(mut self, loose: Loose) -> Buffer {
-        Buffer { bytes: loose.bytes, start: loose.start, end: loose.end, home: self.home.take() }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(home) = self.home.take() {
-            home.give_back(Box::default());
-        }
+    pub fn restore(self, loose: Loose) -> Buffer {
+        Buffer { bytes: loose.bytes, start: loose.start, end: loose.end, home: self.home }
     }
 }
 
@@ -375,7 +312,7 @@ unsafe impl IoBuf for Draining {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reactor::race::{Won, race};
+    use crate::reactor::race::race;
     use crate::reactor::testing::{on_both, pair, sleep_ms, until};
     use std::cell::Cell;
     use std::io::Write;
@@ -432,34 +369,6 @@ mod tests {
         drop(lease);
         assert!(pool.try_take().is_some());
         drop(loose);
-    }
-
-    #[test]
-    fn those_who_wait_are_served_in_order_and_may_leave() {
-        on_both(|_core| async move {
-            let pool = BufferPool::new(16, 1);
-            let held = pool.try_take().expect("the first");
-            let order = Rc::new(RefCell::new(Vec::new()));
-            for number in 0..3 {
-                let (pool, order) = (Rc::clone(&pool), Rc::clone(&order));
-                monoio::spawn(async move {
-                    // The second gives up before its turn.
-                    if number == 1 {
-                        let gave_up = race(pool.take(), sleep_ms(20)).await;
-                        assert!(matches!(gave_up, Won::Second(())));
-                        return;
-                    }
-                    let _buffer = pool.take().await;
-                    order.borrow_mut().push(number);
-                });
-            }
-            sleep_ms(50).await;
-            drop(held);
-            assert!(pool.try_take().is_none(), "nobody overtakes those who wait");
-            until("both were served", || order.borrow().len() == 2).await;
-            assert_eq!(*order.borrow(), [0, 2]);
-            assert_eq!(pool.out(), 0);
-        });
     }
 
     #[test]

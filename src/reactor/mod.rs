@@ -12,6 +12,7 @@ pub mod deadline;
 pub mod dice;
 pub mod directory;
 pub mod disk;
+pub mod dns;
 pub mod driver;
 pub mod fair;
 pub mod handle;
@@ -22,6 +23,8 @@ pub mod signal;
 pub mod stream;
 pub mod task;
 pub mod tls;
+pub mod turns;
+pub mod upstream;
 
 #[cfg(test)]
 pub(crate) mod testing;

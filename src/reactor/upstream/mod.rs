@@ -1,0 +1,4 @@
+//! Connections to backends: made (`connect`) and kept warm (`pool`), per core.
+
+pub mod connect;
+pub mod pool;
