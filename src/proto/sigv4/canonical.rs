@@ -25,6 +25,7 @@ pub struct Canonical {
     /// Normalised names and values of the query; `parameters` points into it, or into the query on the wire.
     encoded: Vec<u8>,
     parameters: Vec<Parameter>,
+    amz_fields: usize,
 }
 
 struct Parameter {
@@ -49,6 +50,11 @@ impl Canonical {
         &self.text
     }
 
+    /// How many `x-amz-*` fields of the request went into it.
+    pub(super) fn amz_fields(&self) -> usize {
+        self.amz_fields
+    }
+
     /// SHA-256 of the canonical request. `signed` are the names of the signed headers in the order in which they are
     /// signed, joined by `;`; `payload` is the value of `x-amz-content-sha256`.
     pub(super) fn digest<H: Fields + ?Sized>(
@@ -70,7 +76,8 @@ impl Canonical {
         self.text.push(b'\n');
         self.write_query(request.query, query);
         self.text.push(b'\n');
-        for name in signed.split(';') {
+        self.amz_fields = 0;
+        for name in signed.as_bytes().split(|&byte| byte == b';') {
             self.write_header(request.headers, name)?;
         }
         self.text.push(b'\n');
@@ -132,20 +139,22 @@ impl Canonical {
         }
     }
 
-    fn write_header<H: Fields + ?Sized>(&mut self, headers: &H, name: &str) -> Result<(), HeaderMissing> {
-        self.text.extend_from_slice(name.as_bytes());
+    fn write_header<H: Fields + ?Sized>(&mut self, headers: &H, name: &[u8]) -> Result<(), HeaderMissing> {
+        self.text.extend_from_slice(name);
         self.text.push(b':');
+        let is_amz = usize::from(is_amz(name));
         let mut found = false;
         for (candidate, value) in headers.fields() {
-            if candidate.eq_ignore_ascii_case(name.as_bytes()) {
+            if candidate.eq_ignore_ascii_case(name) {
                 if found {
                     self.text.push(b',');
                 }
                 found = true;
+                self.amz_fields += is_amz;
                 write_folded(&mut self.text, value);
             }
         }
-        if !found && name == "expect" {
+        if !found && name == b"expect" {
             // An intermediary may have answered the expectation itself and taken it away. It has only one value
             // (RFC 9110, 10.1.1), so nobody else can choose it.
             self.text.extend_from_slice(b"100-continue");
@@ -154,6 +163,11 @@ impl Canonical {
         self.text.push(b'\n');
         if found { Ok(()) } else { Err(HeaderMissing) }
     }
+}
+
+/// Whether the field must be signed wherever it occurs.
+pub(super) fn is_amz(name: &[u8]) -> bool {
+    name.first_chunk::<6>().is_some_and(|start| start.eq_ignore_ascii_case(b"x-amz-"))
 }
 
 /// `YYYYMMDD/region/s3/aws4_request`.
@@ -191,12 +205,12 @@ fn append_normal(out: &mut Vec<u8>, wire: &[u8]) -> Range<usize> {
 
 /// A header's value without white space around it, each run of it inside as one space.
 fn write_folded(out: &mut Vec<u8>, value: &[u8]) {
-    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let value = value.trim_ascii();
-    if !value.windows(2).any(|pair| blank(&pair[0]) && (blank(&pair[1]) || pair[0] == b'\t') || pair[1] == b'\t') {
+    if memchr::memchr2(b' ', b'\t', value).is_none() {
         out.extend_from_slice(value);
         return;
     }
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     for (index, word) in value.split(blank).filter(|word| !word.is_empty()).enumerate() {
         if index > 0 {
             out.push(b' ');

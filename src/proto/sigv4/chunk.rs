@@ -2,8 +2,7 @@
 //! bytes and the signature before it, the first one the request's. Used by both sides of `aws_chunked`.
 
 use super::canonical::write_scope;
-use super::{AmzDate, EMPTY_SHA256, Hex, SigningKey, hex};
-use subtle::ConstantTimeEq;
+use super::{AmzDate, EMPTY_SHA256, Hex, SigningKey, hex, same_signature};
 
 /// The chain of signatures of one body.
 #[derive(Clone, Debug)]
@@ -35,12 +34,12 @@ impl ChunkSigner {
 
     /// Whether `sent` is the signature of the next chunk. In constant time.
     pub fn verify_chunk(&mut self, data: &[u8; 32], sent: &[u8]) -> bool {
-        self.sign_chunk(data).ct_eq(sent).into()
+        same_signature(&self.sign_chunk(data), sent)
     }
 
     /// Whether `sent` is the signature of the trailers. In constant time.
     pub fn verify_trailers(&mut self, data: &[u8; 32], sent: &[u8]) -> bool {
-        self.sign_trailers(data).ct_eq(sent).into()
+        same_signature(&self.sign_trailers(data), sent)
     }
 
     fn sign(&mut self, kind: &[u8], headers: Option<&[u8; 32]>, data: &[u8; 32]) -> Hex {

@@ -1,6 +1,6 @@
 //! Signs requests of our own: to backends, and in the load test. The same canonicaliser as for verification.
 
-use super::canonical::{Canonical, Form, write_scope};
+use super::canonical::{Canonical, Form, is_amz, write_scope};
 use super::key::KeyOf;
 use super::{ALGORITHM, AmzDate, ChunkSigner, Hex, KeyCache, PayloadMode, Request};
 use crate::base::{Secret, Timestamp};
@@ -108,10 +108,7 @@ impl Signer {
 
 fn is_signed(name: &[u8]) -> bool {
     let named = |known: &[u8]| name.eq_ignore_ascii_case(known);
-    named(b"host")
-        || named(b"content-md5")
-        || named(b"content-type")
-        || name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"x-amz-"))
+    named(b"host") || named(b"content-md5") || named(b"content-type") || is_amz(name)
 }
 
 /// The caller's fields and the two that signing adds.

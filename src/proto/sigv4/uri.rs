@@ -21,22 +21,19 @@ pub fn encode_query_into(out: &mut Vec<u8>, decoded: &[u8]) {
 /// Whether decoding `wire` and encoding it again would give `wire`.
 pub(super) fn is_normal(wire: &[u8], part: Part) -> bool {
     let mut rest = wire;
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if stays(byte, part) {
-            continue;
-        }
-        let Some(([b'%', high, low], after)) = wire[wire.len() - tail.len() - 1..].split_first_chunk::<3>() else {
-            return false;
+    loop {
+        rest = match rest.iter().position(|&byte| !stays(byte, part)).map(|at| &rest[at..]) {
+            None => return true,
+            Some([b'%', high, low, after @ ..]) => {
+                let lower_case = high.is_ascii_lowercase() || low.is_ascii_lowercase();
+                if lower_case || hex_byte(*high, *low).is_none_or(|byte| stays(byte, part)) {
+                    return false;
+                }
+                after
+            }
+            Some(_) => return false,
         };
-        let lower_case = high.is_ascii_lowercase() || low.is_ascii_lowercase();
-        let escaped = hex_byte(*high, *low);
-        if lower_case || !escaped.is_some_and(|byte| !stays(byte, part)) {
-            return false;
-        }
-        rest = after;
     }
-    true
 }
 
 /// Appends `wire` decoded and encoded again. A percent sign that starts no escape counts as itself.

@@ -1,12 +1,13 @@
 //! Checks the signature of a request (header form). One [`Verifier`] per core: it holds the derived keys and the buffers.
 
 use super::authorization::Authorization;
-use super::canonical::{Canonical, Form, has_too_many_parameters, path_is_normal, query_is_normal};
+use super::canonical::{Canonical, Form, has_too_many_parameters, is_amz, path_is_normal, query_is_normal};
 use super::key::KeyOf;
-use super::{AmzDate, AuthError, ChunkSigner, Hex, KeyCache, PayloadMode, Request, SKEW_SECONDS_MAX, SigningKey};
+use super::{
+    AmzDate, AuthError, ChunkSigner, Hex, KeyCache, PayloadMode, Request, SKEW_SECONDS_MAX, SigningKey, same_signature,
+};
 use crate::base::{Secret, Timestamp};
 use crate::proto::fields::{Fields, Sole};
-use subtle::ConstantTimeEq;
 
 /// A request whose signature is right.
 #[derive(Debug)]
@@ -59,19 +60,13 @@ impl Verifier {
             return Err(AuthError::RequestTimeTooSkewed);
         }
         check_scope(&authorization, &date, region)?;
-        let content_sha256 = match seen.content_sha256 {
-            Sole::One(value) => value,
-            Sole::Absent => return Err(AuthError::MissingContentSha256),
-            Sole::Several => return Err(AuthError::BadContentSha256),
-        };
-        let payload = PayloadMode::parse(content_sha256)?;
-        check_coverage(&authorization, request.headers)?;
+        let payload = PayloadMode::parse(seen.content_sha256()?)?;
         if has_too_many_parameters(request.query) {
             return Err(AuthError::TooManyParameters);
         }
         let found = find(authorization.access_key);
         let (key, seed) = self
-            .check(request, &authorization, &date, content_sha256, found.as_ref().map(|(secret, _)| *secret))
+            .check(request, &authorization, &date, &seen, found.as_ref().map(|(secret, _)| *secret))
             .map_err(|error| if found.is_some() { error } else { AuthError::InvalidAccessKeyId })?;
         let (_, principal) = found.ok_or(AuthError::InvalidAccessKeyId)?;
         let chunks = matches!(payload, PayloadMode::StreamingSigned { .. })
@@ -90,7 +85,7 @@ impl Verifier {
         request: &Request<'_, H>,
         authorization: &Authorization<'_>,
         date: &AmzDate,
-        content_sha256: &[u8],
+        seen: &Seen<'_>,
         secret: Option<&Secret>,
     ) -> Result<(SigningKey, Hex), AuthError> {
         let keys = if secret.is_some() { &mut self.keys } else { &mut self.nobodys_keys };
@@ -106,10 +101,13 @@ impl Verifier {
         for (path, query) in forms(request) {
             let digest = self
                 .canonical
-                .digest(request, path, query, authorization.signed_headers, content_sha256)
+                .digest(request, path, query, authorization.signed_headers, seen.content_sha256()?)
                 .map_err(|_| AuthError::SignatureDoesNotMatch)?;
+            if self.canonical.amz_fields() < seen.amz_fields {
+                return Err(AuthError::HeadersNotSigned);
+            }
             let signature = self.canonical.signature(&key, date, authorization.region, &digest);
-            if signature.ct_eq(authorization.signature.as_bytes()).into() {
+            if same_signature(&signature, authorization.signature.as_bytes()) {
                 if is_new {
                     keys.keep(&of, key.clone());
                 }
@@ -135,6 +133,8 @@ struct Seen<'h> {
     amz_date: Sole<'h>,
     date: Sole<'h>,
     content_sha256: Sole<'h>,
+    /// How many fields are named `x-amz-*`, each of which must be signed.
+    amz_fields: usize,
 }
 
 impl<'h> Seen<'h> {
@@ -144,8 +144,10 @@ impl<'h> Seen<'h> {
             amz_date: Sole::Absent,
             date: Sole::Absent,
             content_sha256: Sole::Absent,
+            amz_fields: 0,
         };
         for (name, value) in headers.fields() {
+            seen.amz_fields += usize::from(is_amz(name));
             let slot = match name.len() {
                 4 if name.eq_ignore_ascii_case(b"date") => &mut seen.date,
                 10 if name.eq_ignore_ascii_case(b"x-amz-date") => &mut seen.amz_date,
@@ -156,6 +158,14 @@ impl<'h> Seen<'h> {
             slot.add(value);
         }
         seen
+    }
+
+    fn content_sha256(&self) -> Result<&'h [u8], AuthError> {
+        match self.content_sha256 {
+            Sole::One(value) => Ok(value),
+            Sole::Absent => Err(AuthError::MissingContentSha256),
+            Sole::Several => Err(AuthError::BadContentSha256),
+        }
     }
 
     /// The time that the client signed: `x-amz-date`, else `Date`.
@@ -185,15 +195,6 @@ fn check_scope(authorization: &Authorization<'_>, date: &AmzDate, region: Option
         }
         _ => Ok(()),
     }
-}
-
-/// `host` was checked with the list itself; every `x-amz-*` field of the request must be in it.
-fn check_coverage<H: Fields + ?Sized>(authorization: &Authorization<'_>, headers: &H) -> Result<(), AuthError> {
-    let is_amz = |name: &[u8]| name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"x-amz-"));
-    if headers.fields().any(|(name, _)| is_amz(name) && !authorization.covers(name)) {
-        return Err(AuthError::HeadersNotSigned);
-    }
-    Ok(())
 }
 
 /// The forms in which the client may have signed the target, the likeliest first; those that differ.
