@@ -27,7 +27,8 @@ impl Encoder {
         let rest = payload % chunk;
         let chunks = payload / chunk * framed(chunk) + if rest > 0 { framed(rest) } else { 0 };
         let trailer_line = trailer.map_or(0, |algorithm| {
-            (algorithm.header().len() + ":\r\n".len() + data_encoding::BASE64.encode_len(algorithm.len())) as u64
+            (algorithm.header().len() + ":\r\n".len() + data_encoding::BASE64.encode_len(algorithm.value_bytes()))
+                as u64
         });
         chunks + hex_digits(0) + per_line + trailer_line + trailer_signature + 2
     }

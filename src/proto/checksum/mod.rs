@@ -50,7 +50,7 @@ impl Algorithm {
     }
 
     /// Length of the value in bytes.
-    pub fn len(self) -> usize {
+    pub fn value_bytes(self) -> usize {
         match self {
             Self::Crc32 | Self::Crc32c => 4,
             Self::Crc64Nvme => 8,
@@ -119,7 +119,7 @@ impl Checksum {
     pub fn new(algorithm: Algorithm, value: &[u8]) -> Option<Self> {
         let mut bytes = [0; 32];
         bytes.get_mut(..value.len())?.copy_from_slice(value);
-        (value.len() == algorithm.len()).then_some(Self { algorithm, bytes })
+        (value.len() == algorithm.value_bytes()).then_some(Self { algorithm, bytes })
     }
 
     /// From base64 as on the wire: padded, nothing around it, no stray bits.
@@ -135,7 +135,7 @@ impl Checksum {
     }
 
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.algorithm.len()]
+        &self.bytes[..self.algorithm.value_bytes()]
     }
 
     pub fn to_base64(&self) -> String {
@@ -144,7 +144,7 @@ impl Checksum {
 
     /// As base64 in a buffer of the caller's.
     pub fn write_base64<'b>(&self, buffer: &'b mut [u8; 44]) -> &'b str {
-        let room = &mut buffer[..data_encoding::BASE64.encode_len(self.algorithm.len())];
+        let room = &mut buffer[..data_encoding::BASE64.encode_len(self.algorithm.value_bytes())];
         data_encoding::BASE64.encode_mut_str(self.as_bytes(), room)
     }
 
