@@ -106,7 +106,7 @@ impl Probe {
     ) -> Result<Tried, Failure> {
         match probes.put(&self.name, &self.body, sha256, checksum).await {
             Ok(_) => Ok(Tried::Taken),
-            Err(failure) if failure.kind == Kind::Refused => Ok(Tried::Refused),
+            Err(failure) if matches!(failure.kind, Kind::Refused | Kind::Corrupt) => Ok(Tried::Refused),
             // A 5xx to such a PUT alone (501 to a checksum field) turns its shortcut off; a backend that is down is not
             // measured at all.
             Err(failure) => {
@@ -189,7 +189,7 @@ mod tests {
             }
             let sha256_is_right = digest::digest(&digest::SHA256, body).as_ref() == sha256;
             if !model.ignores_sha256 && !sha256_is_right {
-                return Err(failure(Kind::Refused));
+                return Err(failure(Kind::Corrupt));
             }
             if let Some((field, value)) = checksum {
                 if let Some(kind) = model.refuses_fields {

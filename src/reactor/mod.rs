@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod affinity;
+pub mod backends;
 pub mod buffer;
 pub mod clock;
 pub mod core;

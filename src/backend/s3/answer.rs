@@ -79,12 +79,13 @@ pub fn upload_id(body: &[u8]) -> Result<String, Failure> {
     xml::read_initiate_result(body).map_err(|bad| garbled("CreateMultipartUpload", bad))
 }
 
-/// The answer to `Ask::CompleteUpload` after a 200. A document that breaks off leaves the outcome open: `Unavailable`.
-pub fn completed(ask: &Ask<'_>, head: &ResponseHead<'_>, body: &[u8]) -> Result<Stored, Failure> {
+/// The answer to `Ask::CompleteUpload` after a 200, whose head said `stored`. A document that breaks off leaves the outcome
+/// open: `Unavailable`.
+pub fn completed(ask: &Ask<'_>, stored: Stored, body: &[u8]) -> Result<Stored, Failure> {
     match xml::read_complete_result(body).map_err(|bad| garbled("CompleteMultipartUpload", bad))? {
-        CompletedUpload::Done { etag } => Ok(Stored { etag, version_id: version_id_of(head) }),
+        CompletedUpload::Done { etag } => Ok(Stored { etag, ..stored }),
         CompletedUpload::Failed(error) => {
-            let cause = describe(ask, head.status, &error);
+            let cause = describe(ask, 200, &error);
             let status = status_of(&error.code);
             Err(from_error(ask, status, &error, cause))
         }
@@ -119,12 +120,14 @@ fn garbled(operation: &str, bad: BadXml) -> Failure {
 }
 
 fn from_error(ask: &Ask<'_>, status: u16, error: &BackendError, cause: String) -> Failure {
-    let kind = kind_of(ask, status, &error.code);
-    let is_put = matches!(ask, Ask::Put { .. } | Ask::PutPart { .. });
-    // The one thing in a PUT that is the client's own word: what its body hashes to.
-    if is_put && kind == Kind::Refused && is_digest_error(error) {
-        return Failure::new(kind, Blame::Client, Retry::Never, cause);
-    }
+    let kind = match kind_of(ask, status, &error.code) {
+        // The body is not what its PUT declared: the client's word was wrong, or the bytes suffered on the way. Whoever
+        // knows whether the word was checked before can tell.
+        Kind::Refused if matches!(ask, Ask::Put { .. } | Ask::PutPart { .. }) && is_digest_error(error) => {
+            Kind::Corrupt
+        }
+        kind => kind,
+    };
     Failure::new(kind, Blame::Backend, Retry::OtherBackend, cause)
 }
 
@@ -257,7 +260,6 @@ mod tests {
         let down = backend(Kind::Unavailable);
         let full = backend(Kind::NoSpace);
         let corrupt = backend(Kind::Corrupt);
-        let clients = (Kind::Refused, Blame::Client, Retry::Never);
 
         check(&GET, "404", "NoSuchKey", gone);
         check(&DELETE, "404", "NoSuchKey", gone);
@@ -283,8 +285,8 @@ mod tests {
             check(ask, "307", "TemporaryRedirect", refused);
         }
         for code in ["BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"] {
-            check(&put, "400", code, clients);
-            check(&part, "400", code, clients);
+            check(&put, "400", code, corrupt);
+            check(&part, "400", code, corrupt);
             check(&COMPLETE, "400", code, refused);
         }
         check(&put, "412", "PreconditionFailed", refused);
@@ -351,13 +353,13 @@ mod tests {
 
     #[test]
     fn a_200_to_complete_is_not_yet_a_success() {
-        let text = head("200 OK\r\nContent-Length: 1");
+        let told = Stored { etag: String::new(), version_id: "v1".to_owned() };
         let complete = |body: &str| {
-            let stored = completed(&COMPLETE, &parsed(&text, false), body.as_bytes());
-            stored.map(|one| one.etag).map_err(|failure| failure.kind)
+            let stored = completed(&COMPLETE, told.clone(), body.as_bytes());
+            stored.map(|one| one.etag + &one.version_id).map_err(|failure| failure.kind)
         };
         let done = "<CompleteMultipartUploadResult><ETag>\"e-2\"</ETag></CompleteMultipartUploadResult>";
-        assert_eq!(complete(done), Ok("e-2".to_owned()));
+        assert_eq!(complete(done), Ok("e-2v1".to_owned()));
         for (code, kind) in [
             ("InternalError", Kind::Unavailable),
             ("SlowDown", Kind::Unavailable),

@@ -3,6 +3,7 @@
 use crate::base::Secret;
 use crate::config::checked::S3Place;
 use crate::proto::sigv4::{Target, encode_path_into};
+use std::fmt;
 
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -53,5 +54,13 @@ impl Endpoint {
 
     pub(super) fn target(&self) -> Target<'_> {
         Target { access_key: &self.access_key_id, secret: &self.secret_access_key, region: &self.region }
+    }
+}
+
+/// As messages call it: never with a secret.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, String::from_utf8_lossy(&self.root))
     }
 }

@@ -25,20 +25,25 @@ pub struct Seen {
 impl Directory {
     /// Opens the path anew and reads the marker. The backend goes on using the handle that it has.
     pub fn look(&self) -> Result<Seen, Failure> {
-        let shown = self.path().to_string_lossy();
+        // Nothing is known of any blob: not the same as "gone".
+        let absent = || Failure::backend(format!("{} does not exist", self.path().display()));
+        self.look_for()?.ok_or_else(absent)
+    }
+
+    /// As `look`; None when the path does not exist.
+    pub fn look_for(&self) -> Result<Option<Seen>, Failure> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = open(self.path(), flags, Mode::empty()).map_err(|cause| match cause {
-            // Nothing is known of any blob: not the same as "gone".
-            Errno::NOENT => Failure::backend(format!("{shown} does not exist")),
-            _ => failure("opening", &shown, cause),
-        })?;
+        let root = match open(self.path(), flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            opened => opened.map_err(|cause| failure("opening", &self.path().to_string_lossy(), cause))?,
+        };
         let marker = match open_beneath(root.as_fd(), marker::NAME, OFlags::RDONLY) {
             Ok(file) => Some(read_whole(file.as_fd(), marker::BYTES_MAX)),
             Err(Errno::NOENT) => None,
             Err(cause) => Some(Err(cause)),
         };
         let marker = marker.transpose().map_err(|cause| failure("reading", marker::NAME, cause))?;
-        Ok(Seen { root, marker })
+        Ok(Some(Seen { root, marker }))
     }
 
     /// Makes the directory itself; for a backend that no row names yet.

@@ -1,0 +1,106 @@
+//! Looking after backends: whose they are, and what they really do. For the control of a deployment, not for requests.
+
+use super::calls::{delete_one, delete_versions, head_remote, sha256_of};
+use super::remote::Remote;
+use super::{CoreBackends, Reach};
+use crate::backend::directory;
+use crate::backend::marker::{self, Found, Marker, Verdict};
+use crate::backend::measure::{Probes, measure};
+use crate::backend::port::{Stored, UpstreamPayload};
+use crate::backend::s3::{Ask, answer};
+use crate::base::failure::Kind;
+use crate::base::{Blame, Failure, Nonce, Retry};
+use crate::store::record::{BackendFacts, ObjectRecord};
+use std::rc::Rc;
+
+impl CoreBackends {
+    /// Reads a backend's marker and judges it; writes it where the backend is new to us, that is, where it is missing and
+    /// no row names a blob. A directory is opened for use by this. `blobs_named`: rows of any state that name blobs there.
+    /// A failure of kind `Refused` is for the operator, any other may pass by itself.
+    /// Cancel: NOT safe, a marker may have been written.
+    pub async fn claim(&self, backend: usize, deployment: &str, blobs_named: u64) -> Result<(), Failure> {
+        let name = self.view.backends[backend].name.as_str().to_owned();
+        let ours = Marker { deployment: deployment.to_owned(), backend: name.clone() };
+        let (place, content) = match &self.reaches[backend] {
+            Reach::Remote(remote) => (remote.place(), read_marker(remote).await?),
+            Reach::Local(local) => (local.directory.path().display().to_string(), local.marker().await?),
+        };
+        let found = Found::of(content.as_deref(), &ours);
+        let is_new = match marker::judge(found, &ours, &place, blobs_named) {
+            Verdict::Use => false,
+            Verdict::WriteMarker => true,
+            Verdict::Refuse(cause) => {
+                return Err(Failure::new(Kind::Refused, Blame::Ourselves, Retry::Never, cause));
+            }
+        };
+        let bytes = content.unwrap_or_else(|| ours.encode());
+        match &self.reaches[backend] {
+            Reach::Local(local) => local.adopt(bytes, is_new).await,
+            Reach::Remote(remote) if is_new => put_small(remote, marker::NAME, &bytes).await.map(|_| ()),
+            Reach::Remote(_) => Ok(()),
+        }
+    }
+
+    /// Finds out what a backend really does (`backend/measure.rs`). Only after its marker was seen.
+    /// Cancel: NOT safe, a probe object may stay.
+    pub async fn measure(&self, backend: usize, nonce: Nonce) -> Result<BackendFacts, Failure> {
+        match &self.reaches[backend] {
+            Reach::Local(_) => Ok(directory::FACTS),
+            Reach::Remote(remote) => measure(&Probing(remote), nonce).await,
+        }
+    }
+}
+
+async fn read_marker(remote: &Remote) -> Result<Option<Vec<u8>>, Failure> {
+    let ask = Ask::Get { name: marker::NAME, span: None, if_match: "" };
+    match remote.ask_at_most(&ask, &[], marker::BYTES_MAX, |_| ()).await {
+        Ok((_, bytes)) => Ok(Some(bytes)),
+        Err(failure) if failure.kind == Kind::NotFound => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn put_small(remote: &Remote, name: &str, body: &[u8]) -> Result<Stored, Failure> {
+    let record = ObjectRecord::default();
+    let (size, payload) = (body.len() as u64, sha256_of(body));
+    let ask = Ask::Put { name, size, payload, record: &record, checksum: None };
+    Ok(remote.ask(&ask, body, answer::stored).await?.0)
+}
+
+struct Probing<'a>(&'a Rc<Remote>);
+
+impl Probes for Probing<'_> {
+    async fn put(
+        &self,
+        name: &str,
+        body: &[u8],
+        sha256: [u8; 32],
+        checksum: Option<(&str, &str)>,
+    ) -> Result<Stored, Failure> {
+        let record = ObjectRecord::default();
+        let (size, payload) = (body.len() as u64, UpstreamPayload::Sha256(sha256));
+        let ask = Ask::Put { name, size, payload, record: &record, checksum };
+        Ok(self.0.ask(&ask, body, answer::stored).await?.0)
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), Failure> {
+        delete_one(self.0, name, "").await.map(|_| ())
+    }
+
+    async fn is_there(&self, name: &str, version_id: &str) -> Result<bool, Failure> {
+        match head_remote(self.0, name, version_id).await {
+            Ok(found) => Ok(found.is_some()),
+            // A delete marker under this id: 405.
+            Err(failure) if failure.kind == Kind::Refused => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn purge(&self, name: &str) -> Result<(), Failure> {
+        match delete_versions(self.0, name).await {
+            // A backend that knows no versions lists none.
+            Err(failure) if failure.kind == Kind::Refused => delete_one(self.0, name, "").await.map(|_| ()),
+            done => done,
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! A directory as one core reaches it: every call on a disk thread, within a time.
+
+use super::account::Account;
+use crate::backend::port::{BlobHead, BlobPage, Put, PutTarget, Span, Stored};
+use crate::base::{Failure, Tick};
+use crate::observe::cells::BackendCall;
+use crate::reactor::directory::Directory;
+use crate::reactor::disk::{Disk, Draft, OpenFile};
+use crate::reactor::race::{Won, race};
+use crate::store::record::{ObjectRecord, PartRecord};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Blobs of one page of a listing.
+const PAGE_BLOBS: usize = 1000;
+/// An fsync, and a delete of ten thousand part files, may take longer than any answer over a network.
+const SLOW_PATIENCE: Duration = Duration::from_secs(300);
+
+pub(super) struct Local {
+    pub(super) account: Account,
+    pub(super) directory: Arc<Directory>,
+    disk: Rc<Disk>,
+    patience: Duration,
+}
+
+impl Local {
+    pub(super) fn new(account: Account, directory: Arc<Directory>, disk: &Rc<Disk>, patience: Duration) -> Self {
+        Self { account, directory, disk: Rc::clone(disk), patience }
+    }
+
+    /// A blocking call, counted. A disk that does not answer in time is a failure; what was asked may still happen.
+    /// Cancel: safe, it happens.
+    async fn run<T: Send + 'static>(
+        &self,
+        call: BackendCall,
+        patience: Duration,
+        work: impl FnOnce(&Arc<Directory>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let directory = Arc::clone(&self.directory);
+        self.counted(call, patience, self.disk.run(move || work(&directory))).await
+    }
+
+    async fn counted<T>(
+        &self,
+        call: BackendCall,
+        patience: Duration,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let start = self.account.now();
+        self.account.cells().api_requests.inc();
+        let done = self.in_time(patience, work).await;
+        self.account.noted(call, start, done)
+    }
+
+    async fn in_time<T>(
+        &self,
+        patience: Duration,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        match race(work, monoio::time::sleep(patience)).await {
+            Won::First(done) => done.map_err(|mut failure| {
+                failure.cause = format!("backend {}: {}", self.account.name, failure.cause);
+                failure
+            }),
+            Won::Second(()) => Err(self.account.down(format_args!("its disk did not answer for {patience:?}"))),
+        }
+    }
+
+    pub(super) async fn open(&self, name: &str, size: u64, span: Option<Span>) -> Result<OpenFile, Failure> {
+        self.counted(BackendCall::Get, self.patience, self.disk.read(&self.directory, name, size, span)).await
+    }
+
+    /// A draft. Its call is counted at its end.
+    pub(super) async fn create(&self, put: &Put<'_>) -> Result<Draft, Failure> {
+        let (directory, name, size) = (&self.directory, put.blob.name.as_str(), put.size);
+        let start = self.account.now();
+        self.account.cells().api_requests.inc();
+        let created = match put.target {
+            PutTarget::Object { record } => {
+                self.in_time(self.patience, self.disk.create(directory, name, size, record)).await
+            }
+            PutTarget::Part { number, nonce, .. } => {
+                self.in_time(self.patience, self.disk.create_part(directory, name, number, nonce, size)).await
+            }
+        };
+        let is_part = matches!(put.target, PutTarget::Part { .. });
+        created.inspect_err(|failure| self.account.failed(Self::put_call(is_part), start, failure))
+    }
+
+    pub(super) async fn commit(&self, draft: Draft, start: Tick, is_part: bool) -> Result<Stored, Failure> {
+        let done = self.in_time(self.patience.max(SLOW_PATIENCE), draft.commit()).await;
+        self.account.noted(Self::put_call(is_part), start, done)
+    }
+
+    pub(super) fn put_call(is_part: bool) -> BackendCall {
+        if is_part { BackendCall::UploadPart } else { BackendCall::Put }
+    }
+
+    /// A body that is in hand: one hop instead of three.
+    pub(super) async fn put_bytes(&self, put: &Put<'_>, body: &[u8]) -> Result<Stored, Failure> {
+        let (name, size, bytes) = (put.blob.name.clone(), put.size, body.to_owned());
+        let patience = self.patience.max(SLOW_PATIENCE);
+        let len = body.len() as u64;
+        let stored = match put.target {
+            PutTarget::Object { record } => {
+                let record = record.clone();
+                self.run(BackendCall::Put, patience, move |directory| {
+                    let mut writing = directory.create(&name, size, &record)?;
+                    match writing.append(&bytes) {
+                        Ok(()) => writing.commit(),
+                        Err(failure) => {
+                            writing.abandon();
+                            Err(failure)
+                        }
+                    }
+                })
+                .await
+            }
+            PutTarget::Part { number, nonce, .. } => {
+                let nonce = nonce.to_owned();
+                self.run(BackendCall::UploadPart, patience, move |directory| {
+                    let mut writing = directory.create_part(&name, number, &nonce, size)?;
+                    match writing.append(&bytes) {
+                        Ok(()) => writing.commit(),
+                        Err(failure) => {
+                            writing.abandon();
+                            Err(failure)
+                        }
+                    }
+                })
+                .await
+            }
+        };
+        stored.inspect(|_| self.account.cells().ingress_bytes.add(len))
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<(), Failure> {
+        let name = name.to_owned();
+        let patience = self.patience.max(SLOW_PATIENCE);
+        self.run(BackendCall::Delete, patience, move |directory| directory.delete(&name)).await
+    }
+
+    pub(super) async fn head(&self, name: &str) -> Result<Option<BlobHead>, Failure> {
+        let name = name.to_owned();
+        self.run(BackendCall::Head, self.patience, move |directory| directory.head(&name)).await
+    }
+
+    pub(super) async fn create_upload(&self, name: &str, record: &ObjectRecord) -> Result<String, Failure> {
+        let (name, record) = (name.to_owned(), record.clone());
+        let work = move |directory: &Arc<Directory>| directory.create_upload(&name, &record);
+        self.run(BackendCall::CreateUpload, self.patience, work).await
+    }
+
+    pub(super) async fn complete_upload(&self, name: &str, parts: &[PartRecord]) -> Result<Stored, Failure> {
+        let (name, parts) = (name.to_owned(), parts.to_owned());
+        let patience = self.patience.max(SLOW_PATIENCE);
+        let work = move |directory: &Arc<Directory>| directory.complete_upload(&name, &parts);
+        self.run(BackendCall::CompleteUpload, patience, work).await
+    }
+
+    pub(super) async fn abort_upload(&self, name: &str) -> Result<(), Failure> {
+        let name = name.to_owned();
+        let patience = self.patience.max(SLOW_PATIENCE);
+        self.run(BackendCall::AbortUpload, patience, move |directory| directory.abort_upload(&name)).await
+    }
+
+    pub(super) async fn list(&self, prefix: &str, after: &str) -> Result<BlobPage, Failure> {
+        let (prefix, after) = (prefix.to_owned(), after.to_owned());
+        let work = move |directory: &Arc<Directory>| directory.list(&prefix, &after, PAGE_BLOBS);
+        self.run(BackendCall::List, self.patience.max(SLOW_PATIENCE), work).await
+    }
+
+    /// What stands in the marker's place; None also when the directory itself is not there. The directory goes on using the
+    /// handle that it has.
+    pub(super) async fn marker(&self) -> Result<Option<Vec<u8>>, Failure> {
+        self.run(BackendCall::Get, self.patience, |directory| Ok(directory.look_for()?.and_then(|seen| seen.marker)))
+            .await
+    }
+
+    /// Opens the directory for use if its marker, read once more from the handle that is kept, is still `marker`; written
+    /// first, together with the directory itself, if `is_new`.
+    pub(super) async fn adopt(&self, marker: Vec<u8>, is_new: bool) -> Result<(), Failure> {
+        self.run(BackendCall::Put, self.patience.max(SLOW_PATIENCE), move |directory| {
+            if is_new {
+                directory.make()?;
+            }
+            let seen = directory.look()?;
+            match seen.marker {
+                Some(found) if found == marker => {}
+                None if is_new => directory.write_marker(&seen.root, &marker)?,
+                _ => return Err(Failure::backend("its marker changed while it was looked at")),
+            }
+            directory.adopt(seen.root);
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,215 @@
+//! An S3 endpoint as one core reaches it: a request out, an answer in, on a pooled connection; a stale one is replaced
+//! once, unseen.
+
+use super::account::{Account, call_of};
+use crate::backend::s3::answer::{self, ERROR_BYTES_MAX};
+use crate::backend::s3::{Ask, Endpoint, RequestWriter};
+use crate::base::failure::Kind;
+use crate::base::limits::XML_BYTES_MAX;
+use crate::base::{Blame, Clock, Failure, Retry, Tick};
+use crate::proto::http1::ResponseHead;
+use crate::reactor::stream::Idle;
+use crate::reactor::upstream::connect::ConnectError;
+use crate::reactor::upstream::exchange::{self, Answer, NoAnswer};
+use crate::reactor::upstream::pool::{Lent, Pool};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A backend may be silent so long while it puts the parts of a big object together.
+const ASSEMBLY_PATIENCE: Duration = Duration::from_secs(300);
+
+pub(super) struct Remote {
+    pub(super) account: Account,
+    pub(super) patience: Duration,
+    endpoint: Endpoint,
+    pool: Rc<Pool>,
+    writer: RefCell<RequestWriter>,
+    /// Head buffers that nobody is sending from.
+    heads: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Remote {
+    pub(super) fn new(account: Account, endpoint: Endpoint, pool: Rc<Pool>, patience: Duration) -> Self {
+        Self { account, patience, endpoint, pool, writer: RefCell::default(), heads: RefCell::default() }
+    }
+
+    /// A connection, warm if there is one. Cancel: safe.
+    pub(super) async fn line(&self) -> Result<Lent, Failure> {
+        self.pool.take().await.map_err(|cause| self.unreachable(&cause))
+    }
+
+    /// A new one, after a warm one turned out stale. Cancel: safe.
+    pub(super) async fn fresh_line(&self) -> Result<Lent, Failure> {
+        self.pool.take_fresh().await.map_err(|cause| self.unreachable(&cause))
+    }
+
+    fn unreachable(&self, cause: &ConnectError) -> Failure {
+        let text = format!("backend {}: {cause}", self.account.name);
+        match cause {
+            ConnectError::Busy => Failure::new(Kind::Overloaded, Blame::Ourselves, Retry::OtherBackend, text),
+            _ => Failure::backend(text),
+        }
+    }
+
+    /// The line, or a new one if its peer has closed it or spoken out of turn. Cancel: safe.
+    pub(super) async fn still_quiet(&self, mut line: Lent) -> Result<Lent, Failure> {
+        if line.reused() && line.look_idle() != Idle::Quiet {
+            drop(line);
+            return self.fresh_line().await;
+        }
+        Ok(line)
+    }
+
+    /// As messages call it.
+    pub(super) fn place(&self) -> String {
+        self.endpoint.to_string()
+    }
+
+    /// A signed head in a buffer of this core's, to be given back by `done_with`.
+    pub(super) fn head_of(&self, ask: &Ask<'_>) -> Vec<u8> {
+        let mut head = self.heads.borrow_mut().pop().unwrap_or_default();
+        head.clear();
+        self.writer.borrow_mut().write(&mut head, &self.endpoint, ask, self.account.core.clock.now());
+        head
+    }
+
+    pub(super) fn done_with(&self, head: Vec<u8>) {
+        self.heads.borrow_mut().push(head);
+    }
+
+    fn patience_for(&self, ask: &Ask<'_>) -> Duration {
+        if matches!(ask, Ask::CompleteUpload { .. }) { self.patience.max(ASSEMBLY_PATIENCE) } else { self.patience }
+    }
+
+    /// Asks, with a body that is in hand, and reads the answer's head, whatever its status. A success is not counted yet,
+    /// a failure is. Cancel: NOT safe, whether the backend carries it out is unknown.
+    pub(super) async fn call<R>(
+        &self,
+        ask: &Ask<'_>,
+        body: &[u8],
+        look: impl Fn(&ResponseHead<'_>) -> R,
+    ) -> Result<(Answer, R), Failure> {
+        let start = self.account.now();
+        let called = self.call_uncounted(ask, body, look).await;
+        called.inspect_err(|failure| self.account.failed(call_of(ask), start, failure))
+    }
+
+    async fn call_uncounted<R>(
+        &self,
+        ask: &Ask<'_>,
+        body: &[u8],
+        look: impl Fn(&ResponseHead<'_>) -> R,
+    ) -> Result<(Answer, R), Failure> {
+        let mut line = self.line().await?;
+        loop {
+            let is_reused = line.reused();
+            match self.try_call(ask, body, line, &look).await {
+                Ok(answered) => return Ok(answered),
+                // It may have been carried out all the same; every request of ours may be repeated.
+                Err(NoAnswer::Closed(_)) if is_reused => {
+                    self.account.cells().stale_retries.inc();
+                    line = self.fresh_line().await?;
+                }
+                Err(none) => return Err(self.no_answer(ask, &none)),
+            }
+        }
+    }
+
+    async fn try_call<R>(
+        &self,
+        ask: &Ask<'_>,
+        body: &[u8],
+        mut line: Lent,
+        look: impl Fn(&ResponseHead<'_>) -> R,
+    ) -> Result<(Answer, R), NoAnswer> {
+        let head = self.head_of(ask);
+        self.account.cells().api_requests.inc();
+        let sent = exchange::send(&mut line, &head, body, self.patience).await;
+        self.done_with(head);
+        match sent {
+            Ok(()) => self.account.cells().ingress_bytes.add(body.len() as u64),
+            // A backend that refuses a body early may have said so before it closed.
+            Err(cause) if exchange::is_closing(&cause) => {}
+            Err(cause) => return Err(NoAnswer::Failed(cause)),
+        }
+        exchange::receive(&self.account.core, line, ask.is_head(), self.patience_for(ask), look).await
+    }
+
+    /// As `call`, for answers with a small body or none: reads it whole, gives the connection back, and answers what `look`
+    /// saw and the body, if the status is the one hoped for. Cancel: NOT safe.
+    pub(super) async fn ask<R>(
+        &self,
+        ask: &Ask<'_>,
+        body: &[u8],
+        look: impl Fn(&ResponseHead<'_>) -> R,
+    ) -> Result<(R, Vec<u8>), Failure> {
+        self.ask_at_most(ask, body, XML_BYTES_MAX, look).await
+    }
+
+    pub(super) async fn ask_at_most<R>(
+        &self,
+        ask: &Ask<'_>,
+        body: &[u8],
+        answer_max: usize,
+        look: impl Fn(&ResponseHead<'_>) -> R,
+    ) -> Result<(R, Vec<u8>), Failure> {
+        let start = self.account.now();
+        let (answer, seen) = self.call(ask, body, look).await?;
+        let body = self.body_of(ask, answer, answer_max, start).await?;
+        Ok((seen, body))
+    }
+
+    /// The small body of an answer, whose call is counted now; or what the answer means if it is not the one hoped for.
+    /// Cancel: NOT safe.
+    pub(super) async fn body_of(
+        &self,
+        ask: &Ask<'_>,
+        mut answer: Answer,
+        max: usize,
+        start: Tick,
+    ) -> Result<Vec<u8>, Failure> {
+        if !answer::is_success(ask, answer.status()) {
+            return Err(self.refusal(ask, answer, start).await);
+        }
+        let mut body = Vec::new();
+        let read = answer.read_body(&self.account.core, max, self.patience_for(ask), &mut body).await;
+        let done = match read {
+            Ok(true) => {
+                self.reuse(answer);
+                Ok(body)
+            }
+            Ok(false) => Err(self.account.down(format_args!("its answer to {} is too long", described(ask)))),
+            Err(cause) => Err(self.account.down(format_args!("its answer to {} broke off: {cause}", described(ask)))),
+        };
+        self.account.noted(call_of(ask), start, done)
+    }
+
+    /// What an answer other than the one hoped for means. Counts it. Cancel: NOT safe.
+    pub(super) async fn refusal(&self, ask: &Ask<'_>, mut answer: Answer, start: Tick) -> Failure {
+        let mut body = Vec::new();
+        // What came of it is enough to classify it.
+        let read = answer.read_body(&self.account.core, ERROR_BYTES_MAX, self.patience, &mut body).await;
+        let mut failure = answer::failure(ask, &answer.head(), &body);
+        failure.cause = format!("backend {}: {}", self.account.name, failure.cause);
+        if matches!(read, Ok(true)) {
+            self.reuse(answer);
+        }
+        self.account.failed(call_of(ask), start, &failure);
+        failure
+    }
+
+    fn reuse(&self, answer: Answer) {
+        if let Some(line) = answer.into_reusable() {
+            line.give_back();
+        }
+    }
+
+    pub(super) fn no_answer(&self, ask: &Ask<'_>, none: &NoAnswer) -> Failure {
+        self.account.down(format_args!("{}: {none}", described(ask)))
+    }
+}
+
+fn described(ask: &Ask<'_>) -> String {
+    format!("{} {}", ask.method(), ask.name())
+}
