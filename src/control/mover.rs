@@ -2,7 +2,7 @@
 
 use super::start::start_thread;
 use crate::backend::standing::Standing;
-use crate::base::{Clock, Dice, Failure, Nonce};
+use crate::base::{Clock, Failure};
 use crate::handlers::ports::Ports;
 use crate::observe::cells::Service;
 use crate::reactor::jobs::{Ask, Go, Pass};
@@ -110,17 +110,13 @@ async fn check_backends(ports: &CorePorts, book: &StandingBook) -> bool {
         let name = ports.view().backends[index].name.as_str();
         let was_usable = ports.standing().usable(index);
         match check_backend(ports, index, book, named.as_ref().map(Vec::as_slice)).await {
-            Ok(()) if !was_usable => {
-                tracing::info!(backend = name, "backend is in order");
-                ports.standing().set_usable(index, true);
-            }
+            Ok(()) if !was_usable => tracing::info!(backend = name, "backend is in order"),
             Ok(()) => {}
             Err(failure) => {
                 all = false;
-                // Its own refusal or absence; a passing failure of a backend in use is its health's business.
-                if !was_usable || failure.kind != crate::base::failure::Kind::Unavailable {
+                // A passing failure of a backend in use is its health's business.
+                if !ports.standing().usable(index) {
                     tracing::error!(backend = name, %failure, "backend is not used");
-                    ports.standing().set_usable(index, false);
                 }
             }
         }
@@ -136,12 +132,12 @@ async fn check_backend(
     named: Result<&[u64], &Failure>,
 ) -> Result<(), Failure> {
     let named = named.map_err(Clone::clone)?;
-    ports.backends().claim(index, &book.deployment, named[index]).await?;
+    ports.backends().check_marker(index, &book.deployment, named[index]).await?;
     let standing: &Standing = ports.standing();
     if standing.measured(index) {
         return Ok(());
     }
-    let facts = ports.backends().measure(index, Nonce::from_roll(ports.dice().roll())).await?;
+    let facts = ports.backends().measure(index).await?;
     let backend = ports.view().backends[index].name.clone();
     tracing::info!(
         backend = backend.as_str(),
