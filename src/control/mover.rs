@@ -2,7 +2,8 @@
 
 use super::start::start_thread;
 use crate::backend::standing::Standing;
-use crate::base::{Clock, Failure};
+use crate::base::failure::Kind;
+use crate::base::{Clock, Dice, Failure, Nonce};
 use crate::handlers::ports::Ports;
 use crate::observe::cells::Service;
 use crate::reactor::jobs::{Ask, Go, Pass};
@@ -114,7 +115,11 @@ async fn check_backends(ports: &CorePorts, book: &StandingBook) -> bool {
             Ok(()) => {}
             Err(failure) => {
                 all = false;
-                // A passing failure of a backend in use is its health's business.
+                if failure.kind == Kind::Refused {
+                    // For the operator: an unmounted directory, somebody else's bucket.
+                    ports.standing().set_usable(index, false);
+                }
+                // The passing failure of a backend that is in use is its health's business.
                 if !ports.standing().usable(index) {
                     tracing::error!(backend = name, %failure, "backend is not used");
                 }
@@ -132,12 +137,13 @@ async fn check_backend(
     named: Result<&[u64], &Failure>,
 ) -> Result<(), Failure> {
     let named = named.map_err(Clone::clone)?;
-    ports.backends().check_marker(index, &book.deployment, named[index]).await?;
+    ports.backends().claim(index, &book.deployment, named[index]).await?;
     let standing: &Standing = ports.standing();
     if standing.measured(index) {
+        standing.set_usable(index, true);
         return Ok(());
     }
-    let facts = ports.backends().measure(index).await?;
+    let facts = ports.backends().measure(index, Nonce::from_roll(ports.dice().roll())).await?;
     let backend = ports.view().backends[index].name.clone();
     tracing::info!(
         backend = backend.as_str(),
@@ -147,6 +153,7 @@ async fn check_backend(
         "backend measured"
     );
     standing.set_facts(index, &facts);
+    standing.set_usable(index, true);
     // Nothing refuses a record of facts; without it they are measured again at the next start.
     ports.meta().step(RecordFacts { backend, facts }).await.map(|_| ())
 }

@@ -13,6 +13,7 @@ use crate::observe::audit::{AuditLog, audit_log};
 use crate::observe::cells::CoreCells;
 use crate::reactor::accept;
 use crate::reactor::affinity;
+use crate::reactor::backends::BackendParts;
 use crate::reactor::clock::CoreClock;
 use crate::reactor::driver::{DriverChoice, DriverKind};
 use crate::reactor::mailbox;
@@ -21,7 +22,6 @@ use crate::reactor::readiness::Readiness;
 use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
 use crate::reactor::tls;
 use crate::reactor::wake;
-use crate::reactor::ways::BackendParts;
 use crate::store::board::Board;
 use crate::store::location_cache::LocationCache;
 use crate::store::port::{BackendLimit, Metadata, Register, Registered, Rules};
@@ -95,7 +95,7 @@ async fn run(view: Arc<View>) -> anyhow::Result<()> {
     };
     let parts = CoreParts {
         shared,
-        backends: BackendParts::open(&view).context("the backends")?,
+        backends: BackendParts::open(&view, &standing).context("the backends")?,
         metadata: postbox,
         cache,
         cells: Arc::clone(&mover_cells),

@@ -121,7 +121,7 @@ pub async fn receive_into(exchange: &mut ClientExchange<'_>, sinks: &mut [Sink],
         size_bytes: size,
         plaintext_both_sides: exchange.body.is_plain()
             && !exchange.stream.is_tls()
-            && sinks.iter().all(Sink::can_be_spliced),
+            && sinks.iter().all(Sink::is_plain_socket),
         must_inspect: check.must_look(),
         targets: sinks.len(),
         pipe_available: true,
@@ -163,7 +163,6 @@ async fn splice_in(
     let moved = splice_body(core, source, sink.relay(), size - first as u64, patience, &mut pipe).await;
     exchange.site.cells().relayed(BodyPath::Splice, moved.bytes);
     exchange.note_path(BodyPath::Splice);
-    sink.moved(moved.bytes);
     let bytes = first as u64 + moved.bytes;
     let end = match moved.end {
         End::Done => {
@@ -171,8 +170,8 @@ async fn splice_in(
             MoveEnd::Done
         }
         End::SourceFailed(cause) => body_broken(exchange, cause),
-        End::SinkFailed(_, cause) => MoveEnd::Sink(sink.failure(Some(cause)).await),
-        End::Answered(_) => MoveEnd::Sink(sink.failure(None).await),
+        End::SinkFailed(_, cause) => MoveEnd::Sink(failure_of(cause, |cause| sink.failure(cause))),
+        End::Answered(_) => MoveEnd::Sink(sink.early_answer().await),
         End::Refused => unreachable!("nobody looks at a spliced body"),
     };
     Moved { bytes, end }
@@ -193,7 +192,6 @@ async fn copy_in(exchange: &mut ClientExchange<'_>, sinks: &mut [Sink], size: u6
     let body = Body { wire, size, ahead: &mut ahead };
     let moved = copy_body(exchange.site.core(), source, &mut ends, body, &mut intake, patience).await;
     drop(ends);
-    sinks.iter_mut().for_each(|sink| sink.moved(moved.bytes));
     exchange.ahead = Some(ahead);
     exchange.site.cells().relayed(BodyPath::Copy, moved.bytes);
     exchange.note_path(BodyPath::Copy);
@@ -203,8 +201,8 @@ async fn copy_in(exchange: &mut ClientExchange<'_>, sinks: &mut [Sink], size: u6
             MoveEnd::Done
         }
         End::SourceFailed(cause) => body_broken(exchange, cause),
-        End::SinkFailed(number, cause) => MoveEnd::Sink(sinks[number].failure(Some(cause)).await),
-        End::Answered(number) => MoveEnd::Sink(sinks[number].failure(None).await),
+        End::SinkFailed(number, cause) => MoveEnd::Sink(failure_of(cause, |cause| sinks[number].failure(cause))),
+        End::Answered(number) => MoveEnd::Sink(sinks[number].early_answer().await),
         End::Refused => MoveEnd::Refused(intake.into_refusal()),
     };
     Moved { bytes: moved.bytes, end }
@@ -242,10 +240,10 @@ async fn send_segment(exchange: &mut ClientExchange<'_>, source: &mut Source, mo
             return MoveEnd::Done;
         }
     }
-    let size = source.left();
+    let size = source.segment_left();
     let facts = BodyFacts {
         size_bytes: size,
-        plaintext_both_sides: source.can_be_spliced() && !exchange.stream.is_tls(),
+        plaintext_both_sides: source.is_plain() && !exchange.stream.is_tls(),
         must_inspect: false,
         targets: 1,
         pipe_available: true,
@@ -271,7 +269,7 @@ async fn send_segment(exchange: &mut ClientExchange<'_>, source: &mut Source, mo
     *moved += done.bytes;
     match done.end {
         End::Done => MoveEnd::Done,
-        End::SourceFailed(cause) => MoveEnd::Source(source.failure(cause)),
+        End::SourceFailed(cause) => MoveEnd::Source(failure_of(cause, |cause| source.failure(cause))),
         End::SinkFailed(_, cause) => MoveEnd::Sink(failure_of(cause, |cause| exchange.lost_client(cause))),
         End::Answered(_) | End::Refused => unreachable!("a client does not answer, and nobody looks"),
     }

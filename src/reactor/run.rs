@@ -2,6 +2,7 @@
 
 use super::accept::{AcceptLimits, accept_loop};
 use super::affinity;
+use super::backends::{BackendParts, CoreBackends};
 use super::connection;
 use super::core::{Core, CoreLimits};
 use super::driver::{self, DriverChoice};
@@ -11,7 +12,6 @@ use super::ports::{CorePorts, Shared};
 use super::readiness::Readiness;
 use super::site::Site;
 use super::task::{self, ThreadGuard};
-use super::ways::BackendParts;
 use crate::base::Clock;
 use crate::observe::audit::AuditLog;
 use crate::observe::cells::CoreCells;
@@ -53,7 +53,7 @@ impl CoreParts {
         let health = Rc::new(Health::new(self.shared.view.backends.len()));
         let mailbox = Mailbox::open(self.metadata, METADATA_CALLS_MAX, Rc::clone(&core.fair), Arc::clone(&self.cells))?;
         let meta = CoreMetadata::new(mailbox, self.cache, Arc::clone(&self.cells));
-        let backends = self.backends.of_core(&core, &self.shared.view, &self.shared.standing, &health)?;
+        let backends = CoreBackends::open(&core, &self.shared.view, self.backends, Rc::clone(&health))?;
         Ok(CorePorts::new(core, self.shared, backends, meta, health))
     }
 
