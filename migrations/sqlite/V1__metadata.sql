@@ -89,7 +89,7 @@ CREATE TABLE blobs (
     state          TEXT NOT NULL CHECK (state IN ('reserved', 'live', 'doomed', 'dead')),
     bytes          INTEGER NOT NULL CHECK (bytes >= 0), -- charged
     incarnation    INTEGER, -- who reserved it; none for an upload's, which has no lease
-    superseded     INTEGER NOT NULL DEFAULT 0,
+    superseded     INTEGER NOT NULL DEFAULT 0, -- 1: by conditional changes only; 2: by an unconditional one
     contends       INTEGER NOT NULL DEFAULT 0, -- a commit or delete of the key may supersede it
     upload         TEXT, -- the upload that it was reserved for
     backend_upload TEXT NOT NULL DEFAULT '',

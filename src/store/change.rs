@@ -41,9 +41,13 @@ impl WriteCondition {
     }
 
     /// What becomes of a write that a later one, or a delete, has overtaken: committed as already overwritten, which a
-    /// conditional one must not be.
-    pub fn overtaken(&self, version: Version, modified: Timestamp) -> Result<Committed, Refusal> {
-        if self.is_none() { Ok(Committed::Overwritten { version, modified }) } else { Err(Refusal::Conflict) }
+    /// conditional one must not be, and which it is not either if whoever overtook it had a condition that did not see it.
+    pub fn overtaken(&self, by: Overtaken, version: Version, modified: Timestamp) -> Result<Committed, Refusal> {
+        match by {
+            _ if !self.is_none() => Err(Refusal::Conflict),
+            Overtaken::ByWrite => Ok(Committed::Overwritten { version, modified }),
+            Overtaken::ByCondition | Overtaken::No => Err(Refusal::Lost),
+        }
     }
 
     /// Whether a live version with this ETag (None: no live version) lets the write happen.
@@ -66,6 +70,25 @@ impl WriteCondition {
     }
 }
 
+/// Whether something that was committed since a write was begun has overtaken it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Overtaken {
+    #[default]
+    No,
+    /// Only by conditional ones: their conditions were true of a key that this write had not touched, so it cannot be said
+    /// to have happened before them.
+    ByCondition,
+    /// By an unconditional write or delete: it may be said to have happened just before that.
+    ByWrite,
+}
+
+impl Overtaken {
+    /// By a change with this condition.
+    pub fn by(condition: &WriteCondition) -> Self {
+        if condition.is_none() { Self::ByWrite } else { Self::ByCondition }
+    }
+}
+
 /// Why a change was not made. Nothing was changed, except where the outcome says so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
@@ -79,7 +102,7 @@ pub enum Refusal {
     /// No candidate has room, but displaced bytes in their grace would make it: they were made due at once. Nudge the
     /// cleanup worker and ask again shortly.
     NoSpaceYet,
-    /// The blob is no longer ours to commit (recovery doomed it), the version to be copied is no longer live, the blob is not
+    /// The blob is no longer ours to commit (recovery doomed it, a conditional write overtook it), the version to be copied is no longer live, the blob is not
     /// in the state that the change needs, or the change comes from an incarnation that has ended. A blob that a commit
     /// named and that was still reserved is doomed now.
     Lost,
@@ -363,7 +386,8 @@ pub enum CompleteStarted {
 
 /// The backend has assembled the object: its version becomes live as in `CommitWrite`; the upload is done and remembered
 /// for at least 24 h. Asking again answers the same. If the condition refuses it, the upload has ended with nothing to show
-/// for it (aborted) and the blob is doomed. `Lost` if it is not being completed.
+/// for it (aborted) and the blob is doomed; so it has when a conditional write overtook it (`Lost`). `Lost` too if it is not
+/// being completed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FinishComplete {
     pub bucket: BucketName,

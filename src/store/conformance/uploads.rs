@@ -370,6 +370,15 @@ pub(super) fn uploads_are_superseded_while_completing<S: MetadataStore>(bench: &
         assert_eq!(bench.lookup("k").is_none(), by_delete);
     }
 
+    bench.delete("k");
+    let upload = ready("k");
+    bench.start(&upload, &[(1, "e1")]);
+    let condition = WriteCondition { must_not_exist: true, ..WriteCondition::default() };
+    let create = CommitWrite { condition, ..bench.commit_write("k", &bench.begin("k", 10)) };
+    bench.step(create).expect("the key does not exist");
+    assert_eq!(bench.step(bench.finish_complete(&upload)), Err(Refusal::Lost), "a condition did not see it");
+    assert_eq!(bench.upload_state(&upload), Some(UploadState::Aborted));
+
     let upload = ready("k");
     let before = bench.begin("k", 1);
     bench.start(&upload, &[(1, "e1")]);

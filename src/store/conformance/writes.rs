@@ -157,6 +157,37 @@ pub(super) fn a_delete_supersedes<S: MetadataStore>(bench: &Bench<S>) {
     assert!(begun.version > after.version, "a later write is not touched by an earlier delete");
 }
 
+/// A conditional change that was committed said that the key was as it wanted it. A write that was under way and has a lower
+/// version cannot be said to have happened before it; it may have happened after it and before an unconditional one.
+pub(super) fn a_condition_does_not_see_what_is_under_way<S: MetadataStore>(bench: &Bench<S>) {
+    let must_not_exist = WriteCondition { must_not_exist: true, ..WriteCondition::default() };
+    let any = WriteCondition { etag_in: Some(vec!["*".into()]), ..WriteCondition::default() };
+
+    let (low, high) = (bench.begin("k", 10), bench.begin("k", 10));
+    let create = CommitWrite { condition: must_not_exist.clone(), ..bench.commit_write("k", &high) };
+    assert!(matches!(bench.step(create), Ok(Committed::Live { .. })));
+    assert_eq!(bench.commit("k", &low), Err(Refusal::Lost), "it is not told that it happened");
+    assert_eq!(bench.state(&low.blob), Some(BlobState::Doomed));
+    assert_eq!(bench.lookup("k").unwrap().version, high.version);
+
+    let open = bench.begin("k", 10);
+    bench.step(Delete { bucket: bucket(), key: key("k"), condition: any }).expect("it exists");
+    assert_eq!(bench.commit("k", &open), Err(Refusal::Lost));
+
+    for by_delete in [false, true] {
+        let (low, high) = (bench.begin("k", 10), bench.begin("k", 10));
+        let create = CommitWrite { condition: must_not_exist.clone(), ..bench.commit_write("k", &high) };
+        bench.step(create).expect("the key does not exist");
+        if by_delete {
+            bench.delete("k");
+        } else {
+            bench.put("k", 10);
+        }
+        assert!(matches!(bench.commit("k", &low), Ok(Committed::Overwritten { .. })), "it happened just before that");
+        bench.delete("k");
+    }
+}
+
 pub(super) fn only_what_is_reserved_commits<S: MetadataStore>(bench: &Bench<S>) {
     let begun = bench.begin("k", 10);
     bench.abandon(&begun.blob, false);

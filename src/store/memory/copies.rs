@@ -1,6 +1,6 @@
 //! Copies of a live version (PROTOCOL.md, "Copies of a version").
 
-use super::super::port::{BeginCopy, Begun, Candidate, CommitCopy, Done, Refusal, RemoveCopy};
+use super::super::port::{BeginCopy, Begun, Candidate, CommitCopy, Done, Overtaken, Refusal, RemoveCopy};
 use super::super::record::BlobState;
 use super::tables::{Blob, Tables};
 use crate::base::{Timestamp, blob_name};
@@ -36,7 +36,7 @@ impl Tables {
         let blob = self.blobs.get_mut(&id).expect("it is ours");
         blob.version_id = commit.written.version_id;
         let still_live = self.versions.get(&key).is_some_and(|live| live.version == blob.version);
-        if !still_live || blob.superseded || self.backends[&blob.backend].draining {
+        if !still_live || blob.superseded != Overtaken::No || self.backends[&blob.backend].draining {
             self.doom(now, id, now, false, "copy came too late");
             return Err(Refusal::Lost);
         }

@@ -1,6 +1,8 @@
 //! The rows, and the few moves that every change is made of: charge, choose a backend, doom, make live.
 
-use super::super::port::{Applied, BatchId, Candidate, Committed, Refusal, Rules, UploadState, Usage};
+use super::super::port::{
+    Applied, BatchId, Candidate, Committed, Overtaken, Refusal, Rules, UploadState, Usage, WriteCondition,
+};
 use super::super::record::{BackendFacts, BlobAt, BlobState, ObjectRecord, PartRecord};
 use crate::base::{
     BackendName, BlobId, BucketName, Incarnation, Nonce, ObjectKey, PartNumber, Timestamp, UploadId, Version,
@@ -46,7 +48,7 @@ pub(super) struct Blob {
     /// Who reserved it. None: an upload's, which has no lease.
     pub(super) owner: Option<Incarnation>,
     /// A later version or a delete was committed while it was reserved.
-    pub(super) superseded: bool,
+    pub(super) superseded: Overtaken,
     pub(super) upload: Option<UploadId>,
     pub(super) backend_upload: String,
     pub(super) version_id: String,
@@ -271,7 +273,7 @@ impl Tables {
     }
 
     /// Marks the key's writes under way below `below` (None: all of them). An upload is one only while it is completing.
-    pub(super) fn supersede(&mut self, key: &Key, below: Option<Version>) {
+    pub(super) fn supersede(&mut self, key: &Key, below: Option<Version>, by: Overtaken) {
         let ids: Vec<_> = self.blobs_of(key).map(|(id, _)| id).collect();
         for id in ids {
             let blob = self.blobs.get_mut(&id).expect("listed above");
@@ -280,15 +282,22 @@ impl Tables {
                 Some(upload) => self.uploads.get(upload).is_some_and(|row| row.state == UploadState::Completing),
             };
             if blob.state == BlobState::Reserved && under_way && below.is_none_or(|below| blob.version < below) {
-                blob.superseded = true;
+                blob.superseded = blob.superseded.max(by);
             }
         }
     }
 
     /// PROTOCOL.md, "A write", 3: the version becomes live, the former one is displaced, lower ones are superseded.
-    pub(super) fn make_live(&mut self, now: Timestamp, key: &Key, blobs: &[BlobId], live: Live) -> Committed {
+    pub(super) fn make_live(
+        &mut self,
+        now: Timestamp,
+        key: &Key,
+        blobs: &[BlobId],
+        live: Live,
+        condition: &WriteCondition,
+    ) -> Committed {
         self.displace(now, key, "overwritten");
-        self.supersede(key, Some(live.version));
+        self.supersede(key, Some(live.version), Overtaken::by(condition));
         for id in blobs {
             let blob = self.blobs.get_mut(id).expect("a commit's blobs were looked up");
             blob.state = BlobState::Live;

@@ -5,7 +5,7 @@
 
 use super::super::port::{
     AbandonPart, AbortUpload, BeginPart, Candidate, CommitPart, Committed, CompleteStarted, CreateUpload, Done,
-    FinishComplete, PartBegun, Refusal, ReopenUpload, SetBackendUpload, StartComplete, Upload, UploadState,
+    FinishComplete, Overtaken, PartBegun, Refusal, ReopenUpload, SetBackendUpload, StartComplete, Upload, UploadState,
 };
 use super::super::rules::{chance_of_nonce, chance_of_upload, check_manifest, mint_version};
 use super::tables::{Attempt, Blob, Key, Live, Tables, UploadRow};
@@ -197,15 +197,17 @@ impl Tables {
         let blob = self.blobs.get_mut(&id).expect("an upload that has not ended has its blob");
         blob.version_id = finish.version_id;
         blob.settle_until = Timestamp::default();
-        let outcome = if blob.superseded {
+        let overtaken = blob.superseded;
+        let outcome = if overtaken != Overtaken::No {
             self.doom(now, id, now, false, "overtaken");
-            finish.condition.overtaken(version, now)
+            finish.condition.overtaken(overtaken, version, now)
         } else if let Err(refusal) = self.test(&key, &finish.condition) {
             self.doom(now, id, now, false, "condition refused");
             Err(refusal)
         } else {
             let (etag, record) = (finish.etag.clone(), finish.record.clone());
-            Ok(self.make_live(now, &key, &[id], Live { version, size, etag, modified: now, record }))
+            let live = Live { version, size, etag, modified: now, record };
+            Ok(self.make_live(now, &key, &[id], live, &finish.condition))
         };
         let row = self.uploads.get_mut(&finish.upload).expect("it was looked up");
         row.ended = now;
@@ -224,7 +226,7 @@ impl Tables {
         row.state = UploadState::Open;
         row.manifest.clear();
         let blob = self.blobs.get_mut(&row.blob.id).expect("an upload that has not ended has its blob");
-        blob.superseded = false;
+        blob.superseded = Overtaken::No;
         Ok(Done)
     }
 

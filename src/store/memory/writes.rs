@@ -1,7 +1,7 @@
 //! A write: begin, commit, abandon, delete (PROTOCOL.md, "A write").
 
 use super::super::port::{
-    AbandonWrite, BeginWrite, Begun, CommitWrite, Committed, Delete, Deleted, Done, Refusal, WriteCondition,
+    AbandonWrite, BeginWrite, Begun, CommitWrite, Committed, Delete, Deleted, Done, Overtaken, Refusal, WriteCondition,
 };
 use super::super::record::BlobState;
 use super::super::rules::{chance_of_nonce, mint_version};
@@ -46,7 +46,7 @@ impl Tables {
         self.test(&key, &begin.condition)?;
         let candidate = self.choose(now, &begin.candidates, begin.size, true)?;
         let (version, superseded) =
-            kept.unwrap_or_else(|| (mint_version(now, self.floor(&key), chance_of_nonce(begin.nonce)), false));
+            kept.unwrap_or_else(|| (mint_version(now, self.floor(&key), chance_of_nonce(begin.nonce)), Overtaken::No));
         let name = blob_name::mint(key.0.as_str(), key.1.as_str(), candidate.literal, version, begin.nonce);
         let mut blob = Blob::reserved(candidate.backend, name, key, version, begin.size);
         blob.owner = Some(begin.incarnation);
@@ -67,9 +67,10 @@ impl Tables {
             self.doom_all(now, &ours, "commit lost");
             return Err(Refusal::Lost);
         };
-        if ours.iter().any(|id| self.blobs[id].superseded) {
+        let overtaken = ours.iter().map(|id| self.blobs[id].superseded).max().unwrap_or_default();
+        if overtaken != Overtaken::No {
             self.doom_all(now, &ours, "overtaken");
-            return commit.condition.overtaken(version, now);
+            return commit.condition.overtaken(overtaken, version, now);
         }
         if let Err(refusal) = self.test(&key, &commit.condition) {
             self.doom_all(now, &ours, "condition refused");
@@ -77,7 +78,7 @@ impl Tables {
         }
         let size = self.blobs[&ours[0]].bytes;
         let live = Live { version, size, etag: commit.etag, modified: now, record: commit.record };
-        Ok(self.make_live(now, &key, &ours, live))
+        Ok(self.make_live(now, &key, &ours, live, &commit.condition))
     }
 
     /// The version that all these blobs are copies of.
@@ -108,7 +109,7 @@ impl Tables {
         self.test(&key, &delete.condition)?;
         let existed = self.versions.contains_key(&key);
         self.displace(now, &key, "deleted");
-        self.supersede(&key, None);
+        self.supersede(&key, None, Overtaken::by(&delete.condition));
         Ok(Deleted { existed })
     }
 }
@@ -123,7 +124,7 @@ impl Blob {
             state: BlobState::Reserved,
             bytes,
             owner: None,
-            superseded: false,
+            superseded: Overtaken::No,
             upload: None,
             backend_upload: String::new(),
             version_id: String::new(),

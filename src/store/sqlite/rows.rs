@@ -1,6 +1,6 @@
 //! Rows to values and back.
 
-use super::super::port::{Committed, Upload, UploadState};
+use super::super::port::{Committed, Overtaken, Upload, UploadState};
 use super::super::record::{BlobAt, BlobState, ObjectRecord};
 use crate::base::{BackendName, BlobId, BucketName, ObjectKey, Timestamp, UploadId, Version};
 use rusqlite::types::{FromSqlError, ValueRef};
@@ -68,6 +68,23 @@ pub(super) fn blob_state(row: &Row<'_>, column: usize) -> Result<BlobState> {
         "doomed" => Ok(BlobState::Doomed),
         "dead" => Ok(BlobState::Dead),
         _ => Err(damaged(row, column)),
+    }
+}
+
+pub(super) fn overtaken(row: &Row<'_>, column: usize) -> Result<Overtaken> {
+    match row.get(column)? {
+        0 => Ok(Overtaken::No),
+        1 => Ok(Overtaken::ByCondition),
+        2 => Ok(Overtaken::ByWrite),
+        _ => Err(damaged(row, column)),
+    }
+}
+
+pub(super) fn of_overtaken(overtaken: Overtaken) -> i64 {
+    match overtaken {
+        Overtaken::No => 0,
+        Overtaken::ByCondition => 1,
+        Overtaken::ByWrite => 2,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A change that is refused changes nothing, except where its description says so: it tests first and moves then.
 
-use super::super::port::{Candidate, Change, Outcome, Refusal, Rules, WriteCondition};
+use super::super::port::{Candidate, Change, Outcome, Overtaken, Refusal, Rules, WriteCondition};
 use super::super::record::{BlobAt, BlobState};
 use super::ledger::Ledger;
 use super::rows;
@@ -63,7 +63,7 @@ pub(super) struct Blob {
     pub(super) state: BlobState,
     pub(super) bytes: i64,
     pub(super) incarnation: Option<i64>,
-    pub(super) superseded: bool,
+    pub(super) superseded: Overtaken,
     pub(super) of_upload: bool,
     pub(super) settle_until: Timestamp,
     pub(super) attempts: u32,
@@ -85,7 +85,7 @@ pub(super) struct NewBlob<'a> {
     pub(super) bytes: i64,
     /// None: an upload's.
     pub(super) incarnation: Option<Incarnation>,
-    pub(super) superseded: bool,
+    pub(super) superseded: Overtaken,
     pub(super) upload: Option<&'a str>,
 }
 
@@ -211,15 +211,17 @@ impl Transaction<'_> {
     }
 
     /// Marks the key's writes under way below `below` (None: all of them).
-    pub(super) fn supersede(&self, key: Key<'_>, below: Option<Version>) -> rusqlite::Result<()> {
+    pub(super) fn supersede(&self, key: Key<'_>, below: Option<Version>, by: Overtaken) -> rusqlite::Result<()> {
+        let by = rows::of_overtaken(by);
         match below {
             Some(below) => self.execute(
-                "UPDATE blobs SET superseded = 1 WHERE contends = 1 AND bucket = ?1 AND key = ?2 AND version < ?3",
-                params![key.bucket, key.bytes(), below.as_str()],
+                "UPDATE blobs SET superseded = max(superseded, ?4)
+                 WHERE contends = 1 AND bucket = ?1 AND key = ?2 AND version < ?3",
+                params![key.bucket, key.bytes(), below.as_str(), by],
             ),
             None => self.execute(
-                "UPDATE blobs SET superseded = 1 WHERE contends = 1 AND bucket = ?1 AND key = ?2",
-                params![key.bucket, key.bytes()],
+                "UPDATE blobs SET superseded = max(superseded, ?3) WHERE contends = 1 AND bucket = ?1 AND key = ?2",
+                params![key.bucket, key.bytes(), by],
             ),
         }
         .map(drop)
@@ -235,7 +237,7 @@ impl Transaction<'_> {
             state: rows::blob_state(row, 3)?,
             bytes: row.get(4)?,
             incarnation: row.get(5)?,
-            superseded: row.get(6)?,
+            superseded: rows::overtaken(row, 6)?,
             of_upload: row.get(7)?,
             settle_until: rows::time(row, 8)?,
             attempts: row.get(9)?,
@@ -278,7 +280,7 @@ impl Transaction<'_> {
                 new.version.as_str(),
                 new.bytes,
                 new.incarnation.map(|one| one.0),
-                new.superseded,
+                rows::of_overtaken(new.superseded),
                 new.upload.is_none(),
                 new.upload,
             ])?;

@@ -2,7 +2,7 @@
 
 use super::super::port::{
     AbandonPart, AbortUpload, BeginPart, Candidate, CommitPart, Committed, CompleteStarted, CreateUpload, Done,
-    FinishComplete, PartBegun, Refusal, ReopenUpload, SetBackendUpload, StartComplete, Upload, UploadState,
+    FinishComplete, Overtaken, PartBegun, Refusal, ReopenUpload, SetBackendUpload, StartComplete, Upload, UploadState,
 };
 use super::super::record::{BlobState, PartRecord};
 use super::super::rules::{chance_of_nonce, chance_of_upload, check_manifest, mint_version};
@@ -74,7 +74,7 @@ impl Transaction<'_> {
             nonce: create.nonce,
             bytes: 0,
             incarnation: None,
-            superseded: false,
+            superseded: Overtaken::No,
             upload: Some(create.upload.as_str()),
         })?;
         let line = self.ledger.by_name(&candidate.backend).expect("a chosen candidate is known");
@@ -300,9 +300,9 @@ impl Transaction<'_> {
         self.note_version_id(blob.id, &finish.version_id)?;
         let key = Key::of(&finish.bucket, &finish.key);
         let old = self.live(key)?;
-        let outcome = if blob.superseded {
+        let outcome = if blob.superseded != Overtaken::No {
             self.doom(&blob, self.now, false, "overtaken")?;
-            finish.condition.overtaken(blob.version, self.now)
+            finish.condition.overtaken(blob.superseded, blob.version, self.now)
         } else if let Err(refusal) = finish.condition.test(old.as_ref().map(|live| live.etag.as_str())) {
             self.doom(&blob, self.now, false, "condition refused")?;
             Err(refusal)
@@ -317,6 +317,7 @@ impl Transaction<'_> {
                 etag: &finish.etag,
                 upload: Some(finish.upload.as_str()),
                 record: &finish.record,
+                overtakes: Overtaken::by(&finish.condition),
             };
             Ok(self.insert_live(key, &coming)?)
         };

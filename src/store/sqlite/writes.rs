@@ -2,7 +2,7 @@
 
 use super::super::port::{
     AbandonWrite, BeginCopy, BeginWrite, Begun, Candidate, CommitCopy, CommitWrite, Committed, Delete, Deleted, Done,
-    Refusal, RemoveCopy, Written,
+    Overtaken, Refusal, RemoveCopy, Written,
 };
 use super::super::record::{BlobState, ObjectRecord};
 use super::super::rules::{chance_of_nonce, mint_version};
@@ -24,6 +24,8 @@ pub(super) struct Coming<'a> {
     pub(super) etag: &'a str,
     pub(super) upload: Option<&'a str>,
     pub(super) record: &'a ObjectRecord,
+    /// What it does to the writes that are under way below it.
+    pub(super) overtakes: Overtaken,
 }
 
 impl Blob {
@@ -52,7 +54,7 @@ impl Transaction<'_> {
         let candidate = self.choose(&begin.candidates, bytes, true)?;
         let (version, superseded) = match kept {
             Some(kept) => kept,
-            None => (mint_version(self.now, self.floor(key)?, chance_of_nonce(begin.nonce)), false),
+            None => (mint_version(self.now, self.floor(key)?, chance_of_nonce(begin.nonce)), Overtaken::No),
         };
         let blob = self.add_blob(&NewBlob {
             key,
@@ -82,9 +84,10 @@ impl Transaction<'_> {
             self.doom_all(&ours, "commit lost")?;
             return Err(Refusal::Lost.into());
         };
-        if ours.iter().any(|(blob, _)| blob.superseded) {
+        let overtaken = ours.iter().map(|(blob, _)| blob.superseded).max().unwrap_or_default();
+        if overtaken != Overtaken::No {
             self.doom_all(&ours, "overtaken")?;
-            return Ok(commit.condition.overtaken(version, self.now)?);
+            return Ok(commit.condition.overtaken(overtaken, version, self.now)?);
         }
         let old = self.live(key)?;
         if let Err(refusal) = commit.condition.test(old.as_ref().map(|live| live.etag.as_str())) {
@@ -95,7 +98,9 @@ impl Transaction<'_> {
             self.displace(key, &old, "overwritten")?;
         }
         let size = ours[0].0.bytes;
-        let coming = Coming { version, size, etag: &commit.etag, upload: None, record: &commit.record };
+        let (etag, record) = (commit.etag.as_str(), &commit.record);
+        let overtakes = Overtaken::by(&commit.condition);
+        let coming = Coming { version, size, etag, upload: None, record, overtakes };
         for (blob, written) in &ours {
             self.enliven(blob, &written.version_id)?;
         }
@@ -105,7 +110,7 @@ impl Transaction<'_> {
     /// PROTOCOL.md, "A write", 3; the former version has been displaced, the blobs are live.
     pub(super) fn insert_live(&mut self, key: Key<'_>, coming: &Coming<'_>) -> rusqlite::Result<Committed> {
         let (version, modified) = (coming.version, self.now);
-        self.supersede(key, Some(version))?;
+        self.supersede(key, Some(version), coming.overtakes)?;
         self.execute(
             "INSERT INTO versions (bucket, key, version, live, size, modified, etag, upload, record)
              VALUES (?1, ?2, ?3, 1, ?4, ?5, ?6, ?7, ?8)",
@@ -154,7 +159,7 @@ impl Transaction<'_> {
         if let Some(old) = &old {
             self.displace(key, old, "deleted")?;
         }
-        self.supersede(key, None)?;
+        self.supersede(key, None, Overtaken::by(&delete.condition))?;
         Ok(Deleted { existed: old.is_some() })
     }
 
@@ -175,7 +180,7 @@ impl Transaction<'_> {
             nonce: begin.nonce,
             bytes: live.size,
             incarnation: Some(begin.incarnation),
-            superseded: false,
+            superseded: Overtaken::No,
             upload: None,
         })?;
         Ok(Begun { version: begin.version, blob })
@@ -197,7 +202,7 @@ impl Transaction<'_> {
         let written = &commit.written;
         let blob = self.ours(written.blob, commit.incarnation, key)?.ok_or(Refusal::Lost)?;
         let still_live = self.live(key)?.is_some_and(|live| live.version == blob.version);
-        if !still_live || blob.superseded || self.ledger.by_id(blob.backend).draining {
+        if !still_live || blob.superseded != Overtaken::No || self.ledger.by_id(blob.backend).draining {
             self.doom(&blob, self.now, false, "copy came too late")?;
             self.note_version_id(blob.id, &written.version_id)?;
             return Err(Refusal::Lost.into());
