@@ -171,7 +171,7 @@ mod tests {
         static ASKED: AtomicU32 = AtomicU32::new(0);
         let number = ASKED.fetch_add(1, Ordering::Relaxed);
         match host {
-            "slow" => pause_ms(200),
+            "slow" => pause_ms(1_500),
             "missing" => return Err(io::Error::new(io::ErrorKind::NotFound, "no such name")),
             "empty" => return Ok(Vec::new()),
             _ => {}
@@ -221,7 +221,7 @@ mod tests {
             }
             let watch = Stopwatch::start();
             resolver.resolve("quick", LONG).await.expect("found");
-            assert!(watch.elapsed_ms() < 150, "{} ms", watch.elapsed_ms());
+            assert!(watch.elapsed_ms() < 1_000, "{} ms", watch.elapsed_ms());
             until("all were answered", || answers.borrow().len() == 20).await;
             assert!(answers.borrow().iter().all(|one| *one == answers.borrow()[0]), "one lookup for all");
         });

@@ -134,6 +134,13 @@ impl<Rep> Returns<Rep> {
             self.bell.ring();
         }
     }
+
+    /// Swaps what has come with an empty vector.
+    fn take_all(&self, empty: &mut Vec<(u32, Option<Rep>)>) {
+        // Quiet first: a reply put after this rings again or is taken by the swap.
+        self.bell.quiet();
+        std::mem::swap(&mut *self.replies.lock().unwrap_or_else(PoisonError::into_inner), empty);
+    }
 }
 
 /// Why a call has no reply.
@@ -270,9 +277,7 @@ async fn hand_out<Rep>(returns: Arc<Returns<Rep>>, slots: Rc<RefCell<Slots<Rep>>
             tracing::error!(%cause, "waiting for the mailbox bell failed");
             monoio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
-        // Quiet first: a reply put after this rings again or is taken by the swap.
-        returns.bell.quiet();
-        std::mem::swap(&mut *returns.replies.lock().unwrap_or_else(PoisonError::into_inner), &mut batch);
+        returns.take_all(&mut batch);
         for (slot, reply) in batch.drain(..) {
             slots.borrow_mut().deliver(slot, reply);
             handed_out += 1;
@@ -365,6 +370,7 @@ mod tests {
             }
             let mailbox = open(&core, postbox, 64);
             many_calls(&mailbox, 1, 20_000).await;
+            many_calls(&mailbox, 2, 20_000).await;
             many_calls(&mailbox, 64, 1_500).await;
         });
     }

@@ -114,7 +114,7 @@ fn a_short_part_before_a_pause_is_not_held_back() {
             until("all parts arrived", || pacing.is_finished()).await;
         });
         assert!(matches!(ended.await, crate::reactor::race::Won::Second(())));
-        assert!(watch.elapsed_ms() < 1_000, "10 parts took {} ms", watch.elapsed_ms());
+        assert!(watch.elapsed_ms() < 1_500, "10 parts took {} ms", watch.elapsed_ms());
         pacing.join().expect("every part in time");
     });
 }
@@ -415,12 +415,14 @@ fn framed_bodies_are_decoded_and_what_follows_is_kept() {
 #[test]
 fn a_refused_body_is_never_complete() {
     on_both(|core| async move {
-        for size in [1usize, 5, 30_000, 600_000] {
+        // In the second half the end's mark, which decides, comes apart from the last byte.
+        for (size, apart) in [(1, false), (5, false), (30_000, false), (600_000, false), (1, true), (9_000, true)] {
             let data = pattern(0, size);
             let wire = toy(&data);
             let mut toy = Toy { bad: true, ..Toy::default() };
             let body = (Wire::Exact(wire.len() as u64), size as u64);
-            let (moved, got, _) = inspected(&core, &wire, b"", 0, body, &mut toy).await;
+            let ahead_len = if apart { wire.len() - 1 } else { 0 };
+            let (moved, got, _) = inspected(&core, &wire, b"", ahead_len, body, &mut toy).await;
             assert!(matches!(moved.end, End::Refused) && toy.judged, "{moved:?}");
             assert!(got.len() < size && data.starts_with(&got), "{} of {size} bytes went out", got.len());
             assert_eq!(moved.bytes, got.len() as u64);

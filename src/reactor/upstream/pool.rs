@@ -81,6 +81,10 @@ impl Pool {
     }
 
     async fn turn(&self) -> Result<Turn, ConnectError> {
+        // Mostly there is one, and no timer is needed.
+        if let Some(turn) = self.in_use.try_take() {
+            return Ok(turn);
+        }
         let waiting = monoio::time::timeout(self.target.timeout(), self.in_use.take());
         waiting.await.map_err(|_| ConnectError::Busy)
     }
