@@ -193,7 +193,7 @@ impl CoreBackends {
             }
             End::SourceFailed(Cause::Socket(cause)) => Err(MoveEnd::Source(source.failure(&cause))),
             End::SourceFailed(Cause::Disk(failure)) => Err(MoveEnd::Source(failure)),
-            End::SinkFailed(_, Cause::Socket(cause)) => Err(MoveEnd::Sink(sink.failure(&cause))),
+            End::SinkFailed(_, Cause::Socket(cause)) => Err(MoveEnd::Sink(sink.broken(&cause).await)),
             End::SinkFailed(_, Cause::Disk(failure)) => Err(MoveEnd::Sink(failure)),
             End::Answered(_) => Err(MoveEnd::Sink(sink.early_answer().await)),
             End::Refused => Err(MoveEnd::Source(Failure::ourselves("a body was refused that nobody looked at"))),

@@ -10,6 +10,10 @@ mod local;
 mod remote;
 mod sink;
 mod source;
+#[cfg(test)]
+mod stub;
+#[cfg(test)]
+mod tests;
 
 pub use sink::Sink;
 pub use source::Source;

@@ -96,7 +96,13 @@ impl Sink {
         }
     }
 
-    /// What a failed write to the connection means. The sink is then good for `discard` only.
+    /// What a failed write to the connection means. A backend that refuses a body may have said so before it closed, so
+    /// its answer is looked for. The sink is then good for `discard` only. Cancel: NOT safe.
+    pub async fn broken(&mut self, cause: &io::Error) -> Failure {
+        if exchange::is_closing(cause) { self.early_answer().await } else { self.failure(cause) }
+    }
+
+    /// As `broken`, from the error alone.
     pub fn failure(&self, cause: &io::Error) -> Failure {
         let failure = self.account().down(format_args!("a body was not taken: {cause}"));
         match &self.to {
