@@ -13,6 +13,7 @@ const DRAINING: u8 = 1 << 1;
 const VERIFIES_SHA256: u8 = 1 << 2;
 const ETAG_IS_MD5: u8 = 1 << 3;
 const DELETE_REMOVES: u8 = 1 << 4;
+const MEASURED: u8 = 1 << 5;
 const VERIFIES_CRC32: u8 = 1 << 5;
 const VERIFIES_CRC32C: u8 = 1 << 6;
 const VERIFIES_CRC64NVME: u8 = 1 << 7;
@@ -75,6 +76,11 @@ impl Standing {
         self.has(backend, DELETE_REMOVES)
     }
 
+    /// Its facts are known.
+    pub fn measured(&self, backend: usize) -> bool {
+        self.has(backend, MEASURED)
+    }
+
     pub fn set_usable(&self, backend: usize, usable: bool) {
         self.set(backend, USABLE, usable);
     }
@@ -84,6 +90,7 @@ impl Standing {
     }
 
     pub fn set_facts(&self, backend: usize, facts: &BackendFacts) {
+        self.set(backend, MEASURED, facts.measured);
         self.set(backend, VERIFIES_SHA256, facts.verifies_sha256);
         self.set(backend, VERIFIES_CRC32, facts.verifies_crc32);
         self.set(backend, VERIFIES_CRC32C, facts.verifies_crc32c);

@@ -20,6 +20,5 @@ pub(super) fn serve(path: &Path) -> anyhow::Result<()> {
 
 /// Starts every thread and returns when the program has been told to stop and has stopped.
 pub(super) fn run(view: View) -> anyhow::Result<()> {
-    let backends = view.backends.len();
-    bail!("the configuration is valid ({backends} backends), but this build cannot serve yet");
+    crate::control::start::serve(view)
 }

@@ -1,1 +1,8 @@
-//! control
+//! The control core: it starts everything, decides when background jobs run, and answers operators. Never on the request path.
+
+pub mod admin;
+pub mod metadata;
+pub mod mover;
+pub mod schedule;
+pub mod start;
+pub mod usage;

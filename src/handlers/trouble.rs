@@ -7,7 +7,7 @@ use crate::base::failure::Kind;
 use crate::base::{Blame, Failure};
 use crate::proto::body_error::BodyError;
 use crate::proto::error_code::{ErrorCode, S3Error};
-use crate::proto::http1::Method;
+use crate::proto::http1::{Method, RequestHead};
 use crate::proto::xml;
 use crate::store::port::Refusal;
 
@@ -104,14 +104,27 @@ pub async fn answer<P: Ports, X: Exchange<P>>(
             error_of_failure(&failure)
         }
     };
+    refuse(request.head, request.id, exchange, scratch, &error).await;
+}
+
+/// Answers an error to a request that may not have been understood yet. Cancel: NOT safe.
+pub async fn refuse<P: Ports, X: Exchange<P>>(
+    head: &RequestHead<'_>,
+    id: &str,
+    exchange: &mut X,
+    scratch: &mut Scratch,
+    error: &S3Error,
+) {
     if exchange.answered() {
         return exchange.cut();
     }
-    write_head(exchange, scratch, &error);
+    write_head(exchange, scratch, error);
     scratch.body.clear();
-    if request.head.method != Method::Head && error.code != ErrorCode::NotModified {
-        xml::write_error(&mut scratch.body, &error, request.target.raw_path, request.id);
+    if head.method != Method::Head && error.code != ErrorCode::NotModified {
+        let path = head.target.split_once('?').map_or(head.target, |(path, _)| path);
+        xml::write_error(&mut scratch.body, error, path, id);
     }
+    exchange.note_error(error.code);
     // A client that is gone does not hear of its error; the connection ends either way.
     if exchange.respond(&scratch.body).await.is_err() || error.close {
         exchange.cut();

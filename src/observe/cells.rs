@@ -328,6 +328,12 @@ pub struct DeskCells {
     pub failures: Counter,
     /// Calls that wait for the next batch.
     pub waiting: Gauge,
+    /// Batches that failed and were tried change by change.
+    pub taken_apart: Counter,
+    /// Answers of a COMMIT that were lost.
+    pub answers_lost: Counter,
+    /// Calls refused because too many waited.
+    pub refused: Counter,
 }
 
 impl Default for DeskCells {
@@ -339,6 +345,9 @@ impl Default for DeskCells {
             queries: Counter::default(),
             failures: Counter::default(),
             waiting: Gauge::default(),
+            taken_apart: Counter::default(),
+            answers_lost: Counter::default(),
+            refused: Counter::default(),
         }
     }
 }

@@ -100,6 +100,11 @@ impl Buffer {
     }
 
     /// The bytes held.
+    /// An empty one outside the pools.
+    pub fn roomy(bytes: usize) -> Self {
+        Self { bytes: vec![0; bytes].into(), start: 0, end: 0, home: None }
+    }
+
     pub fn data(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }

@@ -70,6 +70,13 @@ impl<'v> HeadWriter<'v> {
         self
     }
 
+    /// Complete lines, each with its CRLF, made by `ResponseHead`.
+    pub fn lines(&mut self, lines: &[u8]) -> &mut Self {
+        debug_assert!(lines.is_empty() || lines.ends_with(b"\r\n"));
+        self.out.extend_from_slice(lines);
+        self
+    }
+
     pub fn finish(self) {
         self.out.extend_from_slice(b"\r\n");
     }

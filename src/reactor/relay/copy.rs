@@ -83,8 +83,11 @@ pub async fn copy_body<'b>(
     patience: Patience,
 ) -> Moved {
     let small = matches!(body.wire, Wire::Exact(len) if len <= HEAD_BYTES_MAX as u64);
-    let pool = if small { &core.heads } else { &core.bodies };
-    let buffer = pool.take().await;
+    // Never waits for a head's buffer: this connection may hold one already.
+    let buffer = match small.then(|| core.heads.try_take()).flatten() {
+        Some(buffer) => buffer,
+        None => core.bodies.take().await,
+    };
     let mut pass = Pass { core, source, sinks, patience, buffer, written: 0, budget: Budget::default() };
     match pass.run(body, inspect).await {
         Ok(()) => Moved::end(pass.written, End::Done),

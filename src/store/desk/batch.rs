@@ -4,7 +4,7 @@ use super::super::port::{
     AbandonPart, AbandonWrite, AbortUpload, Applied, ApplyError, BatchId, Change, GivenUp, MetadataStore, Outcome,
 };
 use super::queue::Waiting;
-use super::{Desk, Reply, ReplyTo, add};
+use super::{Desk, Reply, ReplyTo};
 use crate::base::{BlobId, Clock, Dice, Failure, Incarnation};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
 
     /// One bad change must not fail its neighbours: each is a batch of its own now.
     async fn take_apart<R: ReplyTo>(&self, changes: &[Change], callers: &mut [Option<R>], ends: &mut Vec<Change>) {
-        add(&self.figures.taken_apart, 1);
+        self.cells.taken_apart.inc();
         let mut in_a_row = 0;
         for (i, change) in changes.iter().enumerate() {
             let alone: Arc<[Change]> = Arc::new([change.clone()]);
@@ -70,12 +70,19 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         let mut runs = 0;
         loop {
             let id = BatchId(self.dice.roll(), self.dice.roll());
+            let begun = self.clock.tick();
             let lost = match self.store.apply(id, changes.clone()).await {
-                Ok(applied) => return Ok(applied),
-                Err(ApplyError::NotApplied(failure)) => return Err(Undone::NotApplied(failure)),
+                Ok(applied) => {
+                    self.cells.committed(changes.len(), self.clock.tick().since(begun));
+                    return Ok(applied);
+                }
+                Err(ApplyError::NotApplied(failure)) => {
+                    self.cells.failures.inc();
+                    return Err(Undone::NotApplied(failure));
+                }
                 Err(ApplyError::Unknown(failure)) => failure,
             };
-            add(&self.figures.answers_lost, 1);
+            self.cells.answers_lost.inc();
             tracing::warn!(changes = changes.len(), cause = %lost, "the answer of a commit was lost");
             if let Some(applied) = self.resolve(id, &lost, callers).await {
                 return Ok(applied);
@@ -134,8 +141,6 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         ends: &mut Vec<Change>,
     ) {
         assert_eq!(applied.outcomes.len(), changes.len(), "a store answers every change");
-        add(&self.figures.batches, 1);
-        add(&self.figures.changes, changes.len() as u64);
         self.release(changes);
         self.show(&applied);
         for ((change, outcome), caller) in changes.iter().zip(applied.outcomes).zip(callers) {

@@ -19,6 +19,7 @@ use super::board::Board;
 use super::location_cache::CacheWriter;
 use super::port::{Answer, Change, MetadataStore, Outcome, Query};
 use crate::base::{BackendName, Clock, Dice, Failure};
+use crate::observe::cells::DeskCells;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use queue::Queue;
@@ -26,7 +27,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -90,26 +90,6 @@ impl Default for DeskLimits {
     }
 }
 
-/// What the desk has done, for metrics. Written by the desk's thread only.
-#[derive(Debug, Default)]
-pub struct DeskFigures {
-    /// Transactions that were committed, and the changes in them.
-    pub batches: AtomicU64,
-    pub changes: AtomicU64,
-    /// Batches that failed and were tried change by change.
-    pub taken_apart: AtomicU64,
-    /// Answers of a COMMIT that were lost.
-    pub answers_lost: AtomicU64,
-    /// Calls refused because too many waited.
-    pub refused: AtomicU64,
-    /// Changes that wait now.
-    pub waiting: AtomicU64,
-}
-
-fn add(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Relaxed) + by, Relaxed); // one writer
-}
-
 /// Where charges are shown, and whose place is whose.
 #[derive(Debug, Default)]
 struct Shown {
@@ -127,7 +107,7 @@ pub struct Desk<S, C, D> {
     limits: DeskLimits,
     cache: RefCell<Option<CacheWriter>>,
     shown: RefCell<Shown>,
-    figures: Arc<DeskFigures>,
+    cells: Arc<DeskCells>,
     /// Ends that failed and that nobody waits for: asked for again when the store works again.
     postponed: RefCell<Vec<Change>>,
 }
@@ -155,7 +135,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
             limits,
             cache: RefCell::new(cache),
             shown: RefCell::default(),
-            figures: Arc::default(),
+            cells: Arc::default(),
             postponed: RefCell::default(),
         }
     }
@@ -164,8 +144,8 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         &self.store
     }
 
-    pub fn figures(&self) -> Arc<DeskFigures> {
-        self.figures.clone()
+    pub fn cells(&self) -> Arc<DeskCells> {
+        self.cells.clone()
     }
 
     /// Shows charges on this board from now on: `places` are its backends in order (the published view's).
@@ -200,7 +180,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 if !batch.is_empty() {
                     running = Some(Box::pin(self.carry_out(batch)));
                 }
-                self.figures.waiting.store(queue.len() as u64, Relaxed);
+                self.cells.waiting.set(queue.len() as u64);
             }
             if !open && running.is_none() && queries.is_empty() {
                 return;
@@ -246,7 +226,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         match call.ask {
             Ask::Change(change) => {
                 if queue.len() >= self.limits.waiting_changes_max && change.may_be_refused() {
-                    add(&self.figures.refused, 1);
+                    self.cells.refused.inc();
                     let refused = Failure::overloaded("too many changes wait for the database");
                     let _ = call.reply.send(Reply::Change(Err(refused))); // nothing was begun
                 } else {
@@ -255,7 +235,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 None
             }
             Ask::Query(_) if queries >= self.limits.queries_max => {
-                add(&self.figures.refused, 1);
+                self.cells.refused.inc();
                 let refused = Failure::overloaded("too many queries wait for the database");
                 let _ = call.reply.send(Reply::Query(Err(refused))); // nothing was begun
                 None
@@ -273,7 +253,11 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
             }
             _ => None,
         };
+        self.cells.queries.inc();
         let answer = self.store.query(query).await;
+        if answer.is_err() {
+            self.cells.failures.inc();
+        }
         if let (Some((place, bucket, key)), Ok(Answer::Lookup(Some(located)))) = (looked_up, &answer)
             && let Some(cache) = self.cache.borrow_mut().as_mut()
         {

@@ -342,7 +342,7 @@ fn a_lost_answer_is_resolved_and_nothing_happens_twice() {
             let committed = ask(&office, office.commit("k", &begun)).await.unwrap().expect("resolved in time");
             assert!(matches!(committed, Ok(Committed::Live { .. })), "{fate:?}: {committed:?}");
             assert_eq!(office.board.charged_bytes(0), 10);
-            assert_eq!(office.desk.figures.answers_lost.load(Relaxed), 1);
+            assert_eq!(office.desk.cells.answers_lost.value(), 1);
             let runs = if fate == Fate::LostBefore { 2 } else { 1 };
             assert_eq!(office.store().tried.borrow().len(), 1 + runs);
         });
@@ -480,7 +480,7 @@ fn too_much_is_refused_but_ends_never_are() {
         assert_eq!(refused.kind, crate::base::failure::Kind::Overloaded);
         office.store().queries_may_run.add_permits(1000);
         assert!(first.await.unwrap().is_ok() && second.await.unwrap().is_ok());
-        assert_eq!(office.desk.figures.refused.load(Relaxed), 2);
+        assert_eq!(office.desk.cells.refused.value(), 2);
     });
 }
 

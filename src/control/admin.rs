@@ -1,0 +1,238 @@
+//! The admin port: `/metrics`, `GET /admin/api/status`, `/health`. Plain HTTP for operators; a token guards everything
+//! but health where one is configured.
+
+use super::metadata::ControlMetadata;
+use super::usage::{self, UsageBook};
+use crate::backend::standing::Standing;
+use crate::base::{Failure, Incarnation, Secret, Timestamp};
+use crate::config::view::View;
+use crate::observe::cells::{CoreCells, DeskCells};
+use crate::observe::metrics::{self, BackendGauges, Snapshot};
+use crate::observe::process::Process;
+use crate::reactor::readiness::Readiness;
+use crate::store::port::{Answer, BackendStatus, Metadata, Query, RecordUsage};
+use axum::Json;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use subtle::ConstantTimeEq;
+
+/// What the admin port shows, shared by its tasks and by the schedule.
+pub struct Operations {
+    pub view: Arc<View>,
+    pub standing: Arc<Standing>,
+    /// The reactors', then the mover's.
+    pub cores: Vec<Arc<CoreCells>>,
+    pub desk: Arc<DeskCells>,
+    pub metadata: ControlMetadata,
+    pub incarnation: Incarnation,
+    pub readiness: Arc<Readiness>,
+    pub now: fn() -> Timestamp,
+    book: Mutex<UsageBook>,
+    /// Versions short of copies, as the last pass counted; u64::MAX = not counted yet.
+    replication_pending: AtomicU64,
+}
+
+impl Operations {
+    pub fn new(
+        view: Arc<View>,
+        standing: Arc<Standing>,
+        cores: Vec<Arc<CoreCells>>,
+        desk: Arc<DeskCells>,
+        metadata: ControlMetadata,
+        incarnation: Incarnation,
+        readiness: Arc<Readiness>,
+        now: fn() -> Timestamp,
+    ) -> Arc<Self> {
+        let book = Mutex::new(UsageBook::new(cores.clone(), now()));
+        let replication_pending = AtomicU64::new(u64::MAX);
+        Arc::new(Self { view, standing, cores, desk, metadata, incarnation, readiness, now, book, replication_pending })
+    }
+
+    pub fn set_replication_pending(&self, pending: u64) {
+        self.replication_pending.store(pending, Ordering::Relaxed);
+    }
+
+    /// Writes this incarnation's usage to the database.
+    pub async fn flush_usage(&self) -> Result<(), Failure> {
+        let (period, used) = self.book.lock().unwrap_or_else(PoisonError::into_inner).read((self.now)());
+        let backends = self.view.backends.iter().map(|one| one.name.clone()).zip(used).collect();
+        let record = RecordUsage { incarnation: self.incarnation, period, backends };
+        // There is nothing that a record of usage could be refused for.
+        self.metadata.step(record).await.map(|_| ())
+    }
+
+    /// The backends as the database has them now, usage included.
+    async fn backends(&self) -> Result<Vec<BackendStatus>, Failure> {
+        self.flush_usage().await?;
+        match self.metadata.query(Query::Status { period: usage::period((self.now)()) }).await? {
+            Answer::Status(backends) => Ok(backends),
+            other => Err(Failure::ourselves(format!("a status was answered with {other:?}"))),
+        }
+    }
+
+    fn usable(&self, name: &str) -> bool {
+        self.view.backends.iter().position(|one| one.name.as_str() == name).is_some_and(|i| self.standing.usable(i))
+    }
+}
+
+pub fn router(operations: Arc<Operations>, token: Option<Secret>, with_metrics: bool) -> Router {
+    let mut guarded = Router::new().route("/admin/api/status", get(status));
+    if with_metrics {
+        guarded = guarded.route(&operations.view.metrics.path, get(metrics_text));
+    }
+    if let Some(token) = token {
+        let token = Arc::new(token);
+        guarded = guarded.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let token = Arc::clone(&token);
+            async move { require_token(&token, request, next).await }
+        }));
+    }
+    guarded.route("/health", get(health)).fallback(nothing_here).with_state(operations)
+}
+
+/// Only `/metrics`, for a listener of its own.
+pub fn metrics_router(operations: Arc<Operations>) -> Router {
+    Router::new().route(&operations.view.metrics.path, get(metrics_text)).fallback(nothing_here).with_state(operations)
+}
+
+fn refusal(status: StatusCode, text: &str) -> Response {
+    (status, Json(serde_json::json!({ "error": text }))).into_response()
+}
+
+async fn require_token(token: &Secret, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let given = headers.get("x-admin-token").map(|value| value.as_bytes()).or(bearer);
+    match given {
+        Some(given) if bool::from(given.ct_eq(token.expose().as_bytes())) => next.run(request).await,
+        _ => refusal(StatusCode::UNAUTHORIZED, "unauthorized: send the configured admin.token as X-Admin-Token"),
+    }
+}
+
+async fn nothing_here() -> Response {
+    refusal(StatusCode::NOT_FOUND, "not found")
+}
+
+async fn health(State(operations): State<Arc<Operations>>) -> Json<serde_json::Value> {
+    let status = if operations.readiness.is_degraded() { "degraded" } else { "ok" };
+    Json(serde_json::json!({ "status": status }))
+}
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    db_healthy: bool,
+    usage_period: String,
+    backends: Vec<BackendLine>,
+    reactors: Vec<ReactorLine>,
+}
+
+#[derive(Serialize)]
+struct BackendLine {
+    name: String,
+    healthy: bool,
+    draining: bool,
+    bytes_used: u64,
+    bytes_reserved: u64,
+    orphan_bytes: u64,
+    bytes_limit: u64,
+    object_count: u64,
+    cleanup_queue: u64,
+    cleanup_dlq: u64,
+    api_requests: u64,
+    egress_bytes: u64,
+    ingress_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct ReactorLine {
+    core: String,
+    connections: u64,
+    requests: u64,
+}
+
+async fn status(State(operations): State<Arc<Operations>>) -> Response {
+    let backends = operations.backends().await;
+    if let Err(failure) = &backends {
+        tracing::warn!(%failure, "status without the database");
+    }
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION"),
+        db_healthy: backends.is_ok(),
+        usage_period: usage::period((operations.now)()),
+        backends: backends.unwrap_or_default().into_iter().map(|one| backend_line(&operations, one)).collect(),
+        reactors: operations.cores.iter().map(|core| reactor_line(core)).filter(|line| line.core != "mover").collect(),
+    };
+    Json(status).into_response()
+}
+
+fn backend_line(operations: &Operations, one: BackendStatus) -> BackendLine {
+    BackendLine {
+        healthy: operations.usable(&one.name),
+        name: one.name,
+        draining: one.draining,
+        bytes_used: one.bytes_used,
+        bytes_reserved: one.bytes_reserved,
+        orphan_bytes: one.orphan_bytes,
+        bytes_limit: one.bytes_limit,
+        object_count: one.object_count,
+        cleanup_queue: one.cleanup_depth,
+        cleanup_dlq: one.dlq_depth,
+        api_requests: one.usage.api_requests,
+        egress_bytes: one.usage.egress_bytes,
+        ingress_bytes: one.usage.ingress_bytes,
+    }
+}
+
+fn reactor_line(core: &CoreCells) -> ReactorLine {
+    ReactorLine { core: core.core.clone(), connections: core.connections_open.value(), requests: core.requests_total() }
+}
+
+async fn metrics_text(State(operations): State<Arc<Operations>>) -> Response {
+    let backends = operations.backends().await;
+    let gauges: Option<Vec<_>> = backends.as_ref().ok().map(|backends| {
+        backends
+            .iter()
+            .map(|one| BackendGauges {
+                name: one.name.clone(),
+                bytes_used: one.bytes_used,
+                bytes_reserved: one.bytes_reserved,
+                orphan_bytes: one.orphan_bytes,
+                bytes_limit: one.bytes_limit,
+                object_count: one.object_count,
+                active_uploads: one.active_uploads,
+                cleanup_depth: one.cleanup_depth,
+                dlq_depth: one.dlq_depth,
+                draining: one.draining,
+                usable: operations.usable(&one.name),
+                api_requests: one.usage.api_requests,
+                egress_bytes: one.usage.egress_bytes,
+                ingress_bytes: one.usage.ingress_bytes,
+            })
+            .collect()
+    });
+    let pending = operations.replication_pending.load(Ordering::Relaxed);
+    let text = metrics::render(&Snapshot {
+        version: env!("CARGO_PKG_VERSION"),
+        cores: &operations.cores,
+        desk: &operations.desk,
+        db_healthy: backends.is_ok(),
+        backends: gauges.as_deref(),
+        replication_pending: (pending != u64::MAX).then_some(pending),
+        process: process(),
+    });
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+}
+
+fn process() -> Process {
+    let text = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let open_fds = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
+    Process::from_texts(&text("/proc/self/stat"), &text("/proc/self/status"), open_fds)
+}

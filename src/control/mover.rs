@@ -1,0 +1,170 @@
+//! What the mover does: background jobs over the same ports as a reactor's handlers, each when the schedule says so.
+
+use super::start::start_thread;
+use crate::backend::standing::Standing;
+use crate::base::failure::Kind;
+use crate::base::{Clock, Dice, Failure, Nonce};
+use crate::handlers::ports::Ports;
+use crate::observe::cells::Service;
+use crate::reactor::jobs::{Ask, Go, Pass};
+use crate::reactor::mailbox::{Mailbox, Postbox};
+use crate::reactor::ports::CorePorts;
+use crate::reactor::run::{CoreParts, mover};
+use crate::reactor::task;
+use crate::store::port::{Answer, Metadata, Query, RecordFacts, Registered};
+use crate::workers::{cleanup, recover, replicate};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Services ask one at a time each.
+const ASKS_MAX: usize = 16;
+const SERVICES: [Service; 4] = [Service::Standing, Service::Cleanup, Service::Replicate, Service::Forget];
+
+/// Starts the mover's thread. `checked` hears when every backend has been looked at once.
+pub async fn spawn(
+    parts: CoreParts,
+    asks: Postbox<Ask, Go>,
+    registered: Registered,
+    checked: flume::Sender<()>,
+) -> anyhow::Result<()> {
+    start_thread("mover".to_owned(), |started| {
+        move || mover(parts, started, |ports| async move { work(ports, asks, registered, checked).await })
+    })
+    .await
+}
+
+async fn work(ports: Rc<CorePorts>, asks: Postbox<Ask, Go>, registered: Registered, checked: flume::Sender<()>) {
+    let cells = Arc::clone(&ports.core.cells);
+    let mailbox = match Mailbox::open(asks, ASKS_MAX, Rc::clone(&ports.core.fair), Arc::clone(&cells)) {
+        Ok(mailbox) => Rc::new(mailbox),
+        Err(cause) => {
+            tracing::error!(%cause, "the mover cannot ask for work");
+            return;
+        }
+    };
+    let book = Rc::new(StandingBook { deployment: registered.deployment, checked });
+    for service in SERVICES {
+        let (ports, mailbox, book) = (Rc::clone(&ports), Rc::clone(&mailbox), Rc::clone(&book));
+        task::spawn(&cells, service_name(service), async move {
+            serve_for_ever(service, &ports, &mailbox, &book).await;
+        });
+    }
+    std::future::pending::<()>().await;
+}
+
+fn service_name(service: Service) -> &'static str {
+    use crate::observe::cells::Label;
+    service.as_str()
+}
+
+async fn serve_for_ever(service: Service, ports: &CorePorts, mailbox: &Mailbox<Ask, Go>, book: &StandingBook) {
+    let mut last = None;
+    while mailbox.call_accepted(Ask { service, last }).await.is_ok() {
+        let cells = ports.cells().service(service);
+        let pass = match run_pass(service, ports, book).await {
+            Ok(pass) => pass,
+            Err(failure) => {
+                tracing::warn!(service = service_name(service), %failure, "a background pass failed");
+                Pass { failed: true, ..Pass::default() }
+            }
+        };
+        if pass.failed {
+            cells.failed();
+        } else {
+            cells.succeeded(ports.clock().now().seconds().unsigned_abs());
+        }
+        last = Some(pass);
+    }
+}
+
+async fn run_pass(service: Service, ports: &CorePorts, book: &StandingBook) -> Result<Pass, Failure> {
+    match service {
+        Service::Standing => Ok(Pass { failed: !check_backends(ports, book).await, ..Pass::default() }),
+        Service::Cleanup => {
+            let report = cleanup::pass(ports).await?;
+            let due_in = cleanup::next_due(ports).await?.map(|due| {
+                let wait = due.millis.saturating_sub(ports.clock().now().millis);
+                Duration::from_millis(wait.max(0).unsigned_abs())
+            });
+            Ok(Pass { more: report.more, due_in, ..Pass::default() })
+        }
+        Service::Replicate => {
+            let report = replicate::pass(ports).await?;
+            Ok(Pass { pending: Some(report.pending), more: report.copied > 0 && report.pending > 0, ..Pass::default() })
+        }
+        _ => recover::forget_old(ports).await.map(|()| Pass::default()),
+    }
+}
+
+/// What checking the backends needs to know of this run.
+struct StandingBook {
+    deployment: String,
+    checked: flume::Sender<()>,
+}
+
+/// Looks at every backend's marker and measures what was not measured; whether all are in order.
+async fn check_backends(ports: &CorePorts, book: &StandingBook) -> bool {
+    let named = blobs_named(ports).await;
+    let mut all = true;
+    for index in 0..ports.view().backends.len() {
+        let name = ports.view().backends[index].name.as_str();
+        let was_usable = ports.standing().usable(index);
+        match check_backend(ports, index, book, named.as_ref().map(Vec::as_slice)).await {
+            Ok(()) if !was_usable => tracing::info!(backend = name, "backend is in order"),
+            Ok(()) => {}
+            Err(failure) => {
+                all = false;
+                if failure.kind == Kind::Refused {
+                    // For the operator: an unmounted directory, somebody else's bucket.
+                    ports.standing().set_usable(index, false);
+                }
+                // The passing failure of a backend that is in use is its health's business.
+                if !ports.standing().usable(index) {
+                    tracing::error!(backend = name, %failure, "backend is not used");
+                }
+            }
+        }
+    }
+    let _ = book.checked.try_send(());
+    all
+}
+
+async fn check_backend(
+    ports: &CorePorts,
+    index: usize,
+    book: &StandingBook,
+    named: Result<&[u64], &Failure>,
+) -> Result<(), Failure> {
+    let named = named.map_err(Clone::clone)?;
+    ports.backends().claim(index, &book.deployment, named[index]).await?;
+    let standing: &Standing = ports.standing();
+    if standing.measured(index) {
+        standing.set_usable(index, true);
+        return Ok(());
+    }
+    let facts = ports.backends().measure(index, Nonce::from_roll(ports.dice().roll())).await?;
+    let backend = ports.view().backends[index].name.clone();
+    tracing::info!(
+        backend = backend.as_str(),
+        verifies_sha256 = facts.verifies_sha256,
+        etag_is_md5 = facts.etag_is_md5,
+        delete_removes = facts.delete_removes,
+        "backend measured"
+    );
+    standing.set_facts(index, &facts);
+    standing.set_usable(index, true);
+    // Nothing refuses a record of facts; without it they are measured again at the next start.
+    ports.meta().step(RecordFacts { backend, facts }).await.map(|_| ())
+}
+
+/// Blobs of any state that rows name, by backend.
+async fn blobs_named(ports: &CorePorts) -> Result<Vec<u64>, Failure> {
+    let Answer::Status(status) = ports.meta().query(Query::Status { period: String::new() }).await? else {
+        return Err(Failure::ourselves("a query was answered with another's answer"));
+    };
+    let of = |name: &str| {
+        status.iter().find(|one| one.name == name).map_or(0, |one| one.object_count + one.cleanup_depth + one.dlq_depth)
+    };
+    Ok(ports.view().backends.iter().map(|backend| of(backend.name.as_str())).collect())
+}

@@ -1,0 +1,73 @@
+//! When each background job runs. The mover asks for the next pass of a service and reports the last one; the answer comes
+//! when the pass is due: at once at the start, then by interval, by a core's wake, or when something comes due.
+
+use super::admin::Operations;
+use crate::observe::cells::Service;
+use crate::reactor::jobs::{Ask, Go, Pass};
+use crate::reactor::mailbox::{Desk, Letter};
+use crate::reactor::wake::Woken;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Finished uploads, old batches: nothing urgent.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
+/// A backend that could not be checked is tried again so often, one that is in order looked at so often.
+const STANDING_AGAIN: Duration = Duration::from_secs(2);
+const STANDING_EVERY: Duration = Duration::from_secs(60);
+/// After a failed pass, and between passes that have more to do.
+const FAILED_WAIT: Duration = Duration::from_secs(1);
+/// Wakes come with every write; passes need not.
+const WOKEN_WAIT: Duration = Duration::from_millis(20);
+/// Nothing that is due is left waiting longer by an early estimate.
+const DUE_WAIT_MIN: Duration = Duration::from_millis(10);
+
+pub struct Bells {
+    pub cleanup: Woken,
+    pub replicate: Woken,
+}
+
+/// Answers the mover for as long as it lives. Runs on the control core's local set.
+pub async fn run(asks: Desk<Ask, Go>, bells: Bells, operations: Arc<Operations>) {
+    let bells = Arc::new(bells);
+    while let Some(Letter { request, replier }) = asks.next().await {
+        let (bells, operations) = (Arc::clone(&bells), Arc::clone(&operations));
+        tokio::task::spawn_local(async move {
+            wait_until_due(request, &bells, &operations).await;
+            replier.reply(Go);
+        });
+    }
+}
+
+async fn wait_until_due(ask: Ask, bells: &Bells, operations: &Operations) {
+    let Some(last) = ask.last else { return };
+    let view = &operations.view;
+    match ask.service {
+        Service::Cleanup => {
+            let due = last.due_in.unwrap_or(Duration::MAX).max(DUE_WAIT_MIN);
+            wait(last, view.cleanup_queue.interval.min(due), bells.cleanup.heard()).await;
+        }
+        Service::Replicate => {
+            if let Some(pending) = last.pending {
+                operations.set_replication_pending(pending);
+            }
+            wait(last, view.replication.worker_interval, bells.replicate.heard()).await;
+        }
+        Service::Standing => {
+            let every = if last.failed { STANDING_AGAIN } else { STANDING_EVERY };
+            tokio::time::sleep(every).await;
+        }
+        _ => wait(last, FORGET_EVERY, pending()).await,
+    }
+}
+
+async fn wait(last: Pass, interval: Duration, woken: impl Future<Output = ()>) {
+    if last.failed {
+        tokio::time::sleep(FAILED_WAIT.min(interval)).await;
+    } else if !last.more {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = woken => tokio::time::sleep(WOKEN_WAIT).await,
+        }
+    }
+}

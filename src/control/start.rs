@@ -1,0 +1,307 @@
+//! From a valid configuration to a serving process, and from a signal to its end. Reads top to bottom: the database, the
+//! metadata thread, the disks, the mover and its check of the backends, the reactors, the admin port; then it waits.
+
+use super::admin::{self, Operations};
+use super::metadata::{self, ControlMetadata};
+use super::mover;
+use super::schedule::{self, Bells};
+use crate::backend::standing::Standing;
+use crate::base::{Clock, Timestamp};
+use crate::config::View;
+use crate::config::checked::{DatabaseDriver, Driver};
+use crate::observe::audit::{AuditLog, audit_log};
+use crate::observe::cells::CoreCells;
+use crate::reactor::accept;
+use crate::reactor::affinity;
+use crate::reactor::backends::BackendParts;
+use crate::reactor::clock::CoreClock;
+use crate::reactor::driver::{DriverChoice, DriverKind};
+use crate::reactor::mailbox;
+use crate::reactor::ports::Shared;
+use crate::reactor::readiness::Readiness;
+use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
+use crate::reactor::tls;
+use crate::reactor::wake;
+use crate::store::board::Board;
+use crate::store::location_cache::LocationCache;
+use crate::store::port::{BackendLimit, Metadata, Register, Registered, Rules};
+use crate::store::sqlite::SqliteStore;
+use anyhow::{Context, anyhow, bail};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A thread that has not started after this long never will.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the start waits for the first look at all backends.
+const FIRST_CHECK: Duration = Duration::from_secs(10);
+/// Usage goes to the database this often, and at the end.
+const USAGE_FLUSH: Duration = Duration::from_secs(30);
+/// While stopping, how often it is looked whether all connections have ended.
+const STOP_LOOK: Duration = Duration::from_millis(20);
+
+/// Serves until SIGTERM or SIGINT. Errors are those of the start: what is wrong and what to do.
+pub fn serve(view: View) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the control core")?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, run(Arc::new(view)))
+}
+
+async fn run(view: Arc<View>) -> anyhow::Result<()> {
+    let names = || view.backends.iter().map(|backend| backend.name.clone());
+    let processors = Processors::plan(view.server.reactors)?;
+    let reactor_cells: Vec<_> =
+        (0..processors.reactors.len()).map(|i| Arc::new(CoreCells::new(i.to_string(), names()))).collect();
+    let mover_cells = Arc::new(CoreCells::new("mover", names()));
+    let cores: Vec<_> = reactor_cells.iter().chain([&mover_cells]).cloned().collect();
+
+    // The listeners first: a second process on the same port must fail before it touches anything.
+    let listeners = accept::listen(view.server.listen_addr, reactor_cells.len())
+        .with_context(|| format!("server.listen_addr: cannot listen on {}", view.server.listen_addr))?;
+    let served_on = listeners[0].local_addr().context("the listener's address")?;
+    let admin_listener = TcpListener::bind(view.admin.listen_addr)
+        .await
+        .with_context(|| format!("admin.listen_addr: cannot listen on {}", view.admin.listen_addr))?;
+    let server_tls = match &view.server.tls {
+        Some(files) => Some(tls::server_config(&files.cert_file, &files.key_file).context("server.tls")?),
+        None => None,
+    };
+
+    let board = Arc::new(Board::new(view.backends.len()));
+    let store = open_store(&view)?;
+    let (cache, cache_writer) = LocationCache::new(view.location_cache.max_size_bytes, random()?);
+    let (postbox, desk) = mailbox::channel();
+    let (metadata, desk_cells) = metadata::spawn(metadata::Parts {
+        store,
+        cache: cache_writer,
+        board: Arc::clone(&board),
+        view: Arc::clone(&view),
+        cores: desk,
+    })?;
+    let registered = register(&view, &metadata).await?;
+    let standing = Arc::new(Standing::new(view.backends.len()));
+    note_registered(&view, &standing, &registered);
+
+    let (cleanup, cleanup_woken) = wake::bell();
+    let (replicate, replicate_woken) = wake::bell();
+    let shared = Shared {
+        view: Arc::clone(&view),
+        board,
+        standing: Arc::clone(&standing),
+        incarnation: registered.incarnation,
+        cleanup,
+        replicate,
+    };
+    let parts = CoreParts {
+        shared,
+        backends: BackendParts::open(&view, &standing).context("the backends")?,
+        metadata: postbox,
+        cache,
+        cells: Arc::clone(&mover_cells),
+        driver: driver_choice(view.server.driver),
+        processor: processors.control,
+    };
+
+    let (asks_in, asks) = mailbox::channel();
+    let operations = Operations::new(
+        Arc::clone(&view),
+        standing,
+        cores,
+        desk_cells,
+        metadata,
+        registered.incarnation,
+        Arc::default(),
+        || CoreClock::default().now(),
+    );
+    let (checked_in, checked) = flume::bounded(1);
+    mover::spawn(parts.clone(), asks_in, registered, checked_in).await?;
+    let bells = Bells { cleanup: cleanup_woken, replicate: replicate_woken };
+    tokio::task::spawn_local(schedule::run(asks, bells, Arc::clone(&operations)));
+
+    let (mut audit_ends, audit_writer) = audit_log(reactor_cells.len());
+    std::thread::Builder::new()
+        .name("audit".to_owned())
+        .spawn(move || audit_writer.run(&mut std::io::stdout()))
+        .context("the audit thread")?;
+    let stop = Arc::new(Stop::default());
+    for ((cells, listener), processor) in reactor_cells.iter().zip(listeners).zip(&processors.reactors) {
+        let audit: AuditLog = audit_ends.pop().expect("one end per reactor");
+        let core = CoreParts { cells: Arc::clone(cells), processor: *processor, ..parts.clone() };
+        let readiness: Arc<Readiness> = Arc::clone(&operations.readiness);
+        let tls = server_tls.clone();
+        let stop = Arc::clone(&stop);
+        start_thread(format!("reactor-{}", cells.core), |started| {
+            move || reactor(ReactorParts { core, listener, tls, audit, readiness, stop, started })
+        })
+        .await?;
+    }
+    serve_admin(&view, &operations, admin_listener).await?;
+    flush_usage_regularly(Arc::clone(&operations));
+    // Writes need a backend whose marker was seen; one that does not answer must not keep the others from serving.
+    let _ = tokio::time::timeout(FIRST_CHECK, checked.recv_async()).await;
+    operations.readiness.set_ready(true);
+    tracing::info!(address = %served_on, tls = server_tls.is_some(), reactors = reactor_cells.len(), "serving");
+    wait_for_signal().await?;
+    stop_in_order(&view, &operations, &stop, reactor_cells.len() as u64).await;
+    Ok(())
+}
+
+/// Which processors the threads stay on: reactors from the second on, control and mover on the first; with one processor, or
+/// with more reactors than fit, nobody is pinned.
+struct Processors {
+    control: Option<usize>,
+    reactors: Vec<Option<usize>>,
+}
+
+impl Processors {
+    fn plan(wanted: Option<usize>) -> anyhow::Result<Self> {
+        let allowed = affinity::allowed_cores().context("the processors that we may use")?;
+        let reactors = wanted.unwrap_or_else(|| allowed.len().saturating_sub(1).max(1));
+        if allowed.len() < 2 || reactors > allowed.len() {
+            return Ok(Self { control: None, reactors: vec![None; reactors] });
+        }
+        // As many reactors as processors: control shares one.
+        let first = allowed.len() - reactors;
+        let reactors = allowed[first..].iter().copied().map(Some).collect();
+        Ok(Self { control: Some(allowed[0]), reactors })
+    }
+}
+
+fn driver_choice(driver: Driver) -> DriverChoice {
+    match driver {
+        Driver::Auto => DriverChoice::Auto,
+        Driver::Ring => DriverChoice::Ring,
+        Driver::Epoll => DriverChoice::Epoll,
+    }
+}
+
+fn random() -> anyhow::Result<u64> {
+    use crate::base::Dice;
+    Ok(crate::reactor::dice::CoreDice::from_system().context("the system's random numbers")?.roll())
+}
+
+fn open_store(view: &View) -> anyhow::Result<SqliteStore> {
+    let rules = Rules {
+        grace: view.cleanup_queue.grace,
+        settle: view.write_path.settle,
+        retry_first: view.cleanup_queue.retry_first,
+        retry_max: view.cleanup_queue.retry_max,
+        attempts_max: view.cleanup_queue.max_attempts,
+    };
+    let DatabaseDriver::Sqlite { path } = &view.database.driver;
+    let wall = Arc::new(|| -> Timestamp { CoreClock::default().now() });
+    SqliteStore::open(path, rules, wall).map_err(|error| anyhow!("database.path: {error}"))
+}
+
+/// This run of this instance becomes known; what former ones left is recovered.
+async fn register(view: &View, metadata: &ControlMetadata) -> anyhow::Result<Registered> {
+    let limit =
+        |one: &crate::config::checked::Backend| BackendLimit { name: one.name.clone(), bytes_limit: one.quota_bytes };
+    let deployment = format!("{:016x}{:016x}", random()?, random()?);
+    let register = Register { deployment, backends: view.backends.iter().map(limit).collect() };
+    match metadata.step(register).await {
+        Ok(Ok(registered)) => Ok(registered),
+        Ok(Err(refusal)) => bail!("the database refused this instance: {refusal:?}"),
+        Err(failure) => bail!("the database did not answer: {failure}"),
+    }
+}
+
+fn note_registered(view: &View, standing: &Standing, registered: &Registered) {
+    if registered.doomed > 0 {
+        tracing::info!(blobs = registered.doomed, "unfinished writes of a former run are given up");
+    }
+    for (name, blobs) in &registered.unknown_backends {
+        tracing::warn!(backend = name.as_str(), blobs, "the database names a backend that the configuration has not");
+    }
+    for name in &registered.draining {
+        if let Some(index) = view.backend_index(name) {
+            standing.set_draining(index, true);
+        }
+    }
+    for (name, facts) in &registered.facts {
+        if let Some(index) = view.backend_index(name) {
+            standing.set_facts(index, facts);
+        }
+    }
+}
+
+/// Starts a thread and waits until it says that it runs.
+pub(super) async fn start_thread<F>(
+    name: String,
+    body: impl FnOnce(flume::Sender<Result<DriverKind, String>>) -> F,
+) -> anyhow::Result<()>
+where
+    F: FnOnce() + Send + 'static,
+{
+    let (started, starts) = flume::bounded(1);
+    std::thread::Builder::new().name(name.clone()).spawn(body(started)).with_context(|| format!("thread {name}"))?;
+    match tokio::time::timeout(START_PATIENCE, starts.recv_async()).await {
+        Ok(Ok(Ok(_))) => Ok(()),
+        Ok(Ok(Err(cause))) => bail!("{name} could not start: {cause}"),
+        Ok(Err(_)) => bail!("{name} ended at its start"),
+        Err(_) => bail!("{name} did not start within {START_PATIENCE:?}"),
+    }
+}
+
+async fn serve_admin(view: &View, operations: &Arc<Operations>, listener: TcpListener) -> anyhow::Result<()> {
+    let own_metrics = view.metrics.enabled && view.metrics.listen.is_some();
+    let router = admin::router(Arc::clone(operations), view.admin.token.clone(), view.metrics.enabled && !own_metrics);
+    spawn_server("admin", listener, router);
+    if let Some(address) = view.metrics.listen.filter(|_| own_metrics) {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("telemetry.metrics.listen: cannot listen on {address}"))?;
+        spawn_server("metrics", listener, admin::metrics_router(Arc::clone(operations)));
+    }
+    Ok(())
+}
+
+fn spawn_server(what: &'static str, listener: TcpListener, router: axum::Router) {
+    tokio::task::spawn(async move {
+        if let Err(cause) = axum::serve(listener, router).await {
+            tracing::error!(%cause, what, "listener ended");
+        }
+    });
+}
+
+fn flush_usage_regularly(operations: Arc<Operations>) {
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(USAGE_FLUSH).await;
+            if let Err(failure) = operations.flush_usage().await {
+                tracing::warn!(%failure, "usage could not be recorded");
+            }
+        }
+    });
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+    }
+    Ok(())
+}
+
+/// Not ready; the delay in which load balancers notice; no new connections, those under way finish, within bounds.
+async fn stop_in_order(view: &View, operations: &Operations, stop: &Stop, reactors: u64) {
+    operations.readiness.set_ready(false);
+    tokio::time::sleep(view.server.shutdown_delay).await;
+    stop.ask();
+    let finished = async {
+        while stop.finished() < reactors {
+            tokio::time::sleep(STOP_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(view.server.shutdown_timeout, finished).await.is_err() {
+        let open: u64 = operations.cores.iter().map(|core| core.connections_open.value()).sum();
+        tracing::warn!(connections = open, "requests did not finish in time and are cut");
+    }
+    if let Err(failure) = operations.flush_usage().await {
+        tracing::warn!(%failure, "usage could not be recorded");
+    }
+    tracing::info!("stopped");
+}

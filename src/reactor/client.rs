@@ -1,0 +1,404 @@
+//! The client's side of one request: its body comes in through here, its answer goes out. Implements the handlers'
+//! `Exchange`; the connection begins and ends it.
+
+use super::backends::{Sink, Source};
+use super::buffer::Buffer;
+use super::client_body::ClientBody;
+use super::client_relay;
+use super::deadline::Phase;
+use super::ports::CorePorts;
+use super::relay::Patience;
+use super::site::{Scratch, Site};
+use super::stream::{Follow, Stream};
+use crate::backend::port::Moved;
+use crate::base::failure::Kind;
+use crate::base::{Blame, Clock, Failure, Retry, Tick};
+use crate::handlers::ports::Exchange;
+use crate::handlers::response::ResponseHead;
+use crate::observe::audit::Entry;
+use crate::observe::cells::TimeoutPhase;
+use crate::observe::request_id::RequestId;
+use crate::policy::body_path::BodyPath;
+use crate::proto::aws_chunked::Form;
+use crate::proto::body_check::BodyCheck;
+use crate::proto::checksum::Algorithm;
+use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::http1::{CONTINUE, HeadWriter, Method, RequestHead};
+use crate::proto::target::Target;
+use crate::proto::xml;
+use std::io;
+use std::net::SocketAddr;
+
+/// Unread body bytes that are read away so that the connection can go on; a longer rest closes it.
+const DRAIN_BYTES_MAX: u64 = 256 * 1024;
+
+/// What becomes of the connection after an exchange.
+pub enum Turn {
+    /// The next request may follow, behind the head in its buffer or, after a body, in this one.
+    Next {
+        ahead: Option<Buffer>,
+        head_len: usize,
+    },
+    Close,
+    Cut,
+}
+
+/// How far the answer has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Progress {
+    Nothing,
+    /// The head is in `out`, to leave with the first bytes of its body.
+    HeadHeld,
+    Body,
+    Whole,
+    /// The client went away, or a body cannot be finished.
+    Broken,
+}
+
+/// What an exchange knows of its request from the start.
+#[derive(Clone, Copy)]
+pub struct Opening<'c> {
+    pub head: &'c RequestHead<'c>,
+    /// What came behind the head.
+    pub early: &'c [u8],
+    pub id: RequestId,
+    pub arrived: Tick,
+    pub peer: SocketAddr,
+}
+
+pub struct ClientExchange<'c> {
+    pub(super) site: &'c Site,
+    pub(super) stream: &'c mut Stream,
+    opening: Opening<'c>,
+    /// What was read behind the head of a request with a body: its start, and later what lies behind its end.
+    pub(super) ahead: Option<Buffer>,
+    pub(super) body: ClientBody,
+    continue_due: bool,
+    received: Option<Buffer>,
+    head: &'c mut ResponseHead,
+    out: &'c mut Vec<u8>,
+    progress: Progress,
+    body_left: u64,
+    keep_alive: bool,
+    sent: u64,
+    pub(super) received_bytes: u64,
+    audit: Audit<'c>,
+}
+
+/// What the audit line will say beyond the request's head.
+#[derive(Clone, Copy, Default)]
+pub struct Audit<'c> {
+    pub operation: &'static str,
+    /// In place of the operation's own event.
+    pub event: &'static str,
+    pub bucket: &'c str,
+    pub key: &'c str,
+    pub user: &'c str,
+    pub error: &'static str,
+    backend: &'c str,
+    body_path: Option<BodyPath>,
+}
+
+impl<'c> ClientExchange<'c> {
+    pub fn begin(
+        site: &'c Site,
+        stream: &'c mut Stream,
+        opening: Opening<'c>,
+        head: &'c mut ResponseHead,
+        out: &'c mut Vec<u8>,
+    ) -> Self {
+        head.clear();
+        out.clear();
+        site.cells().request_started(opening.head.method);
+        Self {
+            site,
+            stream,
+            ahead: (!opening.head.framing.is_empty()).then(|| site.room_ahead(opening.early)),
+            // Until its request is admitted a body is only something to be read away.
+            body: ClientBody::new(opening.head.framing, None, None, None),
+            continue_due: opening.head.expects_continue,
+            received: None,
+            head,
+            out,
+            progress: Progress::Nothing,
+            body_left: 0,
+            keep_alive: opening.head.keep_alive && !site.stopping.is_set(),
+            sent: 0,
+            received_bytes: 0,
+            audit: Audit::default(),
+            opening,
+        }
+    }
+
+    /// The request is admitted: how its body is to be read.
+    pub fn expect_body(&mut self, form: Option<Form>, length: Option<u64>, trailer: Option<Algorithm>) {
+        self.body = ClientBody::new(self.opening.head.framing, form, length, trailer);
+    }
+
+    pub fn audit(&mut self) -> &mut Audit<'c> {
+        &mut self.audit
+    }
+
+    pub fn note_target(&mut self, target: &Target<'c>) {
+        self.audit.bucket = target.bucket.unwrap_or_default();
+        self.audit.key = target.key.unwrap_or_default();
+    }
+
+    pub(super) fn note_path(&mut self, path: BodyPath) {
+        self.audit.body_path = Some(path);
+    }
+
+    /// The connection ends after this exchange, and the client is told so if it was not told anything yet.
+    pub(super) fn close_after(&mut self) {
+        self.keep_alive = false;
+    }
+
+    /// Sends `100 Continue` if the client waits for it, and watches the body's progress from here on.
+    pub(super) async fn before_body(&mut self) -> Result<(), Failure> {
+        self.stream.deadline().arm(Phase::Body, self.site.view().server.body_progress_timeout);
+        if std::mem::take(&mut self.continue_due) {
+            self.stream.write_all(CONTINUE, Follow::Nothing).await.map_err(|cause| self.lost_client(&cause))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn lost_client(&mut self, cause: &io::Error) -> Failure {
+        self.progress = Progress::Broken;
+        if cause.kind() == io::ErrorKind::TimedOut {
+            self.count_timeout();
+        }
+        Failure::new(Kind::Gone, Blame::Client, Retry::Never, format!("client: {cause}"))
+    }
+
+    pub(super) fn count_timeout(&self) {
+        self.site.cells().timeouts.at(TimeoutPhase::ClientBody).inc();
+    }
+
+    pub(super) fn head_held(&self) -> bool {
+        self.progress == Progress::HeadHeld
+    }
+
+    /// How long each side may stand still while the client's body goes to a backend.
+    pub(super) fn patience_in(&self) -> Patience {
+        let server = &self.site.view().server;
+        Patience { source: server.body_progress_timeout, sink: server.backend_timeout }
+    }
+
+    /// The same for a backend's body on its way to the client.
+    pub(super) fn patience_out(&self) -> Patience {
+        let server = &self.site.view().server;
+        Patience { source: server.backend_timeout, sink: server.body_progress_timeout }
+    }
+
+    /// Whether the whole body will be off the connection once the exchange has ended, so that another request can follow.
+    fn can_go_on(&self) -> bool {
+        if self.body.is_over() {
+            return true;
+        }
+        // A client that was not told to continue may send its body or not: nobody can tell what its next bytes are.
+        !self.continue_due && self.body.unread().is_some_and(|left| left <= DRAIN_BYTES_MAX)
+    }
+
+    /// The head as it goes out, in `out`.
+    fn write_head(&mut self, length: Option<u64>) {
+        self.keep_alive &= self.can_go_on();
+        let mut head = HeadWriter::response(self.out, self.head.status);
+        head.header("x-amz-request-id", self.opening.id.as_str());
+        head.header("date", self.site.http_date().as_str());
+        head.lines(self.head.fields());
+        if let Some(length) = length {
+            head.header_u64("content-length", length);
+        }
+        if !self.keep_alive {
+            head.header("connection", "close");
+        }
+        head.finish();
+    }
+
+    /// Sends what is held of the head together with the first body bytes.
+    pub(super) async fn send_body(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let sent = if self.progress == Progress::HeadHeld {
+            self.progress = Progress::Body;
+            self.site.cells().client_bytes_out.add(self.out.len() as u64);
+            self.stream.write_both(self.out, bytes, Follow::Nothing).await
+        } else {
+            self.stream.write_all(bytes, Follow::Nothing).await
+        };
+        sent.map_err(|cause| self.lost_client(&cause))?;
+        self.count_sent(bytes.len() as u64);
+        Ok(())
+    }
+
+    pub(super) fn count_sent(&mut self, bytes: u64) {
+        self.sent += bytes;
+        self.site.cells().client_bytes_out.add(bytes);
+        self.body_left -= bytes;
+        if self.body_left == 0 && self.progress == Progress::Body {
+            self.progress = Progress::Whole;
+        }
+    }
+
+    /// Ends the exchange: what is left of the body is read away or the connection closed; metrics and audit.
+    pub async fn end(mut self) -> Turn {
+        self.received = None;
+        let turn = match self.progress {
+            Progress::Whole if self.keep_alive => self.read_away().await,
+            Progress::Whole => Turn::Close,
+            // A handler that answered nothing, or only a part.
+            _ => Turn::Cut,
+        };
+        self.stream.deadline().disarm();
+        self.record();
+        turn
+    }
+
+    /// Reads an unread body away, so that the next request can be found.
+    async fn read_away(&mut self) -> Turn {
+        let head_len = self.opening.head.head_len;
+        let Some(mut ahead) = self.ahead.take() else { return Turn::Next { ahead: None, head_len } };
+        let Some(unread) = self.body.unread() else { return Turn::Close };
+        let mut left = usize::try_from(unread).unwrap_or(usize::MAX);
+        loop {
+            let count = ahead.len().min(left);
+            ahead.consume(count);
+            left -= count;
+            if left == 0 {
+                return Turn::Next { ahead: Some(ahead), head_len };
+            }
+            ahead.clear();
+            match self.stream.read_at_most(&mut ahead, left).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Turn::Close,
+            }
+        }
+    }
+
+    fn record(&self) {
+        let request = self.opening.head;
+        let site = self.site;
+        let duration = site.core().clock.tick().since(self.opening.arrived);
+        let status = if self.progress == Progress::Nothing { 0 } else { self.head.status };
+        site.cells().request_ended(request.method, status, duration, self.received_bytes, self.sent);
+        let entry = Entry {
+            time: site.now(),
+            request_id: self.opening.id,
+            operation: self.audit.operation,
+            event: if self.audit.operation.is_empty() && self.audit.event.is_empty() {
+                "s3.InvalidRequest"
+            } else {
+                self.audit.event
+            },
+            method: request.method_word,
+            path: request.target.split_once('?').map_or(request.target, |(path, _)| path),
+            remote: self.opening.peer,
+            bucket: self.audit.bucket,
+            key: self.audit.key,
+            status,
+            duration,
+            request_size: self.received_bytes,
+            response_size: self.sent,
+            error: self.audit.error,
+            cause: "",
+            user: self.audit.user,
+            backend: self.audit.backend,
+            body_path: self.audit.body_path,
+        };
+        site.audit.record(&entry, site.cells());
+    }
+}
+
+/// Answers a head that is no request: nothing else is known of it. The connection is closed afterwards.
+pub async fn refuse(site: &Site, stream: &mut Stream, scratch: &mut Scratch, error: &S3Error) {
+    let id = site.request_id();
+    let body = &mut scratch.handlers.body;
+    body.clear();
+    xml::write_error(body, error, "", id.as_str());
+    scratch.out.clear();
+    let mut head = HeadWriter::response(&mut scratch.out, error.http_status());
+    head.header("x-amz-request-id", id.as_str());
+    head.header("date", site.http_date().as_str());
+    head.header("content-type", "application/xml");
+    head.header_u64("content-length", body.len() as u64);
+    head.header("connection", "close");
+    head.finish();
+    // A client that has gone away needs no answer.
+    let _ = stream.write_both(&scratch.out, body, Follow::Nothing).await;
+}
+
+impl Exchange<CorePorts> for ClientExchange<'_> {
+    fn head(&mut self) -> &mut ResponseHead {
+        self.head
+    }
+
+    async fn receive(&mut self, max: usize, check: &mut BodyCheck) -> Result<(), S3Error> {
+        let received = client_relay::receive(self, max, check).await;
+        self.stream.deadline().disarm();
+        self.received = Some(received?);
+        Ok(())
+    }
+
+    fn received(&self) -> &[u8] {
+        self.received.as_ref().map_or(&[], Buffer::data)
+    }
+
+    async fn receive_into(&mut self, sinks: &mut [Sink], check: &mut BodyCheck) -> Moved {
+        let moved = client_relay::receive_into(self, sinks, check).await;
+        self.stream.deadline().disarm();
+        moved
+    }
+
+    async fn respond(&mut self, body: &[u8]) -> Result<(), Failure> {
+        debug_assert_eq!(self.progress, Progress::Nothing, "a request is answered once");
+        let to_head = self.opening.head.method == Method::Head;
+        let length = match self.head.status {
+            204 | 304 => None,
+            _ if to_head => Some(self.head.content_length),
+            _ => Some(body.len() as u64),
+        };
+        self.write_head(length);
+        let body = if to_head || length.is_none() { &[] } else { body };
+        self.stream.deadline().arm(Phase::Body, self.site.view().server.body_progress_timeout);
+        let sent = self.stream.write_both(self.out, body, Follow::Nothing).await;
+        sent.map_err(|cause| self.lost_client(&cause))?;
+        self.sent = body.len() as u64;
+        self.site.cells().client_bytes_out.add((self.out.len() + body.len()) as u64);
+        self.progress = Progress::Whole;
+        Ok(())
+    }
+
+    async fn send_head(&mut self, length: u64) -> Result<(), Failure> {
+        debug_assert_eq!(self.progress, Progress::Nothing, "a request is answered once");
+        self.write_head(Some(length));
+        self.body_left = length;
+        self.progress = Progress::HeadHeld;
+        self.stream.deadline().arm(Phase::Body, self.site.view().server.body_progress_timeout);
+        if length == 0 {
+            self.send_body(&[]).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_from(&mut self, source: Source) -> Moved {
+        client_relay::send_from(self, source).await
+    }
+
+    fn note_backend(&mut self, backend: usize) {
+        self.audit.backend = self.site.view().backends[backend].name.as_str();
+    }
+
+    fn answered(&self) -> bool {
+        self.progress != Progress::Nothing
+    }
+
+    fn note_error(&mut self, code: ErrorCode) {
+        self.audit.error = code.name();
+    }
+
+    fn cut(&mut self) {
+        self.keep_alive = false;
+        if self.progress != Progress::Whole {
+            self.site.cells().bodies_cut.inc();
+            self.progress = Progress::Broken;
+        }
+    }
+}

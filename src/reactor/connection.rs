@@ -1,0 +1,254 @@
+//! One client connection: heads in, exchanges out, until either side has had enough.
+//!
+//! A head is read into a pooled buffer and stays there while its request is served; what follows it (the start of a body, the
+//! next request) is in the same buffer. Called by the accept loop for every connection; never decides what a request
+//! means (proto, handlers) nor how a body moves (client, relay).
+
+use super::accept::Place;
+use super::buffer::Buffer;
+use super::client::{self, ClientExchange, Opening, Turn};
+use super::deadline::Phase;
+use super::site::{Scratch, Site};
+use super::stream::Stream;
+use crate::base::Clock;
+use crate::handlers::request::Request;
+use crate::handlers::{self, trouble};
+use crate::observe::cells::TimeoutPhase;
+use crate::proto::aws_chunked::Form;
+use crate::proto::checksum::Declared;
+use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::http1::RequestHead;
+use crate::proto::operation::Operation;
+use crate::proto::sigv4;
+use crate::proto::target::Target;
+use monoio::net::TcpStream;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Serves a connection to its end. Cancel: NOT safe, the connection is closed.
+pub async fn serve(site: Rc<Site>, tcp: TcpStream, place: Place) {
+    let patience = site.view().server.read_header_timeout;
+    let stream = match &site.tls {
+        None => Ok(Stream::plain(site.core(), tcp)),
+        Some(config) => Stream::accept_tls(site.core(), tcp, Arc::clone(config), patience).await,
+    };
+    site.cells().connections.inc();
+    site.cells().connections_open.inc();
+    match stream {
+        Ok(mut stream) => {
+            if let End::Cut = serve_requests(&site, &mut stream).await {
+                stream.cut();
+            }
+        }
+        Err(cause) if cause.kind() == io::ErrorKind::TimedOut => {
+            site.cells().timeouts.at(TimeoutPhase::TlsHandshake).inc();
+        }
+        // Scanners and clients that do not trust the certificate: nothing of ours.
+        Err(cause) => tracing::debug!(%cause, "tls handshake failed"),
+    }
+    site.cells().connections_open.dec();
+    drop(place);
+}
+
+/// How a connection ends.
+enum End {
+    /// In order: what was to be said was said.
+    Closed,
+    /// A body could not be finished: the client must see a broken connection.
+    Cut,
+}
+
+async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
+    let Ok(peer) = stream.peer() else { return End::Closed };
+    let mut buffer = site.core().heads.take().await;
+    // The first head is due at once: who connects has something to say.
+    stream.deadline().arm(Phase::Head, site.view().server.read_header_timeout);
+    loop {
+        let mut scanned = 0;
+        let turn = loop {
+            match serve_one(site, stream, peer, buffer.data(), &mut scanned).await {
+                Some(turn) => break turn,
+                None => {
+                    if let Err(end) = read_more(site, stream, &mut buffer).await {
+                        return end;
+                    }
+                }
+            }
+        };
+        match turn {
+            Turn::Next { ahead: Some(ahead), .. } => buffer = ahead,
+            Turn::Next { ahead: None, head_len } => buffer.consume(head_len),
+            Turn::Close => {
+                linger(stream).await;
+                return End::Closed;
+            }
+            Turn::Cut => return End::Cut,
+        }
+        if site.stopping.is_set() {
+            linger(stream).await;
+            return End::Closed;
+        }
+        if buffer.is_empty() {
+            stream.deadline().arm(Phase::Idle, site.view().server.idle_timeout);
+        } else {
+            stream.deadline().arm(Phase::Head, site.view().server.read_header_timeout);
+        }
+    }
+}
+
+/// Reads more of a head. An end of input between requests is an ordinary end.
+async fn read_more(site: &Site, stream: &mut Stream, buffer: &mut Buffer) -> Result<(), End> {
+    let started = !buffer.is_empty();
+    if buffer.spare() == 0 {
+        buffer.compact();
+    }
+    let read = stream.read_some(buffer).await;
+    match read {
+        Ok(0) => Err(End::Closed),
+        Ok(count) => {
+            site.cells().client_bytes_in.add(count as u64);
+            if !started {
+                stream.deadline().arm(Phase::Head, site.view().server.read_header_timeout);
+            }
+            Ok(())
+        }
+        Err(cause) if cause.kind() == io::ErrorKind::TimedOut && started => {
+            site.cells().timeouts.at(TimeoutPhase::Head).inc();
+            let text = "The request head did not arrive in time.";
+            refuse(site, stream, &S3Error::new(ErrorCode::RequestTimeout, text).closing()).await;
+            linger(stream).await;
+            Err(End::Closed)
+        }
+        Err(_) => Err(End::Closed),
+    }
+}
+
+/// Serves the request at the start of `bytes`; None if its head is not complete yet.
+async fn serve_one(
+    site: &Site,
+    stream: &mut Stream,
+    peer: SocketAddr,
+    bytes: &[u8],
+    scanned: &mut usize,
+) -> Option<Turn> {
+    let head = match RequestHead::parse(bytes, scanned) {
+        Ok(head) => head?,
+        Err(bad) => {
+            site.cells().malformed_requests.inc();
+            refuse(site, stream, &bad.to_s3_error()).await;
+            return Some(Turn::Close);
+        }
+    };
+    stream.deadline().disarm();
+    let mut scratch = site.scratch();
+    let opening = Opening {
+        head: &head,
+        early: &bytes[head.head_len..],
+        id: site.request_id(),
+        arrived: site.ports.core.clock.tick(),
+        peer,
+    };
+    let turn = {
+        let Scratch { target, handlers: kept, head: response, out } = &mut *scratch;
+        let mut exchange = ClientExchange::begin(site, stream, opening, response, out);
+        answer(site, &opening, target, kept, &mut exchange).await;
+        exchange.end().await
+    };
+    site.give_back(scratch);
+    Some(turn)
+}
+
+/// Answers the request: who may not ask is refused here, everybody else by the handlers.
+async fn answer<'c>(
+    site: &'c Site,
+    opening: &'c Opening<'c>,
+    decoded: &'c mut String,
+    kept: &mut handlers::scratch::Scratch,
+    exchange: &mut ClientExchange<'c>,
+) {
+    let target = match Target::parse(opening.head.target, decoded) {
+        Ok(target) => target,
+        Err(error) => {
+            exchange.audit().event = "s3.InvalidPath";
+            return trouble::refuse(opening.head, opening.id.as_str(), exchange, kept, &error).await;
+        }
+    };
+    if is_health(&target) && opening.head.header("authorization").is_none() {
+        return site.answer_health(&target, exchange).await;
+    }
+    exchange.note_target(&target);
+    match admit(site, opening, target, exchange) {
+        Ok(request) => handlers::serve(&*site.ports, &request, exchange, kept).await,
+        Err(error) => trouble::refuse(opening.head, opening.id.as_str(), exchange, kept, &error).await,
+    }
+}
+
+fn is_health(target: &Target<'_>) -> bool {
+    matches!(target.raw_path, "/health" | "/health/ready")
+}
+
+/// Who asks for what, and how the body will come: everything that must be known before a handler runs.
+fn admit<'c>(
+    site: &'c Site,
+    opening: &'c Opening<'c>,
+    target: Target<'c>,
+    exchange: &mut ClientExchange<'c>,
+) -> Result<Request<'c>, S3Error> {
+    let head = opening.head;
+    let view = site.view();
+    let (path, query) = head.target.split_once('?').unwrap_or((head.target, ""));
+    let signed = sigv4::Request {
+        method: head.method_word,
+        path: path.as_bytes(),
+        query: query.as_bytes(),
+        headers: &head.headers,
+    };
+    let find = |key: &str| view.credential(key).map(|one| (&one.secret_access_key, &one.principal));
+    let region = view.server.region.as_deref();
+    let verified = site.verifier.borrow_mut().verify(&signed, site.now(), region, find).map_err(|error| {
+        site.cells().auth_failures.inc();
+        exchange.audit().event = "s3.AuthFailure";
+        S3Error::from(error)
+    })?;
+    exchange.audit().user = &verified.principal.user;
+    let operation = Operation::classify(head, &target)?;
+    exchange.audit().operation = operation.name();
+    let id = opening.id.as_str();
+    let request = Request::new(head, operation, target, verified.principal, verified.payload, id, opening.arrived)?;
+    if !head.framing.is_empty() {
+        let trailer = Declared::parse(&head.headers, verified.payload)?.trailer;
+        exchange.expect_body(Form::of(verified.payload, verified.chunks), request.length, trailer);
+    }
+    Ok(request)
+}
+
+/// Answers a head that is no request, or none in time: nothing else is known of it.
+async fn refuse(site: &Site, stream: &mut Stream, error: &S3Error) {
+    stream.deadline().arm(Phase::Body, site.view().server.body_progress_timeout);
+    let mut scratch = site.scratch();
+    client::refuse(site, stream, &mut scratch, error).await;
+    site.give_back(scratch);
+}
+
+/// Bytes read away from a client that was answered before it had finished, so that a reset does not overtake the answer.
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Ends our direction, then lets the client finish speaking for a moment.
+async fn linger(stream: &mut Stream) {
+    stream.deadline().arm(Phase::Body, LINGER);
+    if stream.end().await.is_err() {
+        return;
+    }
+    let mut waste = Buffer::from_bytes(&[0; 16 * 1024]);
+    let mut left = LINGER_BYTES_MAX;
+    while left > 0 {
+        waste.clear();
+        match stream.read_some(&mut waste).await {
+            Ok(count @ 1..) => left = left.saturating_sub(count),
+            Ok(0) | Err(_) => return,
+        }
+    }
+}

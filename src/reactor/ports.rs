@@ -1,0 +1,190 @@
+//! One core's ports: what handlers and workers hold on a reactor and on the mover.
+
+use super::backends::{CoreBackends, Sink, Source};
+use super::clock::CoreClock;
+use super::core::Core;
+use super::dice::CoreDice;
+use super::metadata::CoreMetadata;
+use super::wake::Wake;
+use crate::backend::port::{Backends, BlobHead, BlobPage, Moved, Put, Span, Stored};
+use crate::backend::standing::Standing;
+use crate::base::{BackendName, Clock, Failure, Incarnation};
+use crate::config::view::View;
+use crate::handlers::ports::{Ports, Worker};
+use crate::observe::cells::CoreCells;
+use crate::policy::health::Health;
+use crate::store::board::Board;
+use crate::store::port::{Change, Metadata};
+use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Ends that could not be delivered are tried again this often.
+const END_AGAIN: Duration = Duration::from_millis(500);
+
+/// What all threads share, as `control` made it at the start.
+#[derive(Clone)]
+pub struct Shared {
+    pub view: Arc<View>,
+    pub board: Arc<Board>,
+    pub standing: Arc<Standing>,
+    pub incarnation: Incarnation,
+    pub cleanup: Wake,
+    pub replicate: Wake,
+}
+
+pub struct CorePorts {
+    pub core: Rc<Core>,
+    pub shared: Shared,
+    backends: CoreBackends,
+    meta: CoreMetadata,
+    health: Rc<Health>,
+    /// Ends of attempts whose tasks could not wait for them.
+    ends: RefCell<Vec<Change>>,
+}
+
+impl CorePorts {
+    pub fn new(
+        core: Rc<Core>,
+        shared: Shared,
+        backends: CoreBackends,
+        meta: CoreMetadata,
+        health: Rc<Health>,
+    ) -> Rc<Self> {
+        let ports = Rc::new(Self { core, shared, backends, meta, health, ends: RefCell::default() });
+        let ending = Rc::clone(&ports);
+        super::task::spawn(&ports.core.cells, "ends of attempts", async move { ending.deliver_ends().await });
+        ports
+    }
+
+    /// Asks for the ends that were left, until the store has answered each. Runs as long as the core.
+    async fn deliver_ends(&self) {
+        loop {
+            self.core.clock.sleep(END_AGAIN).await;
+            let due = std::mem::take(&mut *self.ends.borrow_mut());
+            for end in due {
+                if let Err(failure) = self.meta.change(end.clone()).await {
+                    tracing::warn!(%failure, "an attempt could not be ended yet");
+                    self.ends.borrow_mut().push(end);
+                }
+            }
+        }
+    }
+
+    pub fn backends(&self) -> &CoreBackends {
+        &self.backends
+    }
+}
+
+impl Ports for CorePorts {
+    type Meta = CoreMetadata;
+    type Clock = CoreClock;
+    type Dice = CoreDice;
+
+    fn meta(&self) -> &CoreMetadata {
+        &self.meta
+    }
+
+    fn clock(&self) -> &CoreClock {
+        &self.core.clock
+    }
+
+    fn dice(&self) -> &CoreDice {
+        &self.core.dice
+    }
+
+    fn view(&self) -> &View {
+        &self.shared.view
+    }
+
+    fn board(&self) -> &Board {
+        &self.shared.board
+    }
+
+    fn standing(&self) -> &Standing {
+        &self.shared.standing
+    }
+
+    fn health(&self) -> &Health {
+        &self.health
+    }
+
+    fn cells(&self) -> &CoreCells {
+        &self.core.cells
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.shared.incarnation
+    }
+
+    fn end_later(&self, end: Change) {
+        self.ends.borrow_mut().push(end);
+    }
+
+    fn wake(&self, worker: Worker) {
+        match worker {
+            Worker::Cleanup => self.shared.cleanup.ring(),
+            Worker::Replicate => self.shared.replicate.ring(),
+        }
+    }
+}
+
+impl Backends for CorePorts {
+    type Source = Source;
+    type Sink = Sink;
+
+    async fn open(&self, blob: &BlobAt, size: u64, span: Span) -> Result<Source, Failure> {
+        self.backends.open(blob, size, span).await
+    }
+
+    async fn create(&self, put: Put<'_>) -> Result<Sink, Failure> {
+        self.backends.create(put).await
+    }
+
+    async fn finish(&self, sink: Sink) -> Result<Stored, Failure> {
+        self.backends.finish(sink).await
+    }
+
+    async fn discard(&self, sink: Sink) {
+        self.backends.discard(sink).await;
+    }
+
+    async fn put_bytes(&self, put: Put<'_>, body: &[u8]) -> Result<Stored, Failure> {
+        self.backends.put_bytes(put, body).await
+    }
+
+    async fn copy(&self, source: Source, sink: &mut Sink) -> Moved {
+        self.backends.copy(source, sink).await
+    }
+
+    async fn delete(&self, blob: &BlobAt) -> Result<(), Failure> {
+        self.backends.delete(blob).await
+    }
+
+    async fn head(&self, blob: &BlobAt) -> Result<Option<BlobHead>, Failure> {
+        self.backends.head(blob).await
+    }
+
+    async fn create_upload(&self, blob: &BlobAt, record: &ObjectRecord) -> Result<String, Failure> {
+        self.backends.create_upload(blob, record).await
+    }
+
+    async fn complete_upload(
+        &self,
+        blob: &BlobAt,
+        backend_upload: &str,
+        parts: &[PartRecord],
+    ) -> Result<Stored, Failure> {
+        self.backends.complete_upload(blob, backend_upload, parts).await
+    }
+
+    async fn abort_uploads(&self, blob: &BlobAt, known: &str) -> Result<(), Failure> {
+        self.backends.abort_uploads(blob, known).await
+    }
+
+    async fn list(&self, backend: &BackendName, prefix: &str, after: &str) -> Result<BlobPage, Failure> {
+        self.backends.list(backend, prefix, after).await
+    }
+}
