@@ -109,7 +109,7 @@ fn refusal(status: StatusCode, text: &str) -> Response {
 async fn require_token(token: &Secret, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    let given = headers.get("x-admin-token").map(|value| value.as_bytes()).or(bearer);
+    let given = headers.get("x-admin-token").map(header::HeaderValue::as_bytes).or(bearer);
     match given {
         Some(given) if bool::from(given.ct_eq(token.expose().as_bytes())) => next.run(request).await,
         _ => refusal(StatusCode::UNAUTHORIZED, "unauthorized: send the configured admin.token as X-Admin-Token"),

@@ -23,9 +23,8 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         _ => return Err(Failure::ourselves("a query was answered with another's answer").into()),
     };
     let query = Query::Parts { upload: asked.upload.clone(), after: asked.after, max: asked.max_parts };
-    let (parts, truncated) = match ports.meta().query(query).await? {
-        Answer::Parts { parts, truncated } => (parts, truncated),
-        _ => return Err(Failure::ourselves("a query was answered with another's answer").into()),
+    let Answer::Parts { parts, truncated } = ports.meta().query(query).await? else {
+        return Err(Failure::ourselves("a query was answered with another's answer").into());
     };
     let header = PartsHeader {
         bucket: request.bucket(),

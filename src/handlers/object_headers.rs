@@ -62,11 +62,11 @@ fn user_metadata(head: &RequestHead<'_>) -> Result<Vec<(String, String)>, S3Erro
 /// If-Match and If-None-Match of a write.
 pub fn condition_of(head: &RequestHead<'_>) -> Result<WriteCondition, S3Error> {
     let sent = WriteConditions::of(head)?;
-    let mut condition = WriteCondition::default();
-    condition.etag_in = sent.if_match.map(|list| match list {
+    let etag_in = sent.if_match.map(|list| match list {
         EtagList::Any => vec!["*".to_owned()],
         EtagList::Tags(tags) => tags,
     });
+    let mut condition = WriteCondition { etag_in, ..WriteCondition::default() };
     match sent.if_none_match {
         Some(EtagList::Any) => condition.must_not_exist = true,
         Some(EtagList::Tags(tags)) => condition.etag_not_in = tags,

@@ -27,7 +27,7 @@ const ESCAPED_PIECE_CHARS: usize = 200;
 /// Ends the last piece of an escaped name.
 const ESCAPED_END: char = '-';
 
-const _: () = assert!(ESCAPED_PIECE_CHARS % 2 == 0 && ESCAPED_PIECE_CHARS < SEGMENT_BYTES_MAX);
+const _: () = assert!(ESCAPED_PIECE_CHARS.is_multiple_of(2) && ESCAPED_PIECE_CHARS < SEGMENT_BYTES_MAX);
 
 /// A blob's place: all of its files are in one directory, under names that only this blob uses.
 #[derive(Clone, PartialEq, Eq, Debug)]

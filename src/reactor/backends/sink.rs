@@ -108,7 +108,7 @@ impl Sink {
         match &self.to {
             To::Remote(to) => to.count_failure(&failure),
             To::Local { local, start, is_part, .. } => {
-                local.account.failed(Local::put_call(*is_part), *start, &failure)
+                local.account.failed(Local::put_call(*is_part), *start, &failure);
             }
         }
         failure

@@ -230,7 +230,7 @@ impl Stub {
         let Some(name) = path.strip_prefix(&format!("/{BUCKET}/")).map(decode) else {
             return error(404, "NoSuchBucket");
         };
-        let parameter = |key: &str| query.value(key).expect("well-formed").map(|value| value.into_owned());
+        let parameter = |key: &str| query.value(key).expect("well-formed").map(std::borrow::Cow::into_owned);
         match (head.method_word, name.is_empty()) {
             ("GET", true) => list(
                 &state,

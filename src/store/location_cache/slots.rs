@@ -35,7 +35,7 @@ impl Slots {
 
     /// The high half chooses the set, without a division.
     pub(super) fn set_of(&self, tag: u64) -> usize {
-        ((tag >> 32) * self.sets as u64 >> 32) as usize
+        (((tag >> 32) * self.sets as u64) >> 32) as usize
     }
 
     pub(super) fn slots_of(&self, tag: u64) -> std::ops::Range<usize> {
