@@ -57,7 +57,7 @@ pub struct BackendParts {
 
 /// How a backend is reached.
 enum Way {
-    Endpoint { endpoint: Endpoint, tls: Option<Arc<ClientConfig>>, http: BackendHttp },
+    Endpoint { endpoint: Box<Endpoint>, tls: Option<Arc<ClientConfig>>, http: Box<BackendHttp> },
     Directory(Arc<Directory>),
 }
 
@@ -81,7 +81,7 @@ impl Way {
             Place::Directory(path) => Self::Directory(Directory::new(path)),
             Place::Endpoint(place) => {
                 let tls = place.endpoint.tls.then(|| tls::client_config(place.ca_file.as_deref())).transpose()?;
-                Self::Endpoint { endpoint: Endpoint::new(place), tls, http: place.http.clone() }
+                Self::Endpoint { endpoint: Endpoint::new(place).into(), tls, http: place.http.clone().into() }
             }
         })
     }
@@ -122,7 +122,7 @@ impl CoreBackends {
                         idle_for: http.idle_conn_timeout,
                     };
                     let pool = Pool::new(core, &resolver, target, limits, index);
-                    Reach::Remote(Rc::new(Remote::new(account, endpoint.clone(), pool, patience)))
+                    Reach::Remote(Rc::new(Remote::new(account, Endpoint::clone(endpoint), pool, patience)))
                 }
             });
         }

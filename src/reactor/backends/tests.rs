@@ -12,6 +12,7 @@ use crate::config::{View, from_text};
 use crate::observe::cells::{BackendCall, CallStatus, CoreCells};
 use crate::policy::health::Health;
 use crate::reactor::core::{Core, CoreLimits};
+use crate::reactor::disk::Disk;
 use crate::reactor::relay::copy::{Body, Unseen, Wire, copy_body};
 use crate::reactor::relay::{End, Patience, Sink as RelaySink};
 use crate::reactor::testing::{Stopwatch, on_both, pair, pattern, until};
@@ -19,7 +20,8 @@ use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
 use std::io::Read;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -37,6 +39,7 @@ struct Bench {
     health: Rc<Health>,
     backends: CoreBackends,
     stub: Stub,
+    disks: Rc<Disk>,
     place: TempDir,
 }
 
@@ -85,8 +88,9 @@ backends:
         let standing = Arc::new(Standing::new(2));
         let health = Rc::new(Health::new(2));
         let parts = BackendParts::open(&view, &standing).expect("threads start");
+        let disks = Disk::open(&core, parts.disk.clone(), 64).expect("a mailbox opens");
         let backends = CoreBackends::open(&core, &view, parts, Rc::clone(&health)).expect("it opens");
-        Self { core, view, standing, health, backends, stub, place }
+        Self { core, view, standing, health, backends, stub, disks, place }
     }
 
     fn nas(&self) -> PathBuf {
@@ -161,6 +165,23 @@ backends:
             _ => self.backends.discard(sink).await,
         }
         moved
+    }
+
+    /// Keeps every disk thread busy until what it answers is dropped.
+    fn hang_disks(&self) -> Sender<()> {
+        let (release, hung) = channel::<()>();
+        let hung = Arc::new(Mutex::new(hung));
+        for _ in 0..super::DISK_THREADS {
+            let (disks, hung) = (Rc::clone(&self.disks), Arc::clone(&hung));
+            monoio::spawn(async move {
+                let waited = disks.run(move || {
+                    let _ = hung.lock().map(|hung| hung.recv());
+                    Ok(())
+                });
+                waited.await.expect("a job that ends");
+            });
+        }
+        release
     }
 
     fn stale_retries(&self) -> u64 {
@@ -673,5 +694,42 @@ fn an_endpoint_is_measured() {
         bench.stub.fail_next([Fault::Answer(500, "InternalError")]);
         assert_eq!(kind(bench.backends.measure(CLOUD, Nonce::from_roll(4)).await), Err(Kind::Unavailable));
         assert_eq!(bench.stub.state().names(), [marker::NAME], "no probe is left");
+    });
+}
+
+#[test]
+fn a_disk_that_hangs_holds_nobody_for_ever() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "splice").await;
+        let body = pattern(0, 300_000);
+        bench.put(NAS, "bkt/a", &body).await.expect("stored");
+        let source = bench.open(NAS, "bkt/a", 300_000, (0, 300_000)).await.expect("opened");
+        let to_cloud = bench.open(NAS, "bkt/a", 300_000, (0, 300_000)).await.expect("opened");
+        bench.put(CLOUD, "bkt/a", &body).await.expect("stored");
+        let from_cloud = bench.open(CLOUD, "bkt/a", 300_000, (0, 300_000)).await.expect("opened");
+        let record = ObjectRecord::default();
+        let (blob, other) = (bench.blob(NAS, "bkt/b"), bench.blob(CLOUD, "bkt/b"));
+        let mut sink = bench.backends.create(object(&blob, &record, 300_000)).await.expect("there is room");
+        let mut cloud_sink = bench.backends.create(object(&other, &record, 300_000)).await.expect("connected");
+
+        let hung = bench.hang_disks();
+        let watch = Stopwatch::start();
+        assert_eq!(kind(bench.drain(source).await), Err(Kind::Unavailable), "a copy from it");
+        let moved = bench.backends.copy(to_cloud, &mut cloud_sink).await;
+        assert!(matches!(moved.end, MoveEnd::Source(_)), "a splice from it: {:?}", moved.end);
+        let moved = bench.backends.copy(from_cloud, &mut sink).await;
+        assert!(matches!(moved.end, MoveEnd::Sink(_)), "a copy to it: {:?}", moved.end);
+        assert_eq!(kind(bench.open(NAS, "bkt/a", 300_000, (0, 1)).await), Err(Kind::Unavailable));
+        assert_eq!(kind(bench.backends.head(&blob).await), Err(Kind::Unavailable));
+        let elapsed_ms = watch.elapsed_ms();
+        assert!((4_000..20_000).contains(&elapsed_ms), "after {elapsed_ms} ms");
+        assert!(!bench.health.is_good(NAS, bench.core.clock.tick()));
+        drop(hung);
+        bench.backends.discard(sink).await;
+        bench.backends.discard(cloud_sink).await;
+        until("the disk works again", || !bench.nas().join("bkt").join("b").exists()).await;
+        assert_eq!(bench.read(NAS, "bkt/a", 300_000, (0, 300_000)).await.expect("read"), body);
+        until("what was given up is gone", || std::fs::read_dir(bench.nas().join("bkt")).expect("there").count() == 1)
+            .await;
     });
 }

@@ -4,7 +4,7 @@
 //! The last byte of a body is written only after the verdict over all of it, so that no sink ever completes a body that
 //! was not what it claimed to be.
 
-use super::{Cause, End, Moved, Patience, Sink, Source};
+use super::{Cause, End, Moved, Patience, Sink, Source, disk_in_time};
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::reactor::buffer::Buffer;
 use crate::reactor::core::Core;
@@ -164,7 +164,7 @@ impl Pass<'_, '_> {
                 }
                 done.map_err(Cause::from)
             }
-            Source::File(file) => file.read(&mut self.buffer, limit).await.map_err(Cause::from),
+            Source::File(file) => disk_in_time(self.patience.source, file.read(&mut self.buffer, limit)).await,
         };
         match done {
             Ok(0) => Err(End::SourceFailed(io::ErrorKind::UnexpectedEof.into())),
@@ -204,7 +204,7 @@ impl Pass<'_, '_> {
 /// Writes the first `count` bytes of the buffer, consuming what was taken.
 async fn write_to(sink: &mut Sink<'_>, buffer: &mut Buffer, count: usize, patience: Patience) -> Result<Ready, Cause> {
     match sink {
-        Sink::File(draft) => Ok(draft.write(buffer, count).await.map(|()| Ready::Writable)?),
+        Sink::File(draft) => disk_in_time(patience.sink, draft.write(buffer, count)).await.map(|()| Ready::Writable),
         Sink::Socket(stream) => {
             stream.deadline().arm(Phase::Body, patience.sink);
             stream.write_front(buffer, count).await?;

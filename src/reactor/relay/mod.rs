@@ -12,6 +12,7 @@ mod tests;
 
 use super::deadline::Phase;
 use super::disk::{Draft, OpenFile};
+use super::race::{Won, race};
 use super::stream::Stream;
 use crate::base::Failure;
 use std::fmt;
@@ -114,4 +115,12 @@ async fn waiting_for<T>(
         stream.deadline().disarm();
     }
     done
+}
+
+/// Times a call to a disk. One that hangs keeps what was lent to it; whoever waited goes on without.
+async fn disk_in_time<T>(patience: Duration, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Cause> {
+    match race(call, monoio::time::sleep(patience)).await {
+        Won::First(done) => done.map_err(Cause::from),
+        Won::Second(()) => Err(Failure::backend(format!("a disk did not answer for {patience:?}")).into()),
+    }
 }

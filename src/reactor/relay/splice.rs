@@ -5,7 +5,7 @@
 //! and blocking again however it ends. Only an empty pipe is filled, so a failing source leaves nothing in it.
 
 use super::pipe::PooledPipe;
-use super::{Cause, End, Moved, Patience, Sink, Source, waiting_for};
+use super::{Cause, End, Moved, Patience, Sink, Source, disk_in_time, waiting_for};
 use crate::reactor::core::Core;
 use crate::reactor::disk::OpenFile;
 use crate::reactor::driver::DriverKind;
@@ -14,6 +14,7 @@ use crate::reactor::stream::{Ready, Stream};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 /// Moves `len` bytes. The sink is a plaintext socket, the source a plaintext socket or a file; bytes that were read ahead
 /// of them into a buffer are sent before. Both deadlines are disarmed at a good end.
@@ -83,13 +84,13 @@ async fn writable(sink: &Stream, answers: bool) -> io::Result<Ready> {
 /// The source while it is being spliced from.
 enum Feed<'a> {
     Socket { stream: &'a Stream, patience: Patience, _mode: NonBlocking<'a> },
-    File(&'a mut OpenFile),
+    File(&'a mut OpenFile, Duration),
 }
 
 impl<'a> Feed<'a> {
     fn open(source: Source<'a>, patience: Patience) -> io::Result<Self> {
         Ok(match source {
-            Source::File(file) => Self::File(file),
+            Source::File(file) => Self::File(file, patience.source),
             Source::Socket(stream) => {
                 let stream: &Stream = stream;
                 Self::Socket { stream, patience, _mode: NonBlocking::set(stream)? }
@@ -100,7 +101,7 @@ impl<'a> Feed<'a> {
     /// Fills the pipe with at most `wanted` bytes, waiting for the source. 0 = it has ended.
     async fn fill(&mut self, wanted: usize, pipe: &mut PooledPipe) -> Result<usize, Cause> {
         match self {
-            Self::File(file) => Ok(file.fill(wanted, pipe).await?),
+            Self::File(file, patience) => disk_in_time(*patience, file.fill(wanted, pipe)).await,
             Self::Socket { stream, patience, .. } => loop {
                 match pipe.pipe().fill(*stream, None, wanted) {
                     Ok(0) if stream.deadline().hit() => return Err(io::ErrorKind::TimedOut.into()),

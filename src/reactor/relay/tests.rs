@@ -110,10 +110,10 @@ fn a_short_part_before_a_pause_is_not_held_back() {
             giver
         });
         let moved = relay(&core, how, &mut source, Sink::Socket(&mut sink), 10_001, PATIENCE);
-        let ended = crate::reactor::race::race(moved, async {
+        let ended = race(moved, async {
             until("all parts arrived", || pacing.is_finished()).await;
         });
-        assert!(matches!(ended.await, crate::reactor::race::Won::Second(())));
+        assert!(matches!(ended.await, Won::Second(())));
         assert!(watch.elapsed_ms() < 1_500, "10 parts took {} ms", watch.elapsed_ms());
         pacing.join().expect("every part in time");
     });
