@@ -210,10 +210,10 @@ fn only_the_side_that_is_waited_for_is_timed() {
         let ((mut source, mut giver), (mut sink, mut taker)) = (pair(&core), pair(&core));
         let giving = spawn(move || send_pattern(&mut giver, 0, 12 << 20, 1 << 20));
         let taking = spawn(move || {
-            pause_ms(700);
+            pause_ms(2_000);
             receive_pattern(&mut taker, 0, 1 << 20)
         });
-        let patience = Patience { source: SHORT, ..PATIENCE };
+        let patience = Patience { source: Duration::from_millis(800), ..PATIENCE };
         check_done(&relay(&core, how, &mut source, Sink::Socket(&mut sink), 12 << 20, patience).await, 12 << 20);
         sink.end().await.expect("open");
         assert_eq!(join("everything arrived", taking).await, 12 << 20);
