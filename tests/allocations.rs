@@ -41,8 +41,11 @@ fn allocations_of(work: impl FnOnce()) -> u64 {
 
 fn located(number: u64) -> Located {
     let pairs = |count: u64| (0..count).map(|i| (format!("name-{i}-{number}"), format!("value-{number}"))).collect();
-    let checksum =
-        StoredChecksum { algorithm: "CRC32".into(), value: format!("{number:06}=="), composite: number % 2 == 0 };
+    let checksum = StoredChecksum {
+        algorithm: "CRC32".into(),
+        value: format!("{number:06}=="),
+        composite: number.is_multiple_of(2),
+    };
     let blob = |i: u64| BlobAt {
         id: BlobId(i as i64),
         backend: BackendName::new(["a", "b", "c"][((number + i) % 3) as usize]),

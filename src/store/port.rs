@@ -23,7 +23,7 @@ pub struct BatchId(pub u64, pub u64);
 pub struct Applied {
     /// One per change, in order.
     pub outcomes: Vec<Outcome>,
-    /// Bytes charged in all on the backends that the batch touched, after it.
+    /// Bytes charged in all, after the batch, on the backends where it changed that; on all after a registration.
     pub charged: Vec<(BackendName, u64)>,
 }
 

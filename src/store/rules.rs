@@ -14,12 +14,13 @@ pub const BATCH_KEPT: std::time::Duration = std::time::Duration::from_secs(3600)
 /// How long an ended upload is remembered at least.
 pub const UPLOAD_KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
-/// A version by the database's clock, above `floor`, the highest version of the key that a row names. `chance` need only
-/// differ between attempts: versions are compared within one key.
+/// A version by the database's clock, above `floor`, the highest version of the key that a row names. Where the clock does
+/// not reach (many writes in a millisecond, a clock that was set back), the floor's millisecond is outbid. `chance` differs
+/// between attempts, so a version is never given twice to a key, not even after every row that named it is gone.
 pub fn mint_version(now: Timestamp, floor: Option<Version>, chance: u128) -> Version {
     let by_clock = Version::from_parts(u64::try_from(now.millis).unwrap_or(0), chance);
     match floor {
-        Some(floor) if floor >= by_clock => floor.successor(),
+        Some(floor) if floor >= by_clock => Version::from_parts(floor.millis() + 1, chance),
         _ => by_clock,
     }
 }
@@ -68,8 +69,10 @@ mod tests {
         assert_eq!(mint_version(now, None, 7), Version::from_parts(1_000, 7));
         let older = Version::from_parts(999, u128::MAX);
         assert_eq!(mint_version(now, Some(older), 7), Version::from_parts(1_000, 7));
-        for ahead in [Version::from_parts(1_000, 7), Version::from_parts(5_000, 0)] {
-            assert_eq!(mint_version(now, Some(ahead), 7), ahead.successor());
+        for ahead in [1_000, 5_000] {
+            let floor = Version::from_parts(ahead, 7);
+            assert_eq!(mint_version(now, Some(floor), 7), Version::from_parts(ahead + 1, 7));
+            assert_eq!(mint_version(now, Some(floor), 3), Version::from_parts(ahead + 1, 3));
         }
         assert_eq!(mint_version(Timestamp { millis: -5 }, None, 0), Version::from_parts(0, 0));
     }

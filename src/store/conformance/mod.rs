@@ -1,12 +1,13 @@
 //! The suite that every `MetadataStore` passes, generic over the store and a clock that the test moves. After every step
 //! the books are audited: what shares say was charged is what the rows hold, and no limit is exceeded.
 //!
-//! `conforms!` instantiates it for one implementation.
+//! `conforms!` instantiates it for one implementation; `random` compares implementations outcome by outcome.
 
 mod cleanup;
 mod copies;
 mod listing;
 mod quota;
+mod random;
 mod scans;
 mod uploads;
 mod writes;

@@ -57,6 +57,7 @@ pub struct Call<R> {
 pub trait ReplyTo {
     /// Gives the reply back if nobody waits for it any more: what was begun for that caller is then ended. A way back that
     /// cannot know (another thread's mailbox) answers Ok, and its other side sees to that.
+    #[allow(clippy::result_large_err)] // a reply is moved once, whoever takes it
     fn send(self, reply: Reply) -> Result<(), Reply>;
 }
 
@@ -115,6 +116,7 @@ pub struct Desk<S, C, D> {
 /// Events handled before the executor's other tasks have a turn.
 const EVENTS_PER_TURN: u32 = 256;
 
+#[allow(clippy::large_enum_variant)] // most events are arrivals
 enum Event<R> {
     /// Ends of what was begun for callers that are gone.
     BatchDone(Vec<Change>),

@@ -172,7 +172,9 @@ impl Tables {
             share.granted = share.granted.max(share.charged);
             assert!(self.granted(name) <= limit, "the shares of {name:?} exceed its limit");
         }
-        self.touched.insert(name.clone());
+        if bytes != 0 {
+            self.touched.insert(name.clone());
+        }
     }
 
     /// The first candidate that has room for `size` bytes. With `shorten_grace`, and if none has, displaced bytes that

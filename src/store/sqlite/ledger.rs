@@ -54,8 +54,9 @@ pub(super) struct Line {
     pub(super) others_granted: i64,
     pub(super) others_charged: i64,
     pub(super) totals: Totals,
-    /// Changed by the running batch.
+    /// Changed by the running batch; and whether what is charged did.
     pub(super) dirty: bool,
+    pub(super) recharged: bool,
 }
 
 impl Line {
@@ -81,6 +82,7 @@ impl Line {
             assert!(self.granted + self.others_granted <= self.limit, "the shares of {:?} exceed its limit", self.name);
         }
         self.dirty = true;
+        self.recharged |= bytes != 0;
     }
 
     pub(super) fn blob_added(&mut self, bytes: i64) {
@@ -155,6 +157,7 @@ impl Ledger {
                     active_uploads: row.get(15)?,
                 },
                 dirty: false,
+                recharged: false,
             })
         };
         let lines = statement.query_map([incarnation], line)?.collect::<Result<_>>()?;
@@ -174,7 +177,7 @@ impl Ledger {
         self.lines.iter().find(|line| line.id == id).expect("a blob's backend has a row").name.clone()
     }
 
-    /// Writes what the batch changed, and answers what is charged there now.
+    /// Writes what the batch changed, and answers what is charged now where that changed.
     pub(super) fn write(&mut self, conn: &Connection) -> Result<Vec<(BackendName, u64)>> {
         let incarnation = self.incarnation;
         let mut charged = Vec::new();
@@ -201,9 +204,12 @@ impl Ledger {
                 totals.dead_bytes,
                 totals.active_uploads,
             ])?;
-            line.dirty = false;
-            let bytes = u64::try_from(line.charged_in_all()).expect("the charges of a backend are never below zero");
-            charged.push((line.name.clone(), bytes));
+            if line.recharged {
+                let bytes =
+                    u64::try_from(line.charged_in_all()).expect("the charges of a backend are never below zero");
+                charged.push((line.name.clone(), bytes));
+            }
+            (line.dirty, line.recharged) = (false, false);
         }
         Ok(charged)
     }

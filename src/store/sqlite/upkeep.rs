@@ -95,7 +95,7 @@ impl Transaction<'_> {
             line.charged += line.others_charged;
             line.others_granted = 0;
             line.others_charged = 0;
-            line.dirty = true;
+            (line.dirty, line.recharged) = (true, true);
         }
         Ok(())
     }
