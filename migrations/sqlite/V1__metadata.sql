@@ -8,6 +8,12 @@ CREATE TABLE deployment (
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
+-- The last number that was given out: blob.
+CREATE TABLE counters (
+    name  TEXT PRIMARY KEY NOT NULL,
+    value INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- One row per run of an instance. With SQLite the lock file proves that only the latest lives, so no lease is kept.
 CREATE TABLE incarnations (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -80,7 +86,7 @@ CREATE TABLE versions (
 
 -- One copy of one version on one backend, from its reservation to the end of its bytes. A row changes state and never moves.
 CREATE TABLE blobs (
-    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    id             INTEGER PRIMARY KEY, -- never used again: counters knows the last one
     backend        INTEGER NOT NULL REFERENCES backends (id),
     name           BLOB NOT NULL, -- the exact backend key
     bucket         TEXT NOT NULL,

@@ -119,6 +119,9 @@ pub(super) struct Ledger {
     /// The one that lives: the last one registered.
     pub(super) incarnation: i64,
     pub(super) lines: Vec<Line>,
+    /// The last blob id given out, and whether the running batch has given out any.
+    last_blob: i64,
+    blobs_added: bool,
 }
 
 impl Ledger {
@@ -161,7 +164,18 @@ impl Ledger {
             })
         };
         let lines = statement.query_map([incarnation], line)?.collect::<Result<_>>()?;
-        Ok(Self { incarnation, lines })
+        let last_blob =
+            conn.query_row("SELECT coalesce((SELECT value FROM counters WHERE name = 'blob'), 0)", [], |row| {
+                row.get(0)
+            })?;
+        Ok(Self { incarnation, lines, last_blob, blobs_added: false })
+    }
+
+    /// Never given out before, and never again.
+    pub(super) fn next_blob(&mut self) -> i64 {
+        self.last_blob += 1;
+        self.blobs_added = true;
+        self.last_blob
     }
 
     pub(super) fn by_name(&mut self, name: &BackendName) -> Option<&mut Line> {
@@ -179,6 +193,11 @@ impl Ledger {
 
     /// Writes what the batch changed, and answers what is charged now where that changed.
     pub(super) fn write(&mut self, conn: &Connection) -> Result<Vec<(BackendName, u64)>> {
+        if self.blobs_added {
+            conn.prepare_cached("INSERT OR REPLACE INTO counters (name, value) VALUES ('blob', ?1)")?
+                .execute([self.last_blob])?;
+            self.blobs_added = false;
+        }
         let incarnation = self.incarnation;
         let mut charged = Vec::new();
         for line in self.lines.iter_mut().filter(|line| line.dirty) {

@@ -18,10 +18,11 @@ impl Reader {
     pub(super) fn list(&self, list: &ListQuery) -> Result<ListPage> {
         let mut page = ListPage::default();
         let mut from = start(list);
-        let end = after_all_below(list.prefix.as_bytes());
+        // Keys are UTF-8, which never holds this byte.
+        let end = after_all_below(list.prefix.as_bytes()).unwrap_or_else(|| vec![0xff]);
         let mut statement = self.conn.prepare_cached(
             "SELECT key, size, modified, etag, record FROM versions
-             WHERE bucket = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live = 1 ORDER BY key",
+             WHERE bucket = ?1 AND key >= ?2 AND key < ?3 AND live = 1 ORDER BY key",
         )?;
         'walk: loop {
             let mut found = statement.query(params![list.bucket, from, end])?;

@@ -135,3 +135,6 @@ fn gone() -> Failure {
 fn failure(error: &rusqlite::Error) -> Failure {
     Failure::metadata(format!("sqlite: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

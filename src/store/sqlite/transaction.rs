@@ -265,14 +265,16 @@ impl Transaction<'_> {
     pub(super) fn add_blob(&mut self, new: &NewBlob<'_>) -> rusqlite::Result<BlobAt> {
         let literal = new.candidate.literal;
         let name = blob_name::mint(new.key.bucket, new.key.key, literal, new.version, new.nonce);
+        let id = self.ledger.next_blob();
         let line = self.ledger.by_name(&new.candidate.backend).expect("a chosen candidate is known");
         line.blob_added(new.bytes);
         self.conn
             .prepare_cached(
-                "INSERT INTO blobs (backend, name, bucket, key, version, state, bytes, incarnation, superseded, contends,
-                     upload) VALUES (?1, ?2, ?3, ?4, ?5, 'reserved', ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO blobs (id, backend, name, bucket, key, version, state, bytes, incarnation, superseded,
+                     contends, upload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'reserved', ?7, ?8, ?9, ?10, ?11)",
             )?
             .execute(params![
+                id,
                 line.id,
                 name.as_bytes(),
                 new.key.bucket,
@@ -285,7 +287,7 @@ impl Transaction<'_> {
                 new.upload,
             ])?;
         Ok(BlobAt {
-            id: BlobId(self.conn.last_insert_rowid()),
+            id: BlobId(id),
             backend: line.name.clone(),
             name,
             foreign_etag: String::new(),

@@ -55,7 +55,7 @@ impl Writer {
         }
     }
 
-    fn apply(&mut self, id: BatchId, changes: &[Change]) -> Result<Applied, ApplyError> {
+    pub(super) fn apply(&mut self, id: BatchId, changes: &[Change]) -> Result<Applied, ApplyError> {
         let not_applied = |error: rusqlite::Error| ApplyError::NotApplied(failure(&error));
         if let Some(unsure) = self.unsure {
             self.resolve(unsure).map_err(not_applied)?;
@@ -98,6 +98,11 @@ impl Writer {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn execute_in_test(&self, sql: &str) {
+        self.conn.execute_batch(sql).expect("a test's own statement");
+    }
+
     fn note_batch(&mut self, id: BatchId, outcome: &str) -> rusqlite::Result<()> {
         self.last_batch += 1;
         self.conn
@@ -112,7 +117,7 @@ impl Writer {
     /// Looks for the batch's row in a transaction that is itself committed. A COMMIT that failed at its fsync may have left
     /// its pages in the log: a later one overwrites them, so that they cannot come back after a crash. If the row is not
     /// there, a void one takes its place, and the batch never was.
-    fn resolve(&mut self, id: BatchId) -> rusqlite::Result<Option<Applied>> {
+    pub(super) fn resolve(&mut self, id: BatchId) -> rusqlite::Result<Option<Applied>> {
         if !self.conn.is_autocommit() {
             self.conn.execute_batch("ROLLBACK")?;
         }
