@@ -170,7 +170,7 @@ async fn splice_in(
             MoveEnd::Done
         }
         End::SourceFailed(cause) => body_broken(exchange, cause),
-        End::SinkFailed(_, cause) => MoveEnd::Sink(failure_of(cause, |cause| sink.failure(cause))),
+        End::SinkFailed(_, cause) => MoveEnd::Sink(sink.broken(cause).await),
         End::Answered(_) => MoveEnd::Sink(sink.early_answer().await),
         End::Refused => unreachable!("nobody looks at a spliced body"),
     };
@@ -201,7 +201,7 @@ async fn copy_in(exchange: &mut ClientExchange<'_>, sinks: &mut [Sink], size: u6
             MoveEnd::Done
         }
         End::SourceFailed(cause) => body_broken(exchange, cause),
-        End::SinkFailed(number, cause) => MoveEnd::Sink(failure_of(cause, |cause| sinks[number].failure(cause))),
+        End::SinkFailed(number, cause) => MoveEnd::Sink(sinks[number].broken(cause).await),
         End::Answered(number) => MoveEnd::Sink(sinks[number].early_answer().await),
         End::Refused => MoveEnd::Refused(intake.into_refusal()),
     };
@@ -269,7 +269,7 @@ async fn send_segment(exchange: &mut ClientExchange<'_>, source: &mut Source, mo
     *moved += done.bytes;
     match done.end {
         End::Done => MoveEnd::Done,
-        End::SourceFailed(cause) => MoveEnd::Source(failure_of(cause, |cause| source.failure(cause))),
+        End::SourceFailed(cause) => MoveEnd::Source(source.failure(cause)),
         End::SinkFailed(_, cause) => MoveEnd::Sink(failure_of(cause, |cause| exchange.lost_client(cause))),
         End::Answered(_) | End::Refused => unreachable!("a client does not answer, and nobody looks"),
     }

@@ -14,7 +14,7 @@ use crate::policy::body_path::{BodyFacts, BodyPath, choose_body_path};
 use crate::proto::xml;
 use crate::reactor::relay::copy::{Body, Unseen, Wire, copy_body};
 use crate::reactor::relay::splice::splice_body;
-use crate::reactor::relay::{Cause, End, Patience};
+use crate::reactor::relay::{End, Patience};
 use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
 use std::rc::Rc;
 
@@ -30,7 +30,10 @@ impl Backends for CoreBackends {
         let span = (!whole).then_some(span);
         match self.reach(&blob.backend)?.1 {
             Reach::Remote(remote) => open_remote(remote, blob, size, span).await,
-            Reach::Local(local) => Ok(Source::of_local(local, local.open(&blob.name, size, span).await?)),
+            Reach::Local(local) => {
+                let (file, ahead) = local.open(&blob.name, size, span).await?;
+                Ok(Source::of_local(local, file, ahead))
+            }
         }
     }
 
@@ -191,10 +194,8 @@ impl CoreBackends {
                 source.finished();
                 Ok(())
             }
-            End::SourceFailed(Cause::Socket(cause)) => Err(MoveEnd::Source(source.failure(&cause))),
-            End::SourceFailed(Cause::Disk(failure)) => Err(MoveEnd::Source(failure)),
-            End::SinkFailed(_, Cause::Socket(cause)) => Err(MoveEnd::Sink(sink.broken(&cause).await)),
-            End::SinkFailed(_, Cause::Disk(failure)) => Err(MoveEnd::Sink(failure)),
+            End::SourceFailed(cause) => Err(MoveEnd::Source(source.failure(cause))),
+            End::SinkFailed(_, cause) => Err(MoveEnd::Sink(sink.broken(cause).await)),
             End::Answered(_) => Err(MoveEnd::Sink(sink.early_answer().await)),
             End::Refused => Err(MoveEnd::Source(Failure::ourselves("a body was refused that nobody looked at"))),
         }

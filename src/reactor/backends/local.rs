@@ -2,8 +2,10 @@
 
 use super::account::Account;
 use crate::backend::port::{BlobHead, BlobPage, Put, PutTarget, Span, Stored};
+use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{Failure, Tick};
 use crate::observe::cells::BackendCall;
+use crate::reactor::buffer::Buffer;
 use crate::reactor::directory::Directory;
 use crate::reactor::disk::{Disk, Draft, OpenFile};
 use crate::reactor::race::{Won, race};
@@ -67,8 +69,16 @@ impl Local {
         }
     }
 
-    pub(super) async fn open(&self, name: &str, size: u64, span: Option<Span>) -> Result<OpenFile, Failure> {
-        self.counted(BackendCall::Get, self.patience, self.disk.read(&self.directory, name, size, span)).await
+    /// A span of a blob, and what of it is in hand: all, if it is small. Then one hop did it.
+    pub(super) async fn open(&self, name: &str, size: u64, span: Option<Span>) -> Result<(OpenFile, Buffer), Failure> {
+        if span.map_or(size, |span| span.len) > HEAD_BYTES_MAX as u64 {
+            let opening = self.disk.read(&self.directory, name, size, span);
+            let file = self.counted(BackendCall::Get, self.patience, opening).await?;
+            return Ok((file, Buffer::from_bytes(&[])));
+        }
+        let room = self.account.core.heads.take().await;
+        let reading = self.disk.read_whole(&self.directory, name, size, span, room);
+        self.counted(BackendCall::Get, self.patience, reading).await
     }
 
     /// A draft. Its call is counted at its end.

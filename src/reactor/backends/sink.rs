@@ -7,7 +7,7 @@ use crate::backend::port::{Put, PutTarget, Stored, UpstreamPayload};
 use crate::backend::s3::{Ask, answer};
 use crate::base::{Failure, PartNumber, Tick};
 use crate::reactor::disk::Draft;
-use crate::reactor::relay;
+use crate::reactor::relay::{self, Cause};
 use crate::reactor::stream::Stream;
 use crate::reactor::upstream::exchange;
 use crate::reactor::upstream::pool::Lent;
@@ -96,15 +96,14 @@ impl Sink {
         }
     }
 
-    /// What a failed write to the connection means. A backend that refuses a body may have said so before it closed, so
-    /// its answer is looked for. The sink is then good for `discard` only. Cancel: NOT safe.
-    pub async fn broken(&mut self, cause: &io::Error) -> Failure {
-        if exchange::is_closing(cause) { self.early_answer().await } else { self.failure(cause) }
-    }
-
-    /// As `broken`, from the error alone.
-    pub fn failure(&self, cause: &io::Error) -> Failure {
-        let failure = self.account().down(format_args!("a body was not taken: {cause}"));
+    /// What a failed write means. A backend that refuses a body may have said so before it closed, so its answer is looked
+    /// for. The sink is then good for `discard` only. Cancel: NOT safe.
+    pub async fn broken(&mut self, cause: Cause) -> Failure {
+        let failure = match cause {
+            Cause::Socket(cause) if exchange::is_closing(&cause) => return self.early_answer().await,
+            Cause::Socket(cause) => self.account().down(format_args!("a body was not taken: {cause}")),
+            Cause::Disk(failure) => failure,
+        };
         match &self.to {
             To::Remote(to) => to.count_failure(&failure),
             To::Local { local, start, is_part, .. } => {

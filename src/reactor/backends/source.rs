@@ -7,18 +7,17 @@ use crate::base::failure::Kind;
 use crate::base::{Blame, Failure, Retry};
 use crate::reactor::buffer::Buffer;
 use crate::reactor::disk::OpenFile;
-use crate::reactor::relay;
+use crate::reactor::relay::{self, Cause};
 use crate::reactor::upstream::pool::Lent;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::rc::Rc;
 
-/// A span of a blob: first what was read along with the backend's head (`ahead`), then what `relay` gives.
+/// A span of a blob: first what came with the backend's answer (`ahead`), then what `relay` gives.
 ///
 /// Whoever moves it calls `moved` as the bytes go, and `finished` at a good end. Dropped before that, its connection is
 /// closed.
 pub struct Source {
     from: From,
-    /// Empty for a directory.
     ahead: Buffer,
     /// Bytes of the span that have not been moved, those in `ahead` included.
     left: u64,
@@ -40,9 +39,10 @@ impl Source {
         Self { from: From::Remote { remote: Rc::clone(remote), line, keep_alive }, ahead, left: len }
     }
 
-    pub(super) fn of_local(local: &Rc<Local>, file: OpenFile) -> Self {
-        let left = file.left();
-        Self { from: From::Local { local: Rc::clone(local), file }, ahead: Buffer::from_bytes(&[]), left }
+    /// `ahead` is what was read as the file was opened.
+    pub(super) fn of_local(local: &Rc<Local>, file: OpenFile, ahead: Buffer) -> Self {
+        let left = ahead.len() as u64 + file.left();
+        Self { from: From::Local { local: Rc::clone(local), file }, ahead, left }
     }
 
     /// Bytes that are still to be moved.
@@ -105,15 +105,21 @@ impl Source {
         }
     }
 
-    /// What a failed read of the connection means. The backend is remembered as one that breaks off.
-    pub fn failure(&self, cause: &io::Error) -> Failure {
+    /// What a failed read means. The backend is remembered as one that breaks off.
+    pub fn failure(&self, cause: Cause) -> Failure {
         let account = self.account();
-        account.broke_off();
-        match cause.kind() {
-            ErrorKind::UnexpectedEof => account.down(format_args!("a body ended {} bytes short", self.left)),
-            ErrorKind::TimedOut => account.down(format_args!("a body stood still with {} bytes left", self.left)),
-            _ => account.down(format_args!("a body broke off with {} bytes left: {cause}", self.left)),
+        let failure = match cause {
+            Cause::Disk(failure) => failure,
+            Cause::Socket(cause) => match cause.kind() {
+                ErrorKind::UnexpectedEof => account.down(format_args!("a body ended {} bytes short", self.left)),
+                ErrorKind::TimedOut => account.down(format_args!("a body stood still with {} bytes left", self.left)),
+                _ => account.down(format_args!("a body broke off with {} bytes left: {cause}", self.left)),
+            },
+        };
+        if failure.blame == Blame::Backend {
+            account.broke_off();
         }
+        failure
     }
 
     fn account(&self) -> &Account {

@@ -147,8 +147,7 @@ backends:
                 source.finished();
                 Ok(bytes)
             }
-            End::SourceFailed(crate::reactor::relay::Cause::Socket(cause)) => Err(source.failure(&cause)),
-            End::SourceFailed(crate::reactor::relay::Cause::Disk(failure)) => Err(failure),
+            End::SourceFailed(cause) => Err(source.failure(cause)),
             end => panic!("{end:?}"),
         }
     }

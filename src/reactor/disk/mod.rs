@@ -104,6 +104,33 @@ impl Disk {
         let (left, held) = self.run(opened).await?;
         Ok(OpenFile { held: Some(held), left, disk: Rc::clone(self) })
     }
+
+    /// As `read`, for a span that fits the buffer's room: it is read there and then, so that one hop does it all, and
+    /// nothing is left open. Cancel: safe, the buffer is lost.
+    pub async fn read_whole(
+        self: &Rc<Self>,
+        directory: &Arc<Directory>,
+        name: &str,
+        size: u64,
+        span: Option<Span>,
+        mut into: Buffer,
+    ) -> Result<(OpenFile, Buffer), Failure> {
+        let (directory, name) = (Arc::clone(directory), name.to_owned());
+        let (lease, mut loose) = into.lend();
+        let read = move || {
+            let mut reading = directory.reading(&name, size, span)?;
+            if reading.left() > loose.spare_mut().len() as u64 {
+                return Err(Failure::ourselves("no room for a span"));
+            }
+            while reading.left() > 0 {
+                let count = reading.fill(loose.spare_mut())?;
+                loose.filled(count);
+            }
+            Ok(loose)
+        };
+        let loose = self.run(read).await?;
+        Ok((OpenFile { held: None, left: 0, disk: Rc::clone(self) }, lease.restore(loose)))
+    }
 }
 
 fn boxed<T: Send + 'static>(call: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Job {
