@@ -9,7 +9,7 @@ use crate::handlers::response::ResponseHead;
 use crate::observe::cells::CoreCells;
 use crate::policy::health::Health;
 use crate::proto::body_check::BodyCheck;
-use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::error_code::S3Error;
 use crate::store::board::Board;
 use crate::store::port::{Change, Metadata};
 
@@ -80,8 +80,9 @@ pub trait Exchange<P: Ports> {
     /// What the audit line adds to the request itself: which backend served it.
     fn note_backend(&mut self, backend: usize);
 
-    /// What the audit line adds: the S3 error that the client gets.
-    fn note_error(&mut self, code: ErrorCode);
+    /// The S3 error that the client is about to get: for the audit line, and to say in the head that the connection closes
+    /// if it does.
+    fn note_error(&mut self, error: &S3Error);
 
     /// Whether a head has been sent (an error can no longer be answered).
     fn answered(&self) -> bool;

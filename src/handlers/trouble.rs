@@ -124,7 +124,7 @@ pub async fn refuse<P: Ports, X: Exchange<P>>(
         let path = head.target.split_once('?').map_or(head.target, |(path, _)| path);
         xml::write_error(&mut scratch.body, error, path, id);
     }
-    exchange.note_error(error.code);
+    exchange.note_error(error);
     // A client that is gone does not hear of its error; the connection ends either way.
     if exchange.respond(&scratch.body).await.is_err() || error.close {
         exchange.cut();

@@ -22,7 +22,7 @@ use crate::policy::body_path::BodyPath;
 use crate::proto::aws_chunked::Form;
 use crate::proto::body_check::BodyCheck;
 use crate::proto::checksum::Algorithm;
-use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::error_code::S3Error;
 use crate::proto::http1::{CONTINUE, HeadWriter, Method, RequestHead};
 use crate::proto::target::Target;
 use crate::proto::xml;
@@ -390,8 +390,9 @@ impl Exchange<CorePorts> for ClientExchange<'_> {
         self.progress != Progress::Nothing
     }
 
-    fn note_error(&mut self, code: ErrorCode) {
-        self.audit.error = code.name();
+    fn note_error(&mut self, error: &S3Error) {
+        self.audit.error = error.code.name();
+        self.keep_alive &= !error.close;
     }
 
     fn cut(&mut self) {

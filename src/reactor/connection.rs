@@ -172,10 +172,13 @@ async fn answer<'c>(
         Ok(target) => target,
         Err(error) => {
             exchange.audit().event = "s3.InvalidPath";
+            // What can be read in two ways may hide another request behind it.
+            let error = error.closing();
             return trouble::refuse(opening.head, opening.id.as_str(), exchange, kept, &error).await;
         }
     };
     if is_health(&target) && opening.head.header("authorization").is_none() {
+        exchange.audit().event = "health";
         return site.answer_health(&target, exchange).await;
     }
     exchange.note_target(&target);
