@@ -178,7 +178,6 @@ async fn answer<'c>(
         }
     };
     if is_health(&target) && opening.head.header("authorization").is_none() {
-        exchange.audit().event = "health";
         return site.answer_health(&target, exchange).await;
     }
     exchange.note_target(&target);
