@@ -10,7 +10,6 @@ import re
 import pytest
 
 import harness
-import lean
 
 BUCKET = harness.BUCKET
 SYNCS = ("fsync", "fdatasync", "sync_file_range", "syncfs")

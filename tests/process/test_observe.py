@@ -5,13 +5,11 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
 
 import harness
-import lean
 from conftest import QUICK_CLEANUP
 
 BUCKET = harness.BUCKET
