@@ -11,7 +11,23 @@ import pytest
 
 import harness
 
-pytest_plugins = []
+# The longest first, so that the workers end together.
+ORDER = ["test_real_data", "test_crash", "test_failures", "test_matrix", "test_boto3", "test_memory", "test_bad_input"]
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(ORDER)}
+    items.sort(key=lambda item: place.get(item.module.__name__, len(ORDER)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows the end of every running server's log."""
+    report = yield
+    if report.failed:
+        for server in harness.Server.running:
+            report.sections.append((f"{server.log}", server.process.tail(40) if server.process else "not running"))
+    return report
 
 
 @pytest.fixture(scope="session")

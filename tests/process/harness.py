@@ -197,6 +197,8 @@ def merged(base, changes):
 class Server:
     """The product: `settings` are laid over a small, complete configuration."""
 
+    running = []
+
     def __init__(self, folder, backends, settings=None, tls=None, start=True, environment=None, wrapper=()):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -242,6 +244,7 @@ class Server:
 
     def launch(self):
         """Starts the process without waiting for it to serve."""
+        Server.running = [one for one in Server.running if one.process] + [self]
         self.process = Process(
             self.log,
             [*self.wrapper, BINARY, "serve", "--config", self.write_config()],
