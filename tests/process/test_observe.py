@@ -237,18 +237,18 @@ def test_dev_is_a_session_to_paste(tmp_path):
         process = harness.Process(tmp_path / "dev.log", command)
         try:
             harness.wait_for("dev serves", lambda: harness.accepts(port) and "AWS_ACCESS_KEY_ID" in process.log.read_text())
-            pasted = [line.strip() for line in process.log.read_text().splitlines() if re.match(r"\s*(export|aws) ", line)]
-            assert any(line.startswith("aws ") for line in pasted), process.tail()
-            script = "\n".join(line for line in pasted if line.startswith("export "))
-            (tmp_path / "file").write_text("hello")
-            # The printed environment is enough for any S3 client that reads it.
-            script += f"\naws s3 cp {tmp_path}/file s3://photos/file" if turn == 0 else ""
-            script += "\naws s3 cp s3://photos/file -"
+            pasted = [line for line in process.log.read_text().splitlines() if re.match(r"  (export|echo|aws) ", line)]
+            assert len(pasted) >= 4 and any(line.startswith("  aws s3 cp") for line in pasted), process.tail()
+            exports = [line for line in pasted if line.startswith("  export ")]
+            # Turn by turn: the whole session as it stands, with one more object; then only that object.
+            script = pasted + ["echo kept | aws s3 cp - s3://photos/kept"] if turn == 0 else exports
+            script = "\n".join([*script, "aws s3 cp s3://photos/kept -"])
             environment = {"PATH": f"{scripts}:/usr/bin:/bin", "HOME": str(tmp_path)}
             done = subprocess.run(
-                ["bash", "-euc", script], env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path
+                ["bash", "-euc", script], env=environment, capture_output=True, text=True, timeout=90, cwd=tmp_path
             )
-            assert done.returncode == 0 and done.stdout.endswith("hello"), (script, done.stdout, done.stderr)
+            assert done.returncode == 0 and done.stdout.endswith("kept\n"), (script, done.stdout, done.stderr)
+            assert turn == 1 or "\nhello\n" in done.stdout, done.stdout
             assert sorted(path.name for path in (tmp_path / "data").iterdir() if path.is_dir())
         finally:
             status = process.end()
