@@ -68,11 +68,16 @@ impl Operations {
         self.metadata.step(record).await.map(|_| ())
     }
 
-    /// The backends as the database has them now, usage included.
+    /// The backends as the database has them now, usage included: in the configuration's order, then those that only rows
+    /// name.
     async fn backends(&self) -> Result<Vec<BackendStatus>, Failure> {
         self.flush_usage().await?;
         match self.metadata.query(Query::Status { period: usage::period((self.now)()) }).await? {
-            Answer::Status(backends) => Ok(backends),
+            Answer::Status(mut backends) => {
+                let place = |name: &str| self.view.backends.iter().position(|one| one.name.as_str() == name);
+                backends.sort_by_key(|one| place(&one.name).unwrap_or(usize::MAX));
+                Ok(backends)
+            }
             other => Err(Failure::ourselves(format!("a status was answered with {other:?}"))),
         }
     }

@@ -95,6 +95,8 @@ pub struct Audit<'c> {
     pub key: &'c str,
     pub user: &'c str,
     pub error: &'static str,
+    /// No line at all: a probe of our health, which comes every few seconds and says nothing about objects.
+    pub is_probe: bool,
     backend: &'c str,
     body_path: Option<BodyPath>,
 }
@@ -279,6 +281,9 @@ impl<'c> ClientExchange<'c> {
         let duration = site.core().clock.tick().since(self.opening.arrived);
         let status = if self.progress == Progress::Nothing { 0 } else { self.head.status };
         site.cells().request_ended(request.method, status, duration, self.received_bytes, self.sent);
+        if self.audit.is_probe {
+            return;
+        }
         let entry = Entry {
             time: site.now(),
             request_id: self.opening.id,
@@ -308,8 +313,9 @@ impl<'c> ClientExchange<'c> {
 }
 
 /// Answers a head that is no request: nothing else is known of it. The connection is closed afterwards.
-pub async fn refuse(site: &Site, stream: &mut Stream, scratch: &mut Scratch, error: &S3Error) {
+pub async fn refuse(site: &Site, stream: &mut Stream, peer: SocketAddr, scratch: &mut Scratch, error: &S3Error) {
     let id = site.request_id();
+    let arrived = site.core().clock.tick();
     let body = &mut scratch.handlers.body;
     body.clear();
     xml::write_error(body, error, "", id.as_str());
@@ -323,6 +329,27 @@ pub async fn refuse(site: &Site, stream: &mut Stream, scratch: &mut Scratch, err
     head.finish();
     // A client that has gone away needs no answer.
     let _ = stream.write_both(&scratch.out, body, Follow::Nothing).await;
+    let entry = Entry {
+        time: site.now(),
+        request_id: id,
+        operation: "",
+        event: "s3.MalformedRequest",
+        method: "",
+        path: "",
+        remote: peer,
+        bucket: "",
+        key: "",
+        status: error.http_status(),
+        duration: site.core().clock.tick().since(arrived),
+        request_size: 0,
+        response_size: body.len() as u64,
+        error: error.code.name(),
+        cause: "",
+        user: "",
+        backend: "",
+        body_path: None,
+    };
+    site.audit.record(&entry, site.cells());
 }
 
 impl Exchange<CorePorts> for ClientExchange<'_> {

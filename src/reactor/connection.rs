@@ -71,7 +71,7 @@ async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
             match serve_one(site, stream, peer, buffer.data(), &mut scanned).await {
                 Some(turn) => break turn,
                 None => {
-                    if let Err(end) = read_more(site, stream, &mut buffer).await {
+                    if let Err(end) = read_more(site, stream, peer, &mut buffer).await {
                         return end;
                     }
                 }
@@ -99,7 +99,7 @@ async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
 }
 
 /// Reads more of a head. An end of input between requests is an ordinary end.
-async fn read_more(site: &Site, stream: &mut Stream, buffer: &mut Buffer) -> Result<(), End> {
+async fn read_more(site: &Site, stream: &mut Stream, peer: SocketAddr, buffer: &mut Buffer) -> Result<(), End> {
     let started = !buffer.is_empty();
     if buffer.spare() == 0 {
         buffer.compact();
@@ -117,7 +117,7 @@ async fn read_more(site: &Site, stream: &mut Stream, buffer: &mut Buffer) -> Res
         Err(cause) if cause.kind() == io::ErrorKind::TimedOut && started => {
             site.cells().timeouts.at(TimeoutPhase::Head).inc();
             let text = "The request head did not arrive in time.";
-            refuse(site, stream, &S3Error::new(ErrorCode::RequestTimeout, text).closing()).await;
+            refuse(site, stream, peer, &S3Error::new(ErrorCode::RequestTimeout, text).closing()).await;
             linger(stream).await;
             Err(End::Closed)
         }
@@ -137,7 +137,7 @@ async fn serve_one(
         Ok(head) => head?,
         Err(bad) => {
             site.cells().malformed_requests.inc();
-            refuse(site, stream, &bad.to_s3_error()).await;
+            refuse(site, stream, peer, &bad.to_s3_error()).await;
             return Some(Turn::Close);
         }
     };
@@ -178,6 +178,7 @@ async fn answer<'c>(
         }
     };
     if is_health(&target) && opening.head.header("authorization").is_none() {
+        exchange.audit().is_probe = true;
         return site.answer_health(&target, exchange).await;
     }
     exchange.note_target(&target);
@@ -227,10 +228,10 @@ fn admit<'c>(
 }
 
 /// Answers a head that is no request, or none in time: nothing else is known of it.
-async fn refuse(site: &Site, stream: &mut Stream, error: &S3Error) {
+async fn refuse(site: &Site, stream: &mut Stream, peer: SocketAddr, error: &S3Error) {
     stream.deadline().arm(Phase::Body, site.view().server.body_progress_timeout);
     let mut scratch = site.scratch();
-    client::refuse(site, stream, &mut scratch, error).await;
+    client::refuse(site, stream, peer, &mut scratch, error).await;
     site.give_back(scratch);
 }
 

@@ -22,11 +22,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A failure shows the end of every running server's log."""
+    """A failure shows the end of every running server's log, audit lines apart."""
     report = yield
     if report.failed:
         for server in harness.Server.running:
-            report.sections.append((f"{server.log}", server.process.tail(40) if server.process else "not running"))
+            if server.process:
+                report.sections.append((f"{server.log}", server.process.tail(12, but='"audit":true')))
     return report
 
 

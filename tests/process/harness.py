@@ -84,8 +84,10 @@ class Process:
             self.child.send_signal(how)
         return self.child.wait(seconds)
 
-    def tail(self, lines=30):
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+    def tail(self, lines=30, but=None):
+        """The last lines of the log, those that hold `but` apart."""
+        found = self.log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in found if not but or but not in line][-lines:])
 
 
 class S3sFs(Process):

@@ -254,7 +254,7 @@ class Client:
     def signed(self, method, bucket, key=None, query=(), headers=(), body=b"", payload_hash=None, **more):
         """A signed request and its body. `payload_hash` defaults to the body's own SHA-256."""
         headers = list(headers)
-        if body or method in ("PUT", "POST"):
+        if (body or method in ("PUT", "POST")) and not any(name == "content-length" for name, _ in headers):
             headers.append(("content-length", str(len(body))))
         if payload_hash is None:
             payload_hash = hashlib.sha256(body).hexdigest()
