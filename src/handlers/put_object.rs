@@ -139,13 +139,13 @@ async fn put_streamed<'p, P: Ports, X: Exchange<P>>(
     let [sink] = sink;
     let trouble = match moved.end {
         MoveEnd::Done => None,
-        // The last bytes were withheld, or never came.
+        // The last bytes were withheld.
         MoveEnd::Refused(error) => {
             reservation.cannot_appear("the body was refused");
             Some(Trouble::from(error))
         }
         MoveEnd::Source(failure) => {
-            reservation.cannot_appear("the body broke off");
+            reservation.source_broke_off(moved.bytes, write.size, "the body broke off");
             Some(Trouble::from(failure))
         }
         MoveEnd::Sink(failure) => {

@@ -117,6 +117,12 @@ impl<'p, P: Ports> Reservation<'p, P> {
         self.reason = reason;
     }
 
+    /// The source of the body broke off after this much of it was handed on; nothing more will be.
+    pub fn source_broke_off(&mut self, bytes: u64, size: u64, reason: &'static str) {
+        self.may_appear = bytes >= size;
+        self.reason = reason;
+    }
+
     /// The backend broke off after it was handed this much of the body.
     pub fn broke_off(&mut self, bytes: u64, size: u64, reason: &'static str) {
         self.may_appear = may_be_whole(bytes, size);

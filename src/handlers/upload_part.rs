@@ -149,9 +149,9 @@ async fn store<P: Ports, X: Exchange<P>>(
     let [sink] = sinks;
     let (may_be_whole, trouble) = match moved.end {
         MoveEnd::Done => (true, None),
-        // The last bytes were withheld, or never came.
+        // The last bytes were withheld.
         MoveEnd::Refused(error) => (false, Some(Trouble::from(error))),
-        MoveEnd::Source(failure) => (false, Some(Trouble::from(failure))),
+        MoveEnd::Source(failure) => (moved.bytes >= attempt.size, Some(Trouble::from(failure))),
         MoveEnd::Sink(failure) => (may_be_whole(moved.bytes, attempt.size), Some(Trouble::from(failure))),
     };
     attempt.may_have_replaced = may_be_whole;

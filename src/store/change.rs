@@ -338,9 +338,9 @@ pub struct PartBegun {
     pub nonce: Nonce,
 }
 
-/// The part is stored: it replaces a former one of the same number, whose bytes are no longer charged. `Lost` if this is
-/// not the current attempt for the number; `Busy` while completing and `NoSuchUpload` when the upload has ended: then the
-/// attempt's bytes stay charged as long as the upload's blob.
+/// The part is stored: it replaces a former one of the same number, which stays charged until the upload ends, because a
+/// directory keeps its file that long. `Lost` if this is not the current attempt for the number; `Busy` while completing
+/// and `NoSuchUpload` when the upload has ended: then the attempt's bytes stay charged as long as the upload's blob.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CommitPart {
     pub incarnation: Incarnation,

@@ -143,7 +143,7 @@ async fn copy_from<P: Ports>(
     match moved.end {
         MoveEnd::Done => {}
         MoveEnd::Source(failure) => {
-            reservation.cannot_appear("the source of the copy broke off");
+            reservation.source_broke_off(moved.bytes, located.size, "the source of the copy broke off");
             ports.discard(sink).await;
             return Err((failure, true));
         }

@@ -112,9 +112,7 @@ impl Tables {
             return Err(Refusal::InvalidPart);
         }
         row.attempts.remove(&number);
-        let blob = row.blob.id;
-        let replaced = row.parts.insert(number.get(), commit.part).map_or(0, |former| former.size);
-        self.recharge(blob, -(replaced as i64));
+        row.parts.insert(number.get(), commit.part);
         Ok(Done)
     }
 

@@ -191,8 +191,7 @@ impl Transaction<'_> {
             return Err(Refusal::InvalidPart.into());
         }
         self.end_attempt(commit.upload.as_str(), number.get())?;
-        let replaced = self.forget_part(&commit.upload, number)?;
-        self.recharge(row.shown.blob.id, row.backend, -replaced)?;
+        self.forget_part(&commit.upload, number)?;
         self.execute(
             "INSERT INTO parts (upload, number, size, record) VALUES (?1, ?2, ?3, ?4)",
             params![commit.upload.as_str(), number.get(), signed(commit.part.size)?, rows::to_json(&commit.part)],
@@ -200,12 +199,9 @@ impl Transaction<'_> {
         Ok(Done)
     }
 
-    /// The size of the part that held this number.
-    fn forget_part(&self, upload: &UploadId, number: PartNumber) -> rusqlite::Result<i64> {
-        self.conn
-            .prepare_cached("DELETE FROM parts WHERE upload = ?1 AND number = ?2 RETURNING size")?
-            .query_map(params![upload.as_str(), number.get()], |row| row.get::<_, i64>(0))?
-            .sum()
+    fn forget_part(&self, upload: &UploadId, number: PartNumber) -> rusqlite::Result<()> {
+        let params = params![upload.as_str(), number.get()];
+        self.execute("DELETE FROM parts WHERE upload = ?1 AND number = ?2", params).map(drop)
     }
 
     pub(super) fn abandon_part(&mut self, abandon: &AbandonPart) -> Step<Done> {
