@@ -123,7 +123,9 @@ fn run(cli: &Cli, ground: &Ground) -> Result<Vec<Outcome>> {
 fn build() -> Result<()> {
     let mut command = Command::new("cargo");
     command.args(["build", "--quiet", "-p", "s3-orchestrator", "-p", "loadtest", "-p", "bench"]);
-    ["s3-orchestrator", "loadtest", "relay", "counted"].iter().for_each(|bin| drop(command.args(["--bin", bin])));
+    for bin in ["s3-orchestrator", "loadtest", "relay", "counted"] {
+        command.args(["--bin", bin]);
+    }
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
