@@ -74,6 +74,7 @@ impl Exchange<'_> {
                 self.xml("<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>")
             }
             ("GET", None) if head.query("list-type").is_some() => self.list(),
+            ("GET", None) if head.query("versions").is_some() => self.list_versions(),
             ("GET" | "HEAD", None) => self.get(),
             _ => {
                 self.connection.discard(head)?;
@@ -144,6 +145,18 @@ impl Exchange<'_> {
         }
         text.push_str("</ListBucketResult>");
         self.xml(&text)
+    }
+
+    /// As of a bucket without versioning: every object has one, called `null`.
+    fn list_versions(&mut self) -> io::Result<()> {
+        let bucket = format!("{}/", self.head.path.trim_end_matches('/'));
+        let prefix = self.head.query("prefix").unwrap_or("").replace("%2F", "/");
+        let page = self.objects.page(&bucket, &prefix, "", 1000);
+        let version = |(key, ..): &(String, u64, String)| {
+            format!("<Version><Key>{key}</Key><VersionId>null</VersionId><IsLatest>true</IsLatest></Version>")
+        };
+        let versions: String = page.keys.iter().map(version).collect();
+        self.xml(&format!("<ListVersionsResult><IsTruncated>false</IsTruncated>{versions}</ListVersionsResult>"))
     }
 
     fn get(&mut self) -> io::Result<()> {
