@@ -113,6 +113,8 @@ pub struct Backend {
     watch: RefCell<Option<Watch>>,
     /// Test-only: bytes live under the bucket and key alone, as if names were reused (TRAPS L1).
     pub names_reused: Cell<bool>,
+    /// Test-only: a directory that acknowledges before it syncs.
+    pub never_syncs: Cell<bool>,
     this: Weak<Self>,
 }
 
@@ -129,6 +131,7 @@ impl Backend {
             down_until_nanos: Cell::new(0),
             watch: RefCell::default(),
             names_reused: Cell::new(false),
+            never_syncs: Cell::new(false),
             this: this.clone(),
         })
     }
@@ -138,7 +141,7 @@ impl Backend {
     }
 
     /// What a blob's bytes are found under: its name, unless a mutant reuses names.
-    fn place(&self, name: &str) -> String {
+    pub fn place(&self, name: &str) -> String {
         match name.rsplit_once('!') {
             Some((stem, _)) if self.names_reused.get() => stem.to_owned(),
             _ => name.to_owned(),
@@ -150,7 +153,23 @@ impl Backend {
     }
 
     pub fn object(&self, name: &str) -> Option<Object> {
-        self.contents.borrow().objects.get(&self.place(name)).cloned()
+        self.object_at(&self.place(name))
+    }
+
+    pub fn object_at(&self, place: &str) -> Option<Object> {
+        self.contents.borrow().objects.get(place).cloned()
+    }
+
+    /// Everything that takes room, with its size: objects, half-written files, parts.
+    pub fn contents(&self) -> Vec<(String, usize)> {
+        let contents = self.contents.borrow();
+        let objects = contents.objects.iter().map(|(name, object)| (name.clone(), object.body.len()));
+        let temporary = contents.temporary.iter().map(|(name, bytes)| (format!("{name} (temporary)"), *bytes as usize));
+        let parts = contents.uploads.values().flat_map(|upload| {
+            let shown = |number: u16, part: &Part| format!("{} part {number} {}", upload.name, part.nonce);
+            upload.parts.iter().map(move |(number, part)| (shown(*number, part), part.body.len()))
+        });
+        objects.chain(temporary).chain(parts).collect()
     }
 
     /// Names of all objects, of half-written files and of what open uploads will become.
@@ -160,8 +179,8 @@ impl Backend {
         contents.objects.keys().chain(contents.temporary.keys()).cloned().chain(uploads).collect()
     }
 
-    pub fn open_uploads(&self) -> usize {
-        self.contents.borrow().uploads.len()
+    pub fn names_and_sizes(&self) -> Vec<(String, u64)> {
+        self.contents.borrow().objects.iter().map(|(name, one)| (name.clone(), one.body.len() as u64)).collect()
     }
 
     pub fn down_for(&self, time: Duration) {
@@ -211,6 +230,16 @@ impl Backend {
         let (from, to) = (self.place(from), self.place(to));
         self.change(&to, Effect::Appeared, |contents| {
             if let Some(object) = contents.objects.remove(&from) {
+                contents.objects.insert(to.clone(), object);
+            }
+        });
+    }
+
+    /// For mutants: the same bytes under another name.
+    pub fn duplicate(&self, from: &str, to: &str) {
+        let to = self.place(to);
+        self.change(&to, Effect::Appeared, |contents| {
+            if let Some(object) = contents.objects.get(from).cloned() {
                 contents.objects.insert(to.clone(), object);
             }
         });
@@ -316,7 +345,9 @@ impl Backend {
         let is_part = arriving.part.is_some();
         let stored = self.store(arriving, body, is_part)?; // rename
         self.sim.sleep(self.latency()).await;
-        if let Some(object) = self.contents.borrow_mut().objects.get_mut(&name) {
+        if let Some(object) = self.contents.borrow_mut().objects.get_mut(&name)
+            && !self.never_syncs.get()
+        {
             object.durable = true; // fsync of the directory
         }
         if self.sim.chance(self.faults.get().answer_lost) { Err(self.unavailable("fsync")) } else { Ok(stored) }

@@ -3,7 +3,8 @@
 //! answer throws out those that contradict it.
 //!
 //! A write without an answer may have happened at any time or never, with one restriction that is stricter than
-//! linearizability (TRAPS L22): it does not replace a write that was begun after it was over and that was acknowledged.
+//! linearizability (TRAPS L22): it does not replace what was begun (had its version minted) after it. An acknowledged one
+//! may, in an explanation, if something else replaced it at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -57,14 +58,31 @@ pub enum Answer {
 struct Pending {
     call: Call,
     invoked: u64,
+    /// When its version was minted. A put that was not begun has not happened; a delete is begun and done in one.
+    begun: Option<u64>,
     /// When it was over without an answer.
     over: Option<u64>,
+}
+
+impl Pending {
+    /// The earliest time at which it can have happened.
+    fn start(&self) -> Option<u64> {
+        match self.call {
+            Call::Delete => Some(self.invoked),
+            Call::Put { .. } => self.begun,
+            Call::Read => None,
+        }
+    }
 }
 
 /// One explanation of everything answered so far.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Config {
     value: Value,
+    /// The latest start of a write that has happened: no unanswered one that was begun before it can follow.
+    horizon: u64,
+    /// Pending puts that have followed a later one all the same: they must be acknowledged.
+    late: BTreeSet<u64>,
     /// Pending writes that have already happened in it (or, for those without an answer, never will).
     placed: BTreeSet<u64>,
     /// What each other pending operation may have seen since it was called.
@@ -73,7 +91,7 @@ struct Config {
 
 /// More explanations than this mean that the run is too wide to be checked, not that it is wrong.
 const CONFIGS_MAX: usize = 20_000;
-const STORY_LINES: usize = 60;
+const STORY_LINES: usize = 120;
 
 /// The history of one key.
 pub struct KeyHistory {
@@ -85,13 +103,14 @@ pub struct KeyHistory {
 
 impl KeyHistory {
     pub fn new(name: impl Into<String>) -> Self {
-        let nothing = Config { value: None, placed: BTreeSet::new(), seen: BTreeMap::new() };
+        let nothing =
+            Config { value: None, horizon: 0, late: BTreeSet::new(), placed: BTreeSet::new(), seen: BTreeMap::new() };
         Self { name: name.into(), configs: [nothing].into(), pending: BTreeMap::new(), story: Vec::new() }
     }
 
     pub fn called(&mut self, at: u64, operation: u64, call: Call) {
         self.tell(at, operation, format_args!("{call:?}"));
-        self.pending.insert(operation, Pending { call, invoked: at, over: None });
+        self.pending.insert(operation, Pending { call, invoked: at, begun: None, over: None });
         self.configs = std::mem::take(&mut self.configs)
             .into_iter()
             .map(|mut config| {
@@ -99,6 +118,13 @@ impl KeyHistory {
                 config
             })
             .collect();
+    }
+
+    /// The version of a put was minted at this time; a put that is begun anew keeps its last.
+    pub fn begun(&mut self, operation: u64, at: u64) {
+        if let Some(pending) = self.pending.get_mut(&operation) {
+            pending.begun = Some(at);
+        }
     }
 
     /// Err tells the key's story when no explanation is left.
@@ -110,6 +136,7 @@ impl KeyHistory {
             Answer::Unknown if matches!(call, Call::Read) => self.forget(operation),
             Answer::Unknown => {
                 self.pending.get_mut(&operation).expect("called before").over = Some(at);
+                self.configs.retain(|config| !config.late.contains(&operation));
             }
             Answer::Done => self.keep(|config| config.placed.contains(&operation), Some(operation), operation),
             Answer::Found(value) => {
@@ -189,11 +216,8 @@ impl KeyHistory {
 
     /// `config` after the pending write `id`; None if it is no write, is placed already, or its condition fails.
     fn place(&self, config: &Config, id: u64) -> Option<Config> {
-        let pending = &self.pending[&id];
-        if config.placed.contains(&id) {
-            return None;
-        }
-        let value = match pending.call {
+        let (start, late) = self.open_start(config, id)?;
+        let value = match self.pending[&id].call {
             Call::Put { value, condition } if condition.holds(config.value) => Some(value),
             Call::Delete => None,
             _ => return None,
@@ -205,15 +229,23 @@ impl KeyHistory {
         next.seen.values_mut().for_each(|seen| {
             seen.insert(value);
         });
-        // L22: what was over without an answer before this one was called, and has not happened yet, never happens.
-        if pending.over.is_none() {
-            let lost = self.pending.iter().filter(|(_, other)| other.over.is_some_and(|over| over < pending.invoked));
-            for (&other, _) in lost {
-                next.seen.remove(&other);
-                next.placed.insert(other);
-            }
+        next.horizon = next.horizon.max(start);
+        if late {
+            next.late.insert(id);
         }
         Some(next)
+    }
+
+    /// When the write `id` was begun, if it may still happen in this explanation, and whether that is late.
+    fn open_start(&self, config: &Config, id: u64) -> Option<(u64, bool)> {
+        let pending = &self.pending[&id];
+        let start = pending.start()?;
+        let late = match pending.call {
+            Call::Delete => pending.over.is_some_and(|over| over < config.horizon),
+            _ => start < config.horizon,
+        };
+        let possible = !late || pending.over.is_none();
+        (possible && !config.placed.contains(&id)).then_some((start, late))
     }
 
     fn forget(&mut self, operation: u64) {
@@ -223,17 +255,21 @@ impl KeyHistory {
             .map(|mut config| {
                 config.placed.remove(&operation);
                 config.seen.remove(&operation);
+                config.late.remove(&operation);
                 config
             })
             .collect();
     }
 
-    /// Unanswered writes that are placed in every explanation need no more thought.
+    /// Unanswered writes that can happen in no explanation any more need no more thought. One whose condition fails now may
+    /// hold later, so it stays.
     fn settle(&mut self) {
         let done: Vec<u64> = self
             .pending
             .iter()
-            .filter(|(id, one)| one.over.is_some() && self.configs.iter().all(|config| config.placed.contains(id)))
+            .filter(|(id, one)| {
+                one.over.is_some() && self.configs.iter().all(|config| self.open_start(config, **id).is_none())
+            })
             .map(|(&id, _)| id)
             .collect();
         done.into_iter().for_each(|id| self.forget(id));
@@ -274,12 +310,17 @@ mod tests {
     use Answer::{Done, Found, NoSuchKey, Precondition, Unknown};
     use Condition::{Absent, Is, None as Always};
 
+    #[derive(Clone, Copy)]
     enum Event {
+        /// It is called, and begun at once.
         Calls(u64, Call),
+        /// The same of a put that is not begun yet.
+        Waits(u64, Call),
+        Begins(u64),
         Gets(u64, Answer),
         Restart,
     }
-    use Event::{Calls, Gets, Restart};
+    use Event::{Begins, Calls, Gets, Restart, Waits};
 
     fn put(value: u64) -> Call {
         Call::Put { value, condition: Always }
@@ -294,7 +335,12 @@ mod tests {
         let mut result = Ok(());
         for (at, event) in events.iter().enumerate() {
             match *event {
-                Calls(id, call) => history.called(at as u64, id, call),
+                Calls(id, call) => {
+                    history.called(at as u64, id, call);
+                    history.begun(id, at as u64);
+                }
+                Waits(id, call) => history.called(at as u64, id, call),
+                Begins(id) => history.begun(id, at as u64),
                 Gets(id, answer) => result = result.and_then(|()| history.answered(at as u64, id, answer)),
                 Restart => history.close_unknown(),
             }
@@ -413,6 +459,32 @@ mod tests {
                 Gets(2, Done),
                 Calls(3, read),
                 Gets(3, Found(Some(1))),
+            ],
+        );
+        check(
+            "an acknowledged one may, if it is replaced at once",
+            true,
+            &[
+                Calls(1, put(1)),
+                Calls(2, put_if(2, Absent)),
+                Gets(2, Done),
+                Calls(3, Call::Delete),
+                Gets(3, Done),
+                Gets(1, Done),
+                Calls(4, read),
+                Gets(4, Found(None)),
+            ],
+        );
+        check(
+            "but not before a condition that did not see it",
+            false,
+            &[
+                Calls(1, put(1)),
+                Calls(2, put_if(2, Absent)),
+                Gets(2, Done),
+                Gets(1, Done),
+                Calls(4, read),
+                Gets(4, Found(Some(2))),
             ],
         );
         check(

@@ -1,0 +1,410 @@
+//! One run of the product: the desk over the store, the ports of one core, the workers. It ends by a crash.
+
+use super::backend::{Sink, Source};
+use super::executor::{Group, Sim};
+use super::mutant::Mutant;
+use super::store::FaultyStore;
+use super::world::World;
+use s3_orchestrator::backend::port::{Backends, BlobHead, BlobPage, MoveEnd, Moved, Put, PutTarget, Span, Stored};
+use s3_orchestrator::backend::standing::Standing;
+use s3_orchestrator::base::failure::Kind;
+use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnation};
+use s3_orchestrator::config::View;
+use s3_orchestrator::handlers::ports::{Ports, Worker};
+use s3_orchestrator::observe::cells::CoreCells;
+use s3_orchestrator::policy::health::Health;
+use s3_orchestrator::store::board::Board;
+use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, local};
+use s3_orchestrator::store::location_cache::LocationCache;
+use s3_orchestrator::store::port::*;
+use s3_orchestrator::store::record::{BackendFacts, BlobAt, Located, ObjectRecord, PartRecord};
+use s3_orchestrator::workers::{cleanup, recover, replicate};
+use std::cell::Cell;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backend::Backend as Model;
+use super::backend::Flavour;
+
+pub struct Instance {
+    pub world: Rc<World>,
+    pub group: Group,
+    alive: Cell<bool>,
+    meta: SimMeta,
+    board: Arc<Board>,
+    standing: Standing,
+    health: Health,
+    cells: CoreCells,
+    incarnation: Incarnation,
+    wanted: [Cell<bool>; 2],
+    this: Weak<Self>,
+}
+
+/// What a body is moved in.
+const PIECE_BYTES: usize = 64 * 1024;
+
+impl Instance {
+    /// Starts a run and registers it; None of the world's tasks is served before.
+    pub async fn boot(world: Rc<World>, group: Group) -> Rc<Self> {
+        let sim = world.sim.clone();
+        let (cache, writer) = if world.setting.cached {
+            let (cache, writer) = LocationCache::new(1 << 20, 7);
+            (Some(cache), Some(writer))
+        } else {
+            (None, None)
+        };
+        let store = FaultyStore { inner: world.store.clone(), world: world.clone() };
+        let desk = Rc::new(Desk::new(store, sim.clone(), sim.clone(), DeskLimits::default(), writer));
+        let (calls, inbox) = local(cache);
+        let running = desk.clone();
+        sim.spawn(group, async move { running.run(inbox).await });
+        super::recovery::before_registering(&world, &calls).await;
+        let registered = register(&world, &calls).await;
+        world.recovered();
+        world.last_incarnation.set(Some(registered.incarnation));
+
+        let names: Vec<BackendName> = world.backends.iter().map(|backend| backend.name.clone()).collect();
+        let board = Arc::new(Board::new(names.len()));
+        desk.show_on(board.clone(), names.clone());
+        let standing = Standing::new(names.len());
+        for backend in &world.backends {
+            let good = backend.flavour == Flavour::GoodEndpoint;
+            let facts = BackendFacts {
+                measured: true,
+                verifies_sha256: good,
+                etag_is_md5: good,
+                delete_removes: true,
+                ..BackendFacts::default()
+            };
+            standing.set_usable(backend.index, true);
+            standing.set_facts(backend.index, &facts);
+        }
+        let instance = Rc::new_cyclic(|this| Self {
+            meta: SimMeta { desk: calls, world: world.clone() },
+            group,
+            alive: Cell::new(true),
+            board,
+            standing,
+            health: Health::new(names.len()),
+            cells: CoreCells::new("0", names),
+            incarnation: registered.incarnation,
+            wanted: [Cell::new(true), Cell::new(true)],
+            this: this.clone(),
+            world,
+        });
+        sim.spawn(group, instance.clone().clean_up());
+        sim.spawn(group, instance.clone().replicate());
+        instance
+    }
+
+    /// Every task of the run ends where it stands.
+    pub fn crash(&self) {
+        self.alive.set(false);
+        self.world.sim.kill(self.group);
+    }
+
+    async fn clean_up(self: Rc<Self>) {
+        loop {
+            self.until_wanted(Worker::Cleanup, Duration::from_millis(400)).await;
+            while let Ok(cleanup::Report { more: true, .. }) = cleanup::pass(&*self).await {}
+        }
+    }
+
+    async fn replicate(self: Rc<Self>) {
+        loop {
+            self.until_wanted(Worker::Replicate, Duration::from_millis(2_500)).await;
+            // A pass that failed is run again at the next interval.
+            let _ = replicate::pass(&*self).await;
+        }
+    }
+
+    /// Until somebody wakes this worker, or its interval has passed.
+    async fn until_wanted(&self, worker: Worker, interval: Duration) {
+        let since = self.world.sim.tick();
+        while !self.wanted[place_of(worker)].replace(false) && self.world.sim.tick().since(since) < interval {
+            self.world.sim.sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn model(&self, backend: &BackendName) -> &Model {
+        let index = self.world.view.backend_index(backend).expect("rows name configured backends");
+        &self.world.backends[index]
+    }
+
+    /// What a core learns of a backend from an answer, or from none.
+    fn noted<T>(&self, model: &Model, result: Result<T, Failure>) -> Result<T, Failure> {
+        match &result {
+            Err(failure) if failure.blame == Blame::Backend && failure.kind == Kind::Unavailable => {
+                self.health.failed(model.index, self.world.sim.tick(), self.world.sim.roll());
+            }
+            _ => self.health.succeeded(model.index, Duration::from_millis(2)),
+        }
+        result
+    }
+}
+
+fn place_of(worker: Worker) -> usize {
+    match worker {
+        Worker::Cleanup => 0,
+        Worker::Replicate => 1,
+    }
+}
+
+async fn register(world: &World, calls: &LocalMetadata) -> Registered {
+    let backends = world.view.backends.iter();
+    let backends = backends.map(|one| BackendLimit { name: one.name.clone(), bytes_limit: one.quota_bytes }).collect();
+    let register = Register { deployment: "simulated".into(), backends };
+    loop {
+        match calls.step(register.clone()).await {
+            Ok(Ok(registered)) => return registered,
+            Ok(Err(refusal)) => panic!("registering was refused: {refusal:?}"),
+            Err(_) => world.sim.sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+impl Ports for Instance {
+    type Meta = SimMeta;
+    type Clock = Sim;
+    type Dice = Sim;
+
+    fn meta(&self) -> &SimMeta {
+        &self.meta
+    }
+
+    fn clock(&self) -> &Sim {
+        &self.world.sim
+    }
+
+    fn dice(&self) -> &Sim {
+        &self.world.sim
+    }
+
+    fn view(&self) -> &View {
+        &self.world.view
+    }
+
+    fn board(&self) -> &Board {
+        &self.board
+    }
+
+    fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    fn health(&self) -> &Health {
+        &self.health
+    }
+
+    fn cells(&self) -> &CoreCells {
+        &self.cells
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    fn end_later(&self, end: Change) {
+        if !self.alive.get() {
+            return; // a dead process ends nothing
+        }
+        let end = match (self.world.setting.mutant, end) {
+            (Mutant::NoSettleTime, Change::AbandonWrite(mut abandon)) => {
+                abandon.given_up.may_appear = false;
+                abandon.into()
+            }
+            (Mutant::CleanupByKey, Change::AbandonWrite(abandon)) => {
+                self.world.erase_key_of(abandon.given_up.blob);
+                abandon.into()
+            }
+            (_, end) => end,
+        };
+        let this = self.this.upgrade().expect("a live instance");
+        self.world.sim.spawn(self.group, async move { recover::end(&*this, end).await });
+    }
+
+    fn wake(&self, worker: Worker) {
+        self.wanted[place_of(worker)].set(true);
+    }
+}
+
+impl Backends for Instance {
+    type Source = Source;
+    type Sink = Sink;
+
+    async fn open(&self, blob: &BlobAt, size: u64, span: Span) -> Result<Source, Failure> {
+        let model = self.model(&blob.backend);
+        self.noted(model, model.open(&blob.name, size, span.from, span.len).await)
+    }
+
+    async fn create(&self, put: Put<'_>) -> Result<Sink, Failure> {
+        self.tell_world(&put);
+        let model = self.model(&put.blob.backend);
+        self.noted(model, model.create(put).await)
+    }
+
+    async fn finish(&self, sink: Sink) -> Result<Stored, Failure> {
+        sink.finish().await
+    }
+
+    async fn discard(&self, sink: Sink) {
+        drop(sink);
+        self.world.sim.pause().await;
+    }
+
+    async fn put_bytes(&self, put: Put<'_>, body: &[u8]) -> Result<Stored, Failure> {
+        self.tell_world(&put);
+        let model = self.model(&put.blob.backend);
+        self.noted(model, model.put_bytes(put, body).await)
+    }
+
+    async fn copy(&self, mut source: Source, sink: &mut Sink) -> Moved {
+        let mut bytes = 0;
+        loop {
+            let piece = match source.pull(PIECE_BYTES) {
+                Ok(Some(piece)) => piece,
+                Ok(None) => return Moved { bytes, end: MoveEnd::Done },
+                Err(failure) => return Moved { bytes, end: MoveEnd::Source(failure) },
+            };
+            if let Err(failure) = sink.push(&piece) {
+                return Moved { bytes, end: MoveEnd::Sink(failure) };
+            }
+            bytes += piece.len() as u64;
+            self.world.sim.sleep(Duration::from_micros(100)).await;
+        }
+    }
+
+    async fn delete(&self, blob: &BlobAt) -> Result<(), Failure> {
+        let model = self.model(&blob.backend);
+        self.noted(model, model.delete(&blob.name).await)
+    }
+
+    async fn head(&self, blob: &BlobAt) -> Result<Option<BlobHead>, Failure> {
+        let model = self.model(&blob.backend);
+        self.noted(model, model.head(&blob.name).await)
+    }
+
+    async fn create_upload(&self, blob: &BlobAt, _record: &ObjectRecord) -> Result<String, Failure> {
+        let model = self.model(&blob.backend);
+        self.noted(model, model.create_upload(&blob.name).await)
+    }
+
+    async fn complete_upload(&self, blob: &BlobAt, id: &str, parts: &[PartRecord]) -> Result<Stored, Failure> {
+        let model = self.model(&blob.backend);
+        self.noted(model, model.complete_upload(&blob.name, id, parts).await)
+    }
+
+    async fn abort_uploads(&self, blob: &BlobAt, _known: &str) -> Result<(), Failure> {
+        let model = self.model(&blob.backend);
+        self.noted(model, model.abort_uploads(&blob.name).await)
+    }
+
+    async fn list(&self, backend: &BackendName, prefix: &str, after: &str) -> Result<BlobPage, Failure> {
+        let objects = self.model(backend).names_and_sizes();
+        let blobs = objects.into_iter().filter(|(name, _)| name.starts_with(prefix) && name.as_str() > after);
+        Ok(BlobPage { blobs: blobs.collect(), next: None })
+    }
+}
+
+impl Instance {
+    fn tell_world(&self, put: &Put<'_>) {
+        if let PutTarget::Object { record } = put.target {
+            self.world.records.borrow_mut().insert(put.blob.name.clone(), record.clone());
+        }
+    }
+}
+
+/// The desk as handlers hold it, with some of the mutants between.
+pub struct SimMeta {
+    desk: LocalMetadata,
+    world: Rc<World>,
+}
+
+impl Metadata for SimMeta {
+    async fn lookup(&self, bucket: &str, key: &str, into: &mut Located) -> Result<bool, Failure> {
+        self.desk.lookup(bucket, key, into).await
+    }
+
+    async fn query(&self, query: Query) -> Result<Answer, Failure> {
+        match (self.world.setting.mutant, query) {
+            (Mutant::ChargeFreedEarly, query @ Query::DueCleanups { .. }) => {
+                let answer = self.desk.query(query).await?;
+                if let Answer::DueCleanups(due) = &answer {
+                    for one in due {
+                        let _ = self.desk.step(CleanupDone { blob: one.blob.id, found: one.found }).await?;
+                    }
+                }
+                Ok(answer)
+            }
+            (Mutant::ResumeOnAnotherVersion, Query::Copies { bucket, key, .. }) => {
+                let found = self.desk.query(Query::Lookup { bucket, key }).await?;
+                let Answer::Lookup(located) = found else { return Ok(found) };
+                Ok(Answer::Copies(located.map(|located| located.blobs).unwrap_or_default()))
+            }
+            (_, query) => self.desk.query(query).await,
+        }
+    }
+
+    async fn change(&self, change: Change) -> Result<Outcome, Failure> {
+        if let Change::BeginWrite(begin) = &change {
+            self.world.begins(begin.nonce);
+        }
+        match (self.world.setting.mutant, change) {
+            (Mutant::BytesBeforeRow, Change::Delete(delete)) => {
+                self.world.erase_live(&delete.bucket, &delete.key);
+                self.desk.change(delete.into()).await
+            }
+            (Mutant::NoIntent, Change::BeginWrite(begin)) => self.begin_without_row(begin).await,
+            (Mutant::NoIntent, Change::CommitWrite(commit)) => self.commit_without_row(commit).await,
+            (Mutant::DeadlockCleansUp, Change::CommitWrite(commit)) if self.world.sim.chance(50) => {
+                let blob = commit.blobs[0].blob;
+                self.world.erase_key_of(blob);
+                Err(Failure::metadata("deadlock detected"))
+            }
+            (_, change) => self.desk.change(change).await,
+        }
+    }
+}
+
+impl SimMeta {
+    /// Takes the row away as soon as it is there.
+    async fn begin_without_row(&self, begin: BeginWrite) -> Result<Outcome, Failure> {
+        let incarnation = begin.incarnation;
+        let outcome = self.desk.change(begin.into()).await?;
+        if let Outcome::BeginWrite(Ok(begun)) = &outcome {
+            let given_up = GivenUp { blob: begun.blob.id, may_appear: false };
+            let _ = self.desk.step(AbandonWrite { incarnation, given_up, reason: "no intent".into() }).await?;
+            let found = self.world.sim.now();
+            let _ = self.desk.step(CleanupDone { blob: begun.blob.id, found }).await?;
+            self.world.unnamed.borrow_mut().insert(begun.blob.id, begun.blob.clone());
+        }
+        Ok(outcome)
+    }
+
+    /// Writes the row when the bytes are there.
+    async fn commit_without_row(&self, mut commit: CommitWrite) -> Result<Outcome, Failure> {
+        let written = self.world.unnamed.borrow_mut().remove(&commit.blobs[0].blob);
+        let Some(written) = written else { return self.desk.change(commit.into()).await };
+        let model = &self.world.backends[self.world.view.backend_index(&written.backend).expect("configured")];
+        let size = model.object(&written.name).map_or(0, |object| object.body.len() as u64);
+        let begin = BeginWrite {
+            incarnation: commit.incarnation,
+            bucket: commit.bucket.clone(),
+            key: commit.key.clone(),
+            size,
+            candidates: vec![Candidate { backend: written.backend.clone(), literal: true }],
+            condition: WriteCondition::default(),
+            nonce: s3_orchestrator::base::Nonce::from_roll(self.world.sim.roll()),
+            instead_of: None,
+        };
+        match self.desk.step(begin).await? {
+            Ok(begun) => {
+                model.rename(&written.name, &begun.blob.name);
+                commit.blobs[0].blob = begun.blob.id;
+                self.desk.change(commit.into()).await
+            }
+            Err(refusal) => Ok(Change::from(commit).refused(refusal)),
+        }
+    }
+}

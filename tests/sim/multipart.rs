@@ -1,0 +1,117 @@
+//! A client that uploads in parts: parts are sent again when they fail, Complete is asked again, some uploads are left.
+
+use super::client::{Ask, call, new_value, value_fields};
+use super::history::{Answer, Call, Condition};
+use super::world::{BUCKET, World, body_of, count};
+use s3_orchestrator::base::{Clock, UploadId};
+use s3_orchestrator::handlers::ports::Ports;
+use s3_orchestrator::proto::xml;
+use s3_orchestrator::store::port::{Metadata, ReopenUpload};
+use std::rc::Rc;
+use std::time::Duration;
+
+const TRIES_MAX: u32 = 5;
+
+pub async fn upload(world: &Rc<World>, key: &'static str) {
+    let parts = 1 + world.sim.below(3) as usize;
+    let size = parts * (20 + world.sim.below(2_000) as usize);
+    let (value, operation) = new_value(world, key, size);
+    let mut create = Ask::new("POST", format!("/{BUCKET}/{key}?uploads"));
+    create.fields = value_fields(value);
+    let response = call(world, create).await;
+    let Some(id) = xml::read_initiate_result(&response.body).ok().filter(|_| response.status == 200) else { return };
+    let target = format!("/{BUCKET}/{key}?uploadId={id}");
+    if world.sim.chance(60) {
+        return; // the client forgets it
+    }
+    let body = body_of(value, size);
+    let mut manifest = String::new();
+    for (index, piece) in body.chunks(size / parts).enumerate() {
+        let number = index + 1;
+        let Some(etag) = send_part(world, &target, number, piece).await else {
+            return abort(world, &target).await;
+        };
+        manifest.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"));
+    }
+    world.called(key, operation, Call::Put { value, condition: Condition::None });
+    let told = complete(world, &target, &manifest, value).await;
+    world.answered(key, operation, told);
+    if told != Answer::Done {
+        abort(world, &target).await;
+    }
+}
+
+/// The part's ETag once it is acknowledged. Sometimes something else is sent first under the same number.
+async fn send_part(world: &Rc<World>, target: &str, number: usize, piece: &[u8]) -> Option<String> {
+    if world.sim.chance(100) {
+        let mut other = Ask::new("PUT", format!("{target}&partNumber={number}"));
+        other.body = vec![7; 10 + world.sim.below(3_000) as usize];
+        call(world, other).await;
+    }
+    for _ in 0..TRIES_MAX {
+        let mut part = Ask::new("PUT", format!("{target}&partNumber={number}"));
+        part.body = piece.to_vec();
+        part.gone_after = world.sim.chance(30).then(|| world.sim.below(piece.len() as u64 + 1) as usize);
+        let response = call(world, part).await;
+        match response.status {
+            200 => return response.field("etag").map(str::to_owned),
+            404 => return None,
+            _ => world.sim.sleep(Duration::from_millis(200)).await,
+        }
+    }
+    None
+}
+
+async fn complete(world: &Rc<World>, target: &str, manifest: &str, value: u64) -> Answer {
+    let mut unsure = false;
+    for _ in 0..TRIES_MAX {
+        let mut ask = Ask::new("POST", target);
+        ask.body = format!("<CompleteMultipartUpload>{manifest}</CompleteMultipartUpload>").into_bytes();
+        let response = call(world, ask).await;
+        match response.status {
+            200 => {
+                if let Ok(xml::CompletedUpload::Done { etag }) = xml::read_complete_result(&response.body) {
+                    world.etags.borrow_mut().insert(etag, value);
+                }
+                count(&world.counts.acknowledged_writes);
+                count(&world.counts.completed_uploads);
+                return Answer::Done;
+            }
+            400 | 404 => return if unsure { Answer::Unknown } else { Answer::Nothing },
+            409 => {}
+            _ => unsure = true,
+        }
+        world.sim.sleep(Duration::from_millis(300)).await;
+    }
+    count(&world.counts.unknown_writes);
+    Answer::Unknown
+}
+
+async fn abort(world: &Rc<World>, target: &str) {
+    call(world, Ask::new("DELETE", target)).await;
+}
+
+async fn reopen(world: &Rc<World>, id: &str) {
+    let instance = world.instance.borrow().clone();
+    if let (Some(instance), Some(upload)) = (instance, UploadId::parse(id)) {
+        // Asked again if it did not reach the database.
+        let _ = instance.meta().step(ReopenUpload { upload }).await;
+    }
+}
+
+/// At the end: every upload that was left open is aborted. Those that have ended answer 404.
+pub async fn abort_all(world: &Rc<World>) {
+    let opened: Vec<(String, String)> = world.opened.borrow_mut().drain(..).collect();
+    for (key, id) in opened {
+        for _ in 0..20 {
+            let response = call(world, Ask::new("DELETE", format!("/{BUCKET}/{key}?uploadId={id}"))).await;
+            match response.status {
+                204 | 404 => break,
+                // Its client gave up while it was completing; nobody will ask again.
+                409 => reopen(world, &id).await,
+                _ => {}
+            }
+            world.sim.sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Bugs of TRAPS.md, put back one at a time around the product's code, to see that the checks find them.
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutant {
+    /// The product as it is.
+    None,
+    /// L1: bytes live under bucket and key alone, so a delete by name may hit a newer object.
+    NamesReused,
+    /// L4: DeleteObject deletes the bytes before its row.
+    BytesBeforeRow,
+    /// L5: the charge of a doomed blob ends before its bytes do.
+    ChargeFreedEarly,
+    /// L6: no row names the bytes before they are written.
+    NoIntent,
+    /// L7: recovery commits what it finds, without what only the writer knew.
+    RecoveryForgets,
+    /// L8: recovery commits on finding something under the key, which may be the previous bytes.
+    RecoveryPromotes,
+    /// L9: a failed upload is cleaned up by key, after the client's retry has succeeded.
+    CleanupByKey,
+    /// L21: a commit that lost a deadlock cleans up "its orphan" under the key.
+    DeadlockCleansUp,
+    /// L22: recovery commits a write that nobody was told of, over a later one that was acknowledged.
+    RecoveryReimports,
+    /// PROTOCOL, "Deleting bytes": a body given up without an answer is taken for one that can never appear.
+    NoSettleTime,
+    /// DESIGN, decision 5: a read that breaks midway goes on with whatever the key holds now.
+    ResumeOnAnotherVersion,
+    /// A directory that does not sync before it acknowledges.
+    NoSync,
+}

@@ -1,0 +1,109 @@
+//! One run of a seed: boots, clients, crashes and outages; then peace, and the last look.
+
+use super::backend::Faults;
+use super::client::Client;
+use super::executor::{Group, Sim, WORLD};
+use super::instance::Instance;
+use super::multipart;
+use super::store::StoreFaults;
+use super::world::{Setting, World, count};
+use s3_orchestrator::base::Clock;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+const CLIENTS: usize = 6;
+
+/// What became of a run.
+pub struct Outcome {
+    pub steps: u64,
+    pub hash: u64,
+    pub violation: Option<String>,
+    pub summary: String,
+    pub story: String,
+}
+
+/// Runs a seed for about so many steps, and then until all is quiet.
+pub fn run(setting: Setting, steps: u64) -> Outcome {
+    let world = World::new(setting);
+    let sim = world.sim.clone();
+    let quiet = Rc::new(Cell::new(false));
+    sim.spawn(WORLD, operator(world.clone(), steps, quiet.clone()));
+    for _ in 0..CLIENTS {
+        sim.spawn(WORLD, Client { world: world.clone() }.run());
+    }
+    let bound = steps * 4 + 2_000_000;
+    while !quiet.get() && world.violation().is_none() {
+        assert!(sim.step(), "seed {}: everything stands still", setting.seed);
+        assert!(sim.steps() < bound, "seed {}: it never becomes quiet", setting.seed);
+    }
+    if world.violation().is_none() {
+        world.check_quiescence();
+    }
+    let summary = format!("{:?} {:?}", world.counts, setting);
+    let outcome =
+        Outcome { steps: sim.steps(), hash: sim.hash(), violation: world.violation(), summary, story: world.story() };
+    end(&world, &sim);
+    outcome
+}
+
+/// Tasks hold the world and the world holds the tasks: they are let go of one another.
+fn end(world: &World, sim: &Sim) {
+    if let Some(instance) = world.instance.borrow_mut().take() {
+        instance.crash();
+    }
+    sim.kill(WORLD);
+}
+
+/// Starts the instance, kills it, cuts it off, starts it again; ends in peace.
+async fn operator(world: Rc<World>, steps: u64, quiet: Rc<Cell<bool>>) {
+    let sim = world.sim.clone();
+    let mut runs = 0;
+    boot(&world, &mut runs).await;
+    while sim.steps() < steps {
+        sim.sleep(Duration::from_millis(100 + sim.below(2_500))).await;
+        match sim.below(10) {
+            0..6 => {
+                crash(&world);
+                sim.sleep(Duration::from_millis(sim.below(500))).await;
+                boot(&world, &mut runs).await;
+            }
+            6..8 => {
+                let backend = &world.backends[sim.below(world.backends.len() as u64) as usize];
+                backend.down_for(Duration::from_millis(sim.below(4_000)));
+            }
+            _ => {
+                let away = sim.tick().after(Duration::from_millis(sim.below(3_500)));
+                world.store_away_until_nanos.set(away.nanos);
+            }
+        }
+    }
+    world.stopping.set(true);
+    world.store_faults.set(StoreFaults::NONE);
+    for backend in &world.backends {
+        backend.faults.set(Faults::NONE);
+        backend.down_for(Duration::ZERO);
+    }
+    // Clients end what they are doing; late bodies arrive; what was given up is deleted; copies are made.
+    sim.sleep(Duration::from_secs(30)).await;
+    multipart::abort_all(&world).await;
+    sim.sleep(Duration::from_secs(40)).await;
+    quiet.set(true);
+}
+
+async fn boot(world: &Rc<World>, runs: &mut u64) {
+    *runs += 1;
+    let instance = Instance::boot(world.clone(), Group(*runs)).await;
+    *world.instance.borrow_mut() = Some(instance);
+}
+
+fn crash(world: &World) {
+    count(&world.counts.crashes);
+    world.tell(|| "CRASH".into());
+    if let Some(instance) = world.instance.borrow_mut().take() {
+        instance.crash();
+    }
+    if world.sim.chance(300) {
+        world.backends.iter().for_each(|backend| backend.power_lost());
+    }
+}

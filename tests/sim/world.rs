@@ -1,0 +1,496 @@
+//! Everything that outlives one run of the instance: the backends, the database, what clients know, and the checks that
+//! look at all of it after every change.
+
+use super::backend::{Backend, Effect, Faults, Flavour};
+use super::executor::Sim;
+use super::history::{Answer as Told, Call, KeyHistory};
+use super::instance::Instance;
+use super::mutant::Mutant;
+use super::store::StoreFaults;
+use s3_orchestrator::base::{BlobId, BucketName, Incarnation, Nonce, ObjectKey, Version};
+use s3_orchestrator::config::View;
+use s3_orchestrator::store::memory::MemoryStore;
+use s3_orchestrator::store::port::*;
+use s3_orchestrator::store::record::{BlobAt, BlobState, ObjectRecord};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+pub const BUCKET: &str = "bkt";
+pub const KEYS: [&str; 5] = ["a", "b/c", "d", "e//f", "g"];
+/// The user metadata that says which write a body is from.
+pub const VALUE_NAME: &str = "value";
+/// User metadata that every write carries, to see that nothing is lost on the way.
+pub const MARK: (&str, &str) = ("mark", "kept");
+
+const STORY_LINES: usize = 4_000;
+
+/// What a seed decides about a whole run.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub seed: u64,
+    pub mutant: Mutant,
+    pub factor: u32,
+    pub cached: bool,
+    pub spread: bool,
+    pub quota_bytes: u64,
+    /// Keep a story of what happens.
+    pub told: bool,
+}
+
+impl Setting {
+    pub fn of(seed: u64, mutant: Mutant) -> Self {
+        let pick = Sim::new(seed ^ 0xa5a5);
+        Self {
+            seed,
+            mutant,
+            factor: 1 + pick.below(2) as u32,
+            cached: pick.chance(500),
+            spread: pick.chance(500),
+            quota_bytes: [60_000, 700_000, 4_000_000][pick.below(3) as usize],
+            told: false,
+        }
+    }
+
+    /// Short enough for a run, in the same order of size as the real ones.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            grace: Duration::from_millis(1_500),
+            settle: Duration::from_millis(10_000),
+            retry_first: Duration::from_millis(100),
+            retry_max: Duration::from_millis(1_000),
+            attempts_max: 1_000,
+        }
+    }
+
+    fn view(&self) -> View {
+        let strategy = if self.spread { "spread" } else { "pack" };
+        let endpoint = |name: &str, unsigned: bool| {
+            format!(
+                "  - name: {name}\n    endpoint: http://127.0.0.1:9\n    bucket: {name}\n    access_key_id: k\n    \
+                 secret_access_key: s\n    quota_bytes: {}\n    unsigned_payload: {unsigned}\n",
+                self.quota_bytes
+            )
+        };
+        let text = format!(
+            "server:\n  listen_addr: 127.0.0.1:9\ndatabase:\n  driver: sqlite\n  path: x.db\nbuckets:\n  - name: {BUCKET}\n    credentials:\n      \
+             - access_key_id: k\n        secret_access_key: s\nrouting_strategy: {strategy}\nreplication:\n  \
+             factor: {}\n  concurrency: 3\nwrite_path:\n  multipart:\n    enforce_min_part_size: false\nbackends:\n\
+             {}{}  - name: b2\n    directory: d\n    quota_bytes: {}\n",
+            self.factor,
+            endpoint("b0", false),
+            endpoint("b1", true),
+            self.quota_bytes
+        );
+        let checked = s3_orchestrator::config::from_text(&text, Path::new("/nowhere"), &|_| None);
+        View::new(checked.unwrap_or_else(|problems| panic!("{problems}")).config)
+    }
+}
+
+pub struct World {
+    pub sim: Sim,
+    pub setting: Setting,
+    pub view: Rc<View>,
+    pub backends: Vec<Rc<Backend>>,
+    pub store: Rc<MemoryStore<Sim>>,
+    pub store_faults: Cell<StoreFaults>,
+    pub store_away_until_nanos: Cell<u64>,
+    pub instance: RefCell<Option<Rc<Instance>>>,
+    /// Clients end when they see it.
+    pub stopping: Cell<bool>,
+    /// Uploads that were ever opened: key and id. Some clients never hear of theirs, some forget them.
+    pub opened: RefCell<Vec<(String, String)>>,
+    histories: RefCell<BTreeMap<&'static str, KeyHistory>>,
+    operations: Cell<u64>,
+    /// Which operation writes which value, to which key, of which size.
+    pub values: RefCell<BTreeMap<u64, Written>>,
+    pub etags: RefCell<BTreeMap<String, u64>>,
+    /// The operation whose task is being polled.
+    pub serving: Cell<u64>,
+    /// Which operation begins with which nonce.
+    nonces: RefCell<BTreeMap<String, u64>>,
+    /// When each version was minted.
+    minted: RefCell<BTreeMap<Version, u64>>,
+    /// For mutants: what was about to be written under a blob's name.
+    pub records: RefCell<BTreeMap<String, ObjectRecord>>,
+    /// For mutants: where a blob was to be, whose row was taken away.
+    pub unnamed: RefCell<BTreeMap<BlobId, BlobAt>>,
+    blob_names: RefCell<BTreeMap<BlobId, BlobAt>>,
+    pub last_incarnation: Cell<Option<Incarnation>>,
+    charged: RefCell<Vec<u64>>,
+    /// Names and sizes of live blobs, by backend.
+    live: RefCell<Vec<BTreeMap<String, u64>>>,
+    violation: RefCell<Option<String>>,
+    /// The last things that happened, when somebody wants to read them.
+    story: RefCell<VecDeque<String>>,
+    pub counts: Counts,
+}
+
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub key: &'static str,
+    pub operation: u64,
+    pub size: usize,
+}
+
+/// How much of what happened, to see that a run was not idle.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub acknowledged_writes: Cell<u64>,
+    pub unknown_writes: Cell<u64>,
+    pub reads: Cell<u64>,
+    pub resumed_or_cut: Cell<u64>,
+    pub crashes: Cell<u64>,
+    pub no_room: Cell<u64>,
+    pub conflicts: Cell<u64>,
+    pub completed_uploads: Cell<u64>,
+}
+
+pub fn count(cell: &Cell<u64>) {
+    cell.set(cell.get() + 1);
+}
+
+impl World {
+    pub fn new(setting: Setting) -> Rc<Self> {
+        let sim = Sim::new(setting.seed);
+        let flavours = [Flavour::GoodEndpoint, Flavour::PoorEndpoint, Flavour::Directory];
+        let backends: Vec<Rc<Backend>> =
+            flavours.into_iter().enumerate().map(|(index, flavour)| Backend::new(&sim, index, flavour)).collect();
+        let world = Rc::new(Self {
+            view: Rc::new(setting.view()),
+            store: Rc::new(MemoryStore::new(sim.clone(), setting.rules())),
+            store_faults: Cell::new(StoreFaults::SOME),
+            store_away_until_nanos: Cell::new(0),
+            instance: RefCell::new(None),
+            stopping: Cell::new(false),
+            opened: RefCell::default(),
+            histories: RefCell::new(KEYS.into_iter().map(|key| (key, KeyHistory::new(key))).collect()),
+            operations: Cell::new(0),
+            values: RefCell::default(),
+            etags: RefCell::default(),
+            serving: Cell::new(0),
+            nonces: RefCell::default(),
+            minted: RefCell::default(),
+            unnamed: RefCell::default(),
+            blob_names: RefCell::default(),
+            last_incarnation: Cell::new(None),
+            records: RefCell::default(),
+            charged: RefCell::new(vec![0; backends.len()]),
+            live: RefCell::new(vec![BTreeMap::new(); backends.len()]),
+            violation: RefCell::default(),
+            story: RefCell::default(),
+            counts: Counts::default(),
+            sim,
+            setting,
+            backends,
+        });
+        for backend in &world.backends {
+            let weak = Rc::downgrade(&world);
+            backend.faults.set(Faults::SOME);
+            backend.names_reused.set(setting.mutant == Mutant::NamesReused);
+            backend.never_syncs.set(setting.mutant == Mutant::NoSync);
+            backend.watched_by(Rc::new(move |index, place, effect| {
+                if let Some(world) = weak.upgrade() {
+                    world.bytes_changed(index, place, effect);
+                }
+            }));
+        }
+        world
+    }
+
+    /// One line of the run's story, if it is told.
+    pub fn tell(&self, line: impl FnOnce() -> String) {
+        if !self.setting.told || self.violation.borrow().is_some() {
+            return;
+        }
+        let mut story = self.story.borrow_mut();
+        if story.len() == STORY_LINES {
+            story.pop_front();
+        }
+        story.push_back(format!("{:>12.6} s  {}", self.sim.now_nanos() as f64 / 1e9, line()));
+    }
+
+    pub fn story(&self) -> String {
+        self.story.borrow().iter().fold(String::new(), |all, line| all + line + "\n")
+    }
+
+    pub fn violated(&self, invariant: &str, story: String) {
+        let at = self.sim.now_nanos() as f64 / 1e9;
+        self.violation.borrow_mut().get_or_insert_with(|| format!("{invariant} at {at:.6} s: {story}"));
+    }
+
+    pub fn violation(&self) -> Option<String> {
+        self.violation.borrow().clone()
+    }
+
+    // ---- what clients see ----
+
+    pub fn new_operation(&self) -> u64 {
+        self.operations.set(self.operations.get() + 1);
+        self.operations.get()
+    }
+
+    pub fn called(&self, key: &'static str, operation: u64, call: Call) {
+        let mut histories = self.histories.borrow_mut();
+        histories.get_mut(key).expect("a known key").called(self.sim.now_nanos(), operation, call);
+    }
+
+    /// I1, I2, I3: some order of all operations on the key explains this answer too.
+    pub fn answered(&self, key: &'static str, operation: u64, told: Told) {
+        let answered = {
+            let mut histories = self.histories.borrow_mut();
+            histories.get_mut(key).expect("a known key").answered(self.sim.now_nanos(), operation, told)
+        };
+        if let Err(story) = answered {
+            self.violated("I1-I3 (linearizable per key)", story);
+        }
+    }
+
+    /// A put's task asks for its begin with this nonce.
+    pub fn begins(&self, nonce: Nonce) {
+        self.nonces.borrow_mut().insert(nonce.as_str().to_owned(), self.serving.get());
+    }
+
+    /// The version of a value was minted: now, or when its first attempt was begun.
+    fn begun(&self, value: u64, version: Version) {
+        let at = *self.minted.borrow_mut().entry(version).or_insert(self.sim.now_nanos());
+        if let Some(written) = self.values.borrow().get(&value) {
+            let mut histories = self.histories.borrow_mut();
+            histories.get_mut(written.key).expect("a known key").begun(written.operation, at);
+        }
+    }
+
+    /// Recovery has run: what has no answer yet is decided.
+    pub fn recovered(&self) {
+        self.histories.borrow_mut().values_mut().for_each(KeyHistory::close_unknown);
+    }
+
+    // ---- what the store did ----
+
+    pub fn applied(&self, changes: &[Change], applied: &Applied) {
+        self.sim.event(changes.len() as u64);
+        for (change, outcome) in changes.iter().zip(&applied.outcomes) {
+            self.tell(|| format!("{change:?}\n        = {outcome:?}"));
+            self.note_versions(change, outcome);
+        }
+        for (name, bytes) in &applied.charged {
+            if let Some(index) = self.view.backend_index(name) {
+                self.charged.borrow_mut()[index] = *bytes;
+            }
+        }
+        self.check_charges();
+        if changes.iter().any(|change| change.alters().is_some()) {
+            self.check_live();
+        }
+    }
+
+    fn note_versions(&self, change: &Change, outcome: &Outcome) {
+        match (change, outcome) {
+            (Change::BeginWrite(begin), Outcome::BeginWrite(Ok(begun))) => {
+                self.blob_names.borrow_mut().insert(begun.blob.id, begun.blob.clone());
+                if let Some(&value) = self.nonces.borrow().get(begin.nonce.as_str()) {
+                    self.begun(value, begun.version);
+                }
+            }
+            (_, Outcome::CreateUpload(Ok(upload))) => {
+                let opened = (upload.key.as_str().to_owned(), upload.upload.as_str().to_owned());
+                self.opened.borrow_mut().push(opened);
+            }
+            (_, Outcome::StartComplete(Ok(CompleteStarted::Go { upload, version, .. }))) => {
+                if let Some(value) = value_of(&upload.record) {
+                    self.begun(value, *version);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// I5: bytes charged >= bytes stored, and never above the quota.
+    fn check_charges(&self) {
+        for (backend, &charged) in self.backends.iter().zip(self.charged.borrow().iter()) {
+            if backend.bytes() > charged {
+                let name = backend.name.as_str();
+                let (holds, rows, contents) = (backend.bytes(), self.rows(backend), backend.contents());
+                let story = format!("{name} holds {holds} bytes, {charged} are charged\n{rows:#?}\n{contents:#?}");
+                self.violated("I5 (charged >= stored)", story);
+            }
+            if charged > self.setting.quota_bytes {
+                let story = format!("{} is charged {charged} of {}", backend.name.as_str(), self.setting.quota_bytes);
+                self.violated("I5 (quota)", story);
+            }
+        }
+    }
+
+    /// I1, I4: every live row has its bytes.
+    fn check_live(&self) {
+        for backend in &self.backends {
+            let live: BTreeMap<String, u64> = self
+                .rows(backend)
+                .into_iter()
+                .filter(|row| row.state == BlobState::Live)
+                .map(|row| (row.blob.name, row.bytes))
+                .collect();
+            for (name, size) in &live {
+                match backend.object(name) {
+                    Some(object) if object.body.len() as u64 == *size => {}
+                    Some(object) => {
+                        let story =
+                            format!("{name} on {} has {} of {size} bytes", backend.name.as_str(), object.body.len());
+                        self.violated("I1 (a live row has its bytes)", story);
+                    }
+                    None => {
+                        let story = format!("{name} on {} is not there", backend.name.as_str());
+                        self.violated("I1 (a live row has its bytes)", story);
+                    }
+                }
+            }
+            self.live.borrow_mut()[backend.index] = live;
+        }
+    }
+
+    pub fn rows(&self, backend: &Backend) -> Vec<BlobRow> {
+        let mut rows = Vec::new();
+        loop {
+            let after = rows.last().map(|row: &BlobRow| row.blob.name.clone()).unwrap_or_default();
+            match now(self.store.query(Query::Blobs { backend: backend.name.clone(), after, max: 1000 })) {
+                Ok(Answer::Blobs(page)) if page.is_empty() => return rows,
+                Ok(Answer::Blobs(page)) => rows.extend(page),
+                other => panic!("the memory store answered {other:?}"),
+            }
+        }
+    }
+
+    // ---- what the backends did ----
+
+    fn bytes_changed(&self, index: usize, place: &str, effect: Effect) {
+        self.tell(|| format!("{effect:?} b{index} {place}: {} bytes in all", self.backends[index].bytes()));
+        self.check_charges();
+        if effect == Effect::Gone {
+            let backend = &self.backends[index];
+            let lost = self.live.borrow()[index].keys().find(|name| backend.place(name) == place).cloned();
+            if let Some(name) = lost.filter(|_| backend.object_at(place).is_none()) {
+                let story = format!("{name} on {} was deleted under a live row", backend.name.as_str());
+                self.violated("I4 (nothing deletes what a live row names)", story);
+            }
+        }
+    }
+
+    // ---- the end ----
+
+    /// I7: after quiescence copies match the policy, no orphan is left, and charges are bytes.
+    pub fn check_quiescence(&self) {
+        let mut copies: BTreeMap<Version, (u32, u64)> = BTreeMap::new();
+        for backend in &self.backends {
+            let rows = self.rows(backend);
+            let mut named: Vec<String> = rows.iter().map(|row| backend.place(&row.blob.name)).collect();
+            let mut stored = backend.names();
+            named.sort();
+            stored.sort();
+            if named != stored {
+                let story = format!("{}: rows {rows:#?}\nnames {stored:#?}", backend.name.as_str());
+                self.violated("I7 (rows are bytes)", story);
+            }
+            if let Some(row) = rows.iter().find(|row| row.state != BlobState::Live) {
+                self.violated("I7 (nothing but live rows)", format!("{}: {row:?}", backend.name.as_str()));
+            }
+            let charged = self.charged.borrow()[backend.index];
+            if charged != backend.bytes() {
+                let story = format!("{} holds {} bytes, {charged} are charged", backend.name.as_str(), backend.bytes());
+                self.violated("I7 (charges are bytes)", story);
+            }
+            for row in rows.iter().filter(|row| row.state == BlobState::Live) {
+                let copy = copies.entry(row.version).or_default();
+                (copy.0, copy.1) = (copy.0 + 1, row.bytes);
+            }
+        }
+        for (version, (held, size)) in copies {
+            if held < self.setting.factor && self.could_take_another(version, size) {
+                self.violated("I7 (copies match the policy)", format!("{version:?} has {held} copies"));
+            }
+        }
+        self.check_books();
+    }
+
+    fn could_take_another(&self, version: Version, size: u64) -> bool {
+        self.backends.iter().any(|backend| {
+            let has_one = self.rows(backend).iter().any(|row| row.version == version);
+            !has_one && self.charged.borrow()[backend.index] + size <= self.setting.quota_bytes
+        })
+    }
+
+    fn check_books(&self) {
+        let Ok(Answer::Audit(books)) = now(self.store.query(Query::Audit)) else {
+            panic!("the memory store did not answer the audit");
+        };
+        for book in books {
+            if book.charged != book.rows_bytes as i64 || book.counters != book.counted {
+                self.violated("I5 (books)", format!("{book:#?}"));
+            }
+        }
+    }
+
+    // ---- for mutants ----
+
+    pub fn key_of(&self, record: &ObjectRecord) -> Option<(BucketName, ObjectKey)> {
+        let values = self.values.borrow();
+        let key = values.get(&value_of(record)?)?.key;
+        Some((self.view.buckets[0].name.clone(), ObjectKey::parse(key)?))
+    }
+
+    /// Everything that this blob's backend holds for this blob's key.
+    pub fn erase_key_of(&self, blob: BlobId) {
+        let Some(at) = self.blob_names.borrow().get(&blob).cloned() else { return };
+        let backend = &self.backends[self.view.backend_index(&at.backend).expect("configured")];
+        let stem = at.name.rsplit_once('!').map_or("", |(stem, _)| stem);
+        for (name, _) in backend.names_and_sizes() {
+            if name.starts_with(&format!("{stem}!")) {
+                backend.erase(&name);
+            }
+        }
+    }
+
+    pub fn erase_live(&self, bucket: &BucketName, key: &ObjectKey) {
+        let query = Query::Lookup { bucket: bucket.as_str().to_owned(), key: key.as_str().to_owned() };
+        let Ok(Answer::Lookup(Some(located))) = now(self.store.query(query)) else { return };
+        for blob in located.blobs {
+            self.backends[self.view.backend_index(&blob.backend).expect("configured")].erase(&blob.name);
+        }
+    }
+
+    pub fn possible_values(&self, key: &str) -> String {
+        format!("{:?}", self.histories.borrow()[key].possible_values())
+    }
+}
+
+/// The write that a record is of.
+pub fn value_of(record: &ObjectRecord) -> Option<u64> {
+    let (_, value) = record.user_metadata.iter().find(|(name, _)| name == VALUE_NAME)?;
+    value.parse().ok()
+}
+
+/// The bytes of a value: its number, then noise that only it has.
+pub fn body_of(value: u64, size: usize) -> Vec<u8> {
+    let mut body = Vec::with_capacity(size + 8);
+    let mut state = value.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    body.extend_from_slice(&value.to_le_bytes());
+    while body.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        body.extend_from_slice(&state.to_le_bytes());
+    }
+    body.truncate(size);
+    body
+}
+
+/// The result of a future that never waits.
+pub fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("a future of the memory store waits"),
+    }
+}
