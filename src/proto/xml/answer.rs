@@ -67,16 +67,21 @@ pub fn read_complete_result(bytes: &[u8]) -> Result<CompletedUpload, BadXml> {
     let mut walk = Walk::new(bytes)?;
     match walk.root() {
         "Error" => error_fields(&mut walk).map(CompletedUpload::Failed),
-        "CompleteMultipartUploadResult" => {
+        // Dialects call the document differently (CompleteMultipartUploadResponse, …Output); an entity tag tells it.
+        root => {
+            let is_named = root == "CompleteMultipartUploadResult";
             let mut etag = String::new();
             while let Some((path, text)) = walk.next_closed()? {
                 if path == "ETag" {
                     unquoted(text).clone_into(&mut etag);
                 }
             }
-            Ok(CompletedUpload::Done { etag })
+            if is_named || !etag.is_empty() {
+                Ok(CompletedUpload::Done { etag })
+            } else {
+                Err(BadXml("neither a CompleteMultipartUploadResult nor an Error"))
+            }
         }
-        _ => Err(BadXml("neither a CompleteMultipartUploadResult nor an Error")),
     }
 }
 
@@ -253,6 +258,8 @@ mod tests {
     fn a_200_may_be_an_error() {
         let good = b"  \n <?xml version=\"1.0\"?><CompleteMultipartUploadResult><ETag>&quot;a-2&quot;</ETag></CompleteMultipartUploadResult>";
         assert_eq!(read_complete_result(good), Ok(CompletedUpload::Done { etag: "a-2".to_owned() }));
+        let dialect = b"<CompleteMultipartUploadResponse><ETag>\"a-2\"</ETag></CompleteMultipartUploadResponse>";
+        assert_eq!(read_complete_result(dialect), Ok(CompletedUpload::Done { etag: "a-2".to_owned() }));
         let bad = b"<?xml version=\"1.0\"?>   \n  <Error><Code>InternalError</Code></Error>";
         let failed = BackendError { code: "InternalError".to_owned(), message: String::new() };
         assert_eq!(read_complete_result(bad), Ok(CompletedUpload::Failed(failed)));
