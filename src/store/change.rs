@@ -102,8 +102,8 @@ pub enum Refusal {
     /// No candidate has room, but displaced bytes in their grace would make it: they were made due at once. Nudge the
     /// cleanup worker and ask again shortly.
     NoSpaceYet,
-    /// The blob is no longer ours to commit (recovery doomed it, a conditional write overtook it), the version to be copied is no longer live, the blob is not
-    /// in the state that the change needs, or the change comes from an incarnation that has ended. A blob that a commit
+    /// The blob is no longer ours to commit (recovery doomed it, a conditional write overtook it), the version to be copied
+    /// is no longer live, the blob is not in the state that the change needs, or the change comes from an incarnation that has ended. A blob that a commit
     /// named and that was still reserved is doomed now.
     Lost,
     /// Another attempt for the same part is under way, an upload is being completed (409 OperationAborted), or too few other
