@@ -15,7 +15,7 @@
 //!    `ReplyTo` by its own way back; `Metadata::lookup` asks the location cache first and sends a `Query::Lookup` only then.
 //!    A full channel is the mailbox's 503 for what `Change::may_be_refused` says and for queries; ends of what was begun need
 //!    a slot that their begin has kept.
-//! 5. The first change is `Register`; its incarnation goes into every begin. `figures` are the desk's metrics.
+//! 5. The first change is `Register`; its incarnation goes into every begin. `cells` are the desk's metrics.
 //!
 //! The desk ends when every sender is gone and all is answered; dropping the store then waits for its threads.
 

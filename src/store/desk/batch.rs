@@ -3,7 +3,7 @@
 use super::super::port::{
     AbandonPart, AbandonWrite, AbortUpload, Applied, ApplyError, BatchId, Change, GivenUp, MetadataStore, Outcome,
 };
-use super::queue::Waiting;
+use super::queue::{Waiting, is_end};
 use super::{Desk, Reply, ReplyTo};
 use crate::base::{BlobId, Clock, Dice, Failure, Incarnation};
 use std::sync::Arc;
@@ -203,8 +203,4 @@ fn end_of(change: &Change, outcome: &Outcome) -> Option<Change> {
         })),
         _ => None,
     }
-}
-
-fn is_end(change: &Change) -> bool {
-    matches!(change, Change::AbandonWrite(_) | Change::AbandonPart(_) | Change::AbortUpload(_))
 }

@@ -10,6 +10,7 @@
 //!   tried change by change, so that it fails no neighbour.
 //! - The cache and the board are written after COMMIT returned and before anybody is answered.
 //! - What was begun for a caller that nobody can tell any more is ended by the desk itself.
+//! - While the database does not answer, nobody waits longer than `DeskLimits::answer_within` to be told so.
 
 mod batch;
 mod local;
@@ -76,7 +77,8 @@ pub struct DeskLimits {
     pub waiting_changes_max: usize,
     /// Queries under way; beyond, they are refused likewise.
     pub queries_max: usize,
-    /// How long callers wait for a lost answer to be resolved (`database.call_timeout`). The desk goes on after that.
+    /// How long callers wait while a batch does not come back, or its lost answer is not resolved
+    /// (`database.call_timeout`). The desk goes on after that.
     pub answer_within: Duration,
 }
 
@@ -118,6 +120,8 @@ const EVENTS_PER_TURN: u32 = 256;
 
 #[allow(clippy::large_enum_variant)] // most events are arrivals
 enum Event<R> {
+    /// The running batch has taken `answer_within` or more.
+    Stalled,
     /// Ends of what was begun for callers that are gone.
     BatchDone(Vec<Change>),
     Answered,
@@ -126,6 +130,7 @@ enum Event<R> {
 }
 
 type Running<'d> = Pin<Box<dyn Future<Output = Vec<Change>> + 'd>>;
+type Alarm<'d> = Pin<Box<dyn Future<Output = ()> + 'd>>;
 
 impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     /// `cache`: None where another process writes to the same database.
@@ -164,6 +169,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     pub async fn run<R: ReplyTo>(&self, inbox: flume::Receiver<Call<R>>) {
         let mut queue = Queue::default();
         let mut running: Option<Running<'_>> = None;
+        let mut alarm: Option<Alarm<'_>> = None;
         let mut queries = FuturesUnordered::new();
         let mut arrivals = inbox.stream();
         let mut open = true;
@@ -181,6 +187,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 let batch = queue.take_batch(self.limits.batch_changes_max);
                 if !batch.is_empty() {
                     running = Some(Box::pin(self.carry_out(batch)));
+                    alarm = Some(Box::pin(self.clock.sleep(self.limits.answer_within)));
                 }
                 self.cells.waiting.set(queue.len() as u64);
             }
@@ -199,6 +206,11 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 {
                     return Poll::Ready(Event::BatchDone(ends));
                 }
+                if let Some(rings) = &mut alarm
+                    && rings.as_mut().poll(context).is_ready()
+                {
+                    return Poll::Ready(Event::Stalled);
+                }
                 if let Poll::Ready(Some(())) = queries.poll_next_unpin(context) {
                     return Poll::Ready(Event::Answered);
                 }
@@ -209,8 +221,12 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
             });
             match event.await {
                 Event::BatchDone(ends) => {
-                    running = None;
-                    ends.into_iter().for_each(|end| queue.push(end, None));
+                    (running, alarm) = (None, None);
+                    ends.into_iter().for_each(|end| queue.push(end, self.clock.tick(), None));
+                }
+                Event::Stalled => {
+                    self.tell_stalled(&mut queue);
+                    alarm = Some(Box::pin(self.clock.sleep(self.limits.answer_within / 4)));
                 }
                 Event::Answered => {}
                 Event::Arrived(call) => {
@@ -232,7 +248,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                     let refused = Failure::overloaded("too many changes wait for the database");
                     let _ = call.reply.send(Reply::Change(Err(refused))); // nothing was begun
                 } else {
-                    queue.push(change, Some(call.reply));
+                    queue.push(change, self.clock.tick(), Some(call.reply));
                 }
                 None
             }
@@ -243,6 +259,17 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 None
             }
             Ask::Query(query) => Some((query, call.reply)),
+        }
+    }
+
+    /// Tells those who have waited long enough that the database does not answer. Nothing of theirs has run, and nothing
+    /// will, except ends: they are asked for still.
+    fn tell_stalled<R: ReplyTo>(&self, queue: &mut Queue<R>) {
+        let now = self.clock.tick();
+        for caller in queue.expire(|since| now.since(since) >= self.limits.answer_within) {
+            self.cells.failures.inc();
+            let failure = Failure::metadata("the database does not answer");
+            let _ = caller.send(Reply::Change(Err(failure))); // nothing was begun
         }
     }
 

@@ -1,14 +1,21 @@
 //! Changes that wait, and which of them form the next batch.
 
 use super::super::port::{Change, Subject};
+use crate::base::Tick;
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 /// How far a batch looks past changes that have to wait for others.
 const LOOK_AHEAD_MAX: usize = 1024;
 
+/// What ends something that was begun: asked for until it is done, whether anybody waits for it or not.
+pub(super) fn is_end(change: &Change) -> bool {
+    matches!(change, Change::AbandonWrite(_) | Change::AbandonPart(_) | Change::AbortUpload(_))
+}
+
 pub(super) struct Waiting<R> {
     pub(super) change: Change,
+    since: Tick,
     /// None: nobody waits for it.
     pub(super) reply: Option<R>,
     /// Hashes of its subjects; that two differ is all that is asked of them.
@@ -29,12 +36,25 @@ impl<R> Queue<R> {
         self.0.len()
     }
 
-    pub(super) fn push(&mut self, change: Change, reply: Option<R>) {
+    pub(super) fn push(&mut self, change: Change, since: Tick, reply: Option<R>) {
         let hash = |subject| BuildHasherDefault::<DefaultHasher>::default().hash_one(subject);
         let subjects = change.subjects();
         let alone = subjects.contains(&Some(Subject::Everything));
         let subjects = subjects.map(|subject| subject.map(hash));
-        self.0.push_back(Waiting { change, reply, subjects, alone });
+        self.0.push_back(Waiting { change, since, reply, subjects, alone });
+    }
+
+    /// Takes out what waits since a time that is `too_long` ago; ends stay, without their callers. Returns the callers.
+    pub(super) fn expire(&mut self, too_long: impl Fn(Tick) -> bool) -> Vec<R> {
+        let mut callers = Vec::new();
+        self.0.retain_mut(|one| {
+            if too_long(one.since) {
+                callers.extend(one.reply.take());
+                return is_end(&one.change);
+            }
+            true
+        });
+        callers
     }
 
     /// The next batch: in order, and at most one change per subject. What has to wait keeps its subjects from those behind

@@ -96,7 +96,7 @@ impl Dice for CountingDice {
     }
 }
 
-/// Sleeping lets others run, and takes virtual time.
+/// Sleeping lets others run; virtual time passes while somebody sleeps.
 #[derive(Clone)]
 struct SleepyClock(TestClock);
 
@@ -110,8 +110,11 @@ impl Clock for SleepyClock {
     }
 
     async fn sleep(&self, wait: Duration) {
-        self.0.advance(wait);
-        tokio::task::yield_now().await;
+        let until = self.tick().after(wait);
+        while self.tick() < until {
+            self.0.advance(Duration::from_millis(1));
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -298,6 +301,70 @@ fn changes_of_one_upload_take_turns_and_registration_runs_alone() {
     });
 }
 
+/// StartComplete concerns its upload and its key: while it waits for the upload, the key's later changes wait for it.
+#[test]
+fn what_waits_keeps_its_place_for_all_its_subjects() {
+    with_desk(DeskLimits::default(), |office| async move {
+        office.close_the_gate().await;
+        let blocker = ask(&office, office.begin("blocker"));
+        settled().await;
+        let upload = crate::base::UploadId::from_rolls(0, 1);
+        let reopen = ask(&office, ReopenUpload { upload: upload.clone() });
+        settled().await;
+        let complete = ask(
+            &office,
+            StartComplete {
+                bucket: bucket(),
+                key: key("k"),
+                upload: upload.clone(),
+                manifest: vec![],
+                condition: WriteCondition::default(),
+                enforce_min_part_size: true,
+            },
+        );
+        settled().await;
+        let (behind, beside) = (ask(&office, office.begin("k")), ask(&office, office.begin("other")));
+        settled().await;
+        office.open_the_gate();
+        for one in [blocker, behind, beside] {
+            one.await.unwrap().expect("answered").expect("there is room");
+        }
+        assert_eq!(reopen.await.unwrap().expect("answered"), Err(Refusal::NoSuchUpload));
+        assert_eq!(complete.await.unwrap().expect("answered"), Err(Refusal::NoSuchUpload));
+        let want: [&[&str]; 4] = [&["blocker"], &[upload.as_str(), "other"], &["k"], &["k"]];
+        assert_eq!(*office.store().tried.borrow(), want);
+    });
+}
+
+#[test]
+fn nobody_waits_for_ever_behind_a_batch_that_does_not_come_back() {
+    with_desk(DeskLimits::default(), |office| async move {
+        let given_up = ask(&office, office.begin("given-up")).await.unwrap().unwrap().unwrap();
+        office.close_the_gate().await;
+        let running = ask(&office, office.begin("running"));
+        settled().await;
+        let started = office.clock.tick();
+        let behind = ask(&office, office.begin("behind"));
+        let end = AbandonWrite {
+            incarnation: Incarnation(1),
+            given_up: GivenUp { blob: given_up.blob.id, may_appear: false },
+            reason: "test".into(),
+        };
+        let end = ask(&office, end);
+        assert!(behind.await.unwrap().is_err() && end.await.unwrap().is_err());
+        let waited = office.clock.tick().since(started);
+        assert!(waited >= Duration::from_secs(2) && waited < Duration::from_secs(4), "{waited:?}");
+        let late = ask(&office, office.begin("late"));
+        settled().await;
+        office.open_the_gate();
+        assert!(running.await.unwrap().unwrap().is_ok() && late.await.unwrap().unwrap().is_ok());
+        settled().await;
+        let tried = office.store().tried.borrow().concat();
+        assert!(!tried.contains(&"behind".to_owned()), "what was refused is not done afterwards: {tried:?}");
+        assert_eq!(office.state(given_up.blob.id), Some(BlobState::Doomed), "but ends are");
+    });
+}
+
 #[test]
 fn a_bad_change_fails_alone_and_a_dead_database_fails_fast() {
     with_desk(DeskLimits::default(), |office| async move {
@@ -373,6 +440,8 @@ fn callers_do_not_wait_for_ever_and_what_was_begun_for_them_is_ended() {
             while office.store().resolves_fail.get() > 0 {
                 settled().await;
             }
+            // The last wait before it is asked once more.
+            office.desk.clock.sleep(Duration::from_secs(2)).await;
             settled().await;
             assert_eq!(office.looked_up("k").await.is_some(), fate == Fate::LostBefore);
             assert_eq!(office.cached("k").is_some(), fate == Fate::LostBefore, "remembered again");

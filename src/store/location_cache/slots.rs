@@ -98,3 +98,39 @@ fn zeroed(length: usize) -> Box<[AtomicU64]> {
 
 const _: () =
     assert!(align_of::<AtomicU64>() == align_of::<u64>(), "the cast in `zeroed` keeps the allocation's layout");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    /// Readers that go straight for a slot that is rewritten all the time: what they get is one payload, never two.
+    #[test]
+    fn a_torn_copy_is_no_copy() {
+        let slots = Slots::new(1);
+        let stop = AtomicBool::new(false);
+        let read = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut payload = [0; PAYLOAD_BYTES];
+                while !stop.load(Ordering::Relaxed) {
+                    if let Some(length) = slots.read(0, &mut payload) {
+                        let whole = payload[..length].iter().all(|&byte| byte == payload[0]);
+                        if !whole || (length > 0 && length != PAYLOAD_BYTES - usize::from(payload[0])) {
+                            stop.store(true, Ordering::Relaxed);
+                            panic!("torn: {:?}", &payload[..length]);
+                        }
+                        read.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+            let mut round = 0_u64;
+            while (round < 200_000 || read.load(Ordering::Relaxed) < 1_000) && !stop.load(Ordering::Relaxed) {
+                round += 1;
+                let byte = (round % 251) as u8;
+                slots.write(0, &[byte; PAYLOAD_BYTES][..PAYLOAD_BYTES - usize::from(byte)]);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+}

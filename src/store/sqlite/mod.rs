@@ -35,6 +35,9 @@ const WRITER_JOBS_MAX: usize = 16;
 /// Queries waiting for the reader or the scanner; beyond, callers are told to slow down.
 const QUERY_JOBS_MAX: usize = 4096;
 
+/// Requests' queries that share a snapshot. A scan has one of its own: a long snapshot keeps the log from being reused.
+const READER_SNAPSHOT_QUERIES_MAX: usize = 64;
+
 /// The database's side of a query.
 struct QueryJob {
     query: Query,
@@ -57,8 +60,8 @@ impl SqliteStore {
         let thread = |cause| OpenError::File { path: path.to_owned(), cause };
         let lock = Arc::new(opened.lock);
         let writer = writer::Writer::new(opened.writer, rules, wall.clone()).map_err(database)?;
-        let reader = read::Reader::new(opened.reader, wall.clone());
-        let scanner = read::Reader::new(opened.scanner, wall);
+        let reader = read::Reader::new(opened.reader, wall.clone(), READER_SNAPSHOT_QUERIES_MAX);
+        let scanner = read::Reader::new(opened.scanner, wall, 1);
 
         let (write, write_jobs) = flume::bounded(WRITER_JOBS_MAX);
         let (read, read_jobs) = flume::bounded(QUERY_JOBS_MAX);

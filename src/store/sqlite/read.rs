@@ -8,19 +8,18 @@ use crate::base::{BackendName, Timestamp, UploadId, Version};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 use std::cell::RefCell;
 
-/// Queries that are answered from one snapshot.
-const SNAPSHOT_QUERIES_MAX: usize = 64;
-
 pub(super) struct Reader {
     pub(super) conn: Connection,
     wall: Wall,
+    /// Queries that are answered from one snapshot.
+    snapshot_queries_max: usize,
     /// Backends by row id, as far as they were met: ids are never used again, so nothing here grows old.
     backends: RefCell<Vec<(i64, BackendName)>>,
 }
 
 impl Reader {
-    pub(super) fn new(conn: Connection, wall: Wall) -> Self {
-        Self { conn, wall, backends: RefCell::default() }
+    pub(super) fn new(conn: Connection, wall: Wall, snapshot_queries_max: usize) -> Self {
+        Self { conn, wall, snapshot_queries_max, backends: RefCell::default() }
     }
 
     /// Works until every sender is gone. Whatever waits is answered from one snapshot, which begins after it was asked:
@@ -28,7 +27,7 @@ impl Reader {
     pub(super) fn run(self, jobs: &flume::Receiver<QueryJob>) {
         while let Ok(first) = jobs.recv() {
             let mut waiting = vec![first];
-            waiting.extend(jobs.try_iter().take(SNAPSHOT_QUERIES_MAX - 1));
+            waiting.extend(jobs.try_iter().take(self.snapshot_queries_max - 1));
             let shared = waiting.len() > 1 && self.conn.execute_batch("BEGIN").is_ok();
             for job in waiting {
                 if !job.reply.is_closed() {

@@ -129,7 +129,7 @@ fn changes(changes: Vec<Change>) -> Arc<[Change]> {
 fn check_books(path: &Path) {
     let conn = Connection::open(path).expect("opens");
     let clock = TestClock::new();
-    for one in read::Reader::new(conn, Arc::new(move || clock.now())).audit().expect("audited") {
+    for one in read::Reader::new(conn, Arc::new(move || clock.now()), 1).audit().expect("audited") {
         assert_eq!((one.charged, &one.counters), (one.rows_bytes as i64, &one.counted));
     }
 }
