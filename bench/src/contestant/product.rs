@@ -59,7 +59,7 @@ impl Product {
         // The audit lines of a run would fill the disk; writing them to nowhere costs the product the same.
         let log = ground.dir.join(name).join("stderr.log");
         command.stderr(fs::File::create(&log)?);
-        let spawn = || Ok(command.spawn().context("starting the product")?);
+        let spawn = || command.spawn().context("starting the product");
         let cores = ground.cores;
         let child = if pinned { cores.start_on(cores.proxy, spawn) } else { cores.start_anywhere(spawn) }?;
         let mut process = Process::adopt(child);
