@@ -17,7 +17,7 @@ use crate::observe::cells::TimeoutPhase;
 use crate::proto::aws_chunked::Form;
 use crate::proto::checksum::Declared;
 use crate::proto::error_code::{ErrorCode, S3Error};
-use crate::proto::http1::RequestHead;
+use crate::proto::http1::{BadHead, RequestHead};
 use crate::proto::operation::Operation;
 use crate::proto::sigv4;
 use crate::proto::target::Target;
@@ -133,7 +133,12 @@ async fn serve_one(
     bytes: &[u8],
     scanned: &mut usize,
 ) -> Option<Turn> {
-    let head = match RequestHead::parse(bytes, scanned) {
+    let max = site.view().server.max_header_bytes;
+    let parsed = match RequestHead::parse(&bytes[..bytes.len().min(max)], scanned) {
+        Ok(None) if bytes.len() >= max => Err(BadHead::TooLong),
+        parsed => parsed,
+    };
+    let head = match parsed {
         Ok(head) => head?,
         Err(bad) => {
             site.cells().malformed_requests.inc();
