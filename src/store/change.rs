@@ -103,8 +103,8 @@ pub enum Refusal {
     /// cleanup worker and ask again shortly.
     NoSpaceYet,
     /// The blob is no longer ours to commit (recovery doomed it, a conditional write overtook it), the version to be copied
-    /// is no longer live, the blob is not in the state that the change needs, or the change comes from an incarnation that has ended. A blob that a commit
-    /// named and that was still reserved is doomed now.
+    /// is no longer live, the blob is not in the state that the change needs, or the change comes from an incarnation that
+    /// has ended. A blob that a commit named and that was still reserved is doomed now.
     Lost,
     /// Another attempt for the same part is under way, an upload is being completed (409 OperationAborted), or too few other
     /// copies would remain.
