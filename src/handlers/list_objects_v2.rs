@@ -7,7 +7,7 @@ use super::trouble::Trouble;
 use crate::base::Failure;
 use crate::proto::params::ListObjectsV2;
 use crate::proto::xml::{self, ListEntry, ListHeader};
-use crate::store::port::{Answer, ListQuery, Listed, Metadata, Query};
+use crate::store::port::{Answer, ListPage, ListQuery, Listed, Metadata, Query};
 
 pub async fn handle<P: Ports, X: Exchange<P>>(
     ports: &P,
@@ -24,9 +24,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         after: asked.after.clone(),
         max: asked.max_keys,
     };
-    let Answer::List(page) = ports.meta().query(Query::List(list)).await? else {
-        return Err(Failure::ourselves("a query was answered with another's answer").into());
-    };
+    let page = page_of(ports, list).await?;
     let header = ListHeader {
         bucket: request.bucket(),
         request: &asked,
@@ -40,7 +38,15 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     exchange.respond(&scratch.body).await.map_err(|_| Trouble::Cut)
 }
 
-fn entry_of(listed: &Listed) -> ListEntry<'_> {
+/// One page; the other listings of keys are walks of the same index.
+pub(super) async fn page_of<P: Ports>(ports: &P, list: ListQuery) -> Result<ListPage, Failure> {
+    match ports.meta().query(Query::List(list)).await? {
+        Answer::List(page) => Ok(page),
+        _ => Err(Failure::ourselves("a query was answered with another's answer")),
+    }
+}
+
+pub(super) fn entry_of(listed: &Listed) -> ListEntry<'_> {
     let checksum = listed.checksums.first().map(|one| (one.algorithm.as_str(), one.composite));
     ListEntry { key: &listed.key, size: listed.size, etag: &listed.etag, modified: listed.modified, checksum }
 }

@@ -12,10 +12,13 @@ mod create_multipart_upload;
 mod delete_object;
 mod delete_objects;
 mod get_bucket_location;
+mod get_bucket_versioning;
 mod get_object;
 mod head_bucket;
 mod head_object;
 mod list_buckets;
+mod list_object_versions;
+mod list_objects;
 mod list_objects_v2;
 mod list_parts;
 mod object_headers;
@@ -80,9 +83,14 @@ async fn dispatch<P: Ports, X: Exchange<P>>(
         Operation::DeleteObject => Box::pin(delete_object::handle(ports, request, exchange)).await,
         Operation::DeleteObjects => Box::pin(delete_objects::handle(ports, request, exchange, scratch)).await,
         Operation::ListObjectsV2 => Box::pin(list_objects_v2::handle(ports, request, exchange, scratch)).await,
+        Operation::ListObjects => Box::pin(list_objects::handle(ports, request, exchange, scratch)).await,
+        Operation::ListObjectVersions => {
+            Box::pin(list_object_versions::handle(ports, request, exchange, scratch)).await
+        }
         Operation::ListBuckets => list_buckets::handle(ports, request, exchange, scratch).await,
         Operation::HeadBucket => head_bucket::handle(ports, exchange).await,
         Operation::GetBucketLocation => get_bucket_location::handle(ports, exchange, scratch).await,
+        Operation::GetBucketVersioning => get_bucket_versioning::handle(exchange, scratch).await,
         Operation::CreateMultipartUpload => {
             Box::pin(create_multipart_upload::handle(ports, request, exchange, scratch)).await
         }

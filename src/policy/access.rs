@@ -85,8 +85,8 @@ pub fn needed(operation: Operation) -> Permissions {
     use Operation::*;
     match operation {
         ListBuckets => Permissions::NONE,
-        HeadBucket | GetBucketLocation => Permission::ListBuckets.into(),
-        ListObjectsV2 | ListParts => Permission::List.into(),
+        HeadBucket | GetBucketLocation | GetBucketVersioning => Permission::ListBuckets.into(),
+        ListObjects | ListObjectsV2 | ListObjectVersions | ListParts => Permission::List.into(),
         GetObject | HeadObject => Permission::Read.into(),
         PutObject | CreateMultipartUpload | UploadPart | CompleteMultipartUpload | AbortMultipartUpload => {
             Permission::Write.into()
@@ -202,7 +202,10 @@ mod tests {
             Op::ListBuckets,
             Op::HeadBucket,
             Op::GetBucketLocation,
+            Op::GetBucketVersioning,
+            Op::ListObjects,
             Op::ListObjectsV2,
+            Op::ListObjectVersions,
             Op::GetObject,
             Op::HeadObject,
             Op::ListParts,

@@ -13,7 +13,10 @@ pub enum Operation {
     ListBuckets,
     HeadBucket,
     GetBucketLocation,
+    GetBucketVersioning,
+    ListObjects,
     ListObjectsV2,
+    ListObjectVersions,
     DeleteObjects,
     GetObject,
     HeadObject,
@@ -27,11 +30,14 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::ListBuckets,
         Self::HeadBucket,
         Self::GetBucketLocation,
+        Self::GetBucketVersioning,
+        Self::ListObjects,
         Self::ListObjectsV2,
+        Self::ListObjectVersions,
         Self::DeleteObjects,
         Self::GetObject,
         Self::HeadObject,
@@ -50,7 +56,10 @@ impl Operation {
             Self::ListBuckets => "ListBuckets",
             Self::HeadBucket => "HeadBucket",
             Self::GetBucketLocation => "GetBucketLocation",
+            Self::GetBucketVersioning => "GetBucketVersioning",
+            Self::ListObjects => "ListObjects",
             Self::ListObjectsV2 => "ListObjectsV2",
+            Self::ListObjectVersions => "ListObjectVersions",
             Self::DeleteObjects => "DeleteObjects",
             Self::GetObject => "GetObject",
             Self::HeadObject => "HeadObject",
@@ -82,6 +91,8 @@ impl Operation {
     fn query_keys(self) -> &'static [&'static str] {
         match self {
             Self::GetBucketLocation => &["location"],
+            Self::GetBucketVersioning => &["versioning"],
+            Self::ListObjects => &["prefix", "delimiter", "max-keys", "marker", "encoding-type"],
             Self::ListObjectsV2 => &[
                 "list-type",
                 "prefix",
@@ -92,6 +103,9 @@ impl Operation {
                 "encoding-type",
                 "fetch-owner",
             ],
+            Self::ListObjectVersions => {
+                &["versions", "prefix", "delimiter", "max-keys", "key-marker", "version-id-marker", "encoding-type"]
+            }
             Self::DeleteObjects => &["delete"],
             Self::CreateMultipartUpload => &["uploads"],
             Self::UploadPart => &["uploadId", "partNumber"],
@@ -179,7 +193,9 @@ fn of_bucket(method: Method, query: &Query<'_>) -> Result<Operation, S3Error> {
         Method::Get if query.has("location") => Ok(Operation::GetBucketLocation),
         Method::Get if query.has("uploads") => Err(not_implemented("ListMultipartUploads")),
         Method::Get if query.has("list-type") => Ok(Operation::ListObjectsV2),
-        Method::Get => Err(not_implemented("ListObjects")),
+        Method::Get if query.has("versioning") => Ok(Operation::GetBucketVersioning),
+        Method::Get if query.has("versions") => Ok(Operation::ListObjectVersions),
+        Method::Get => Ok(Operation::ListObjects),
         Method::Post if query.has("delete") => Ok(Operation::DeleteObjects),
         Method::Post if query.is_empty() => Err(not_implemented("PostObject")),
         Method::Put if query.is_empty() => Err(not_implemented("CreateBucket")),
@@ -250,6 +266,10 @@ mod tests {
                 Operation::ListObjectsV2,
             ),
             ("GET /b?list%2Dtype=2", Operation::ListObjectsV2),
+            ("GET /b", Operation::ListObjects),
+            ("GET /b/?prefix=a&delimiter=%2F&max-keys=5&marker=b&encoding-type=url", Operation::ListObjects),
+            ("GET /b?versions&prefix=a&key-marker=b&version-id-marker=null", Operation::ListObjectVersions),
+            ("GET /b?versioning", Operation::GetBucketVersioning),
             ("POST /b?delete", Operation::DeleteObjects),
             ("GET /b/k", Operation::GetObject),
             ("GET /b/k?x-id=GetObject", Operation::GetObject),
@@ -308,11 +328,11 @@ mod tests {
             ("OPTIONS /b/k", ErrorCode::NotImplemented),
             ("BREW /b/k", ErrorCode::NotImplemented),
             ("get /b/k", ErrorCode::NotImplemented),
-            ("GET /b", ErrorCode::NotImplemented),
-            ("GET /b?prefix=a", ErrorCode::NotImplemented),
+            ("GET /b?delete", ErrorCode::NotImplemented),
+            ("GET /b?list-type=2&marker=a", ErrorCode::NotImplemented),
             ("GET /b?list-type=2&location", ErrorCode::NotImplemented),
-            ("GET /b?versioning", ErrorCode::NotImplemented),
-            ("GET /b?versions", ErrorCode::NotImplemented),
+            ("GET /b?versioning&versions", ErrorCode::NotImplemented),
+            ("GET /b?versions&list-type=2", ErrorCode::NotImplemented),
             ("GET /b?uploads", ErrorCode::NotImplemented),
             ("GET /b?policy", ErrorCode::NotImplemented),
             ("PUT /b", ErrorCode::NotImplemented),

@@ -55,6 +55,67 @@ impl<'t> ListObjectsV2<'t> {
     }
 }
 
+/// ListObjects, the first version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListObjects<'t> {
+    pub prefix: Cow<'t, str>,
+    /// Empty: none.
+    pub delimiter: Cow<'t, str>,
+    /// The page begins behind this key or common prefix.
+    pub marker: Cow<'t, str>,
+    /// 0 to 1000.
+    pub max_keys: u32,
+    /// Names in the answer are percent-encoded.
+    pub url_encoding: bool,
+}
+
+impl<'t> ListObjects<'t> {
+    pub fn parse(query: &Query<'t>) -> Result<Self, S3Error> {
+        Ok(Self {
+            prefix: query.value("prefix")?.unwrap_or_default(),
+            delimiter: query.value("delimiter")?.unwrap_or_default(),
+            marker: query.value("marker")?.unwrap_or_default(),
+            max_keys: count(query, "max-keys", PAGE_MAX)?.unwrap_or(PAGE_MAX),
+            url_encoding: url_encoding(query)?,
+        })
+    }
+}
+
+/// ListObjectVersions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListObjectVersions<'t> {
+    pub prefix: Cow<'t, str>,
+    /// Empty: none.
+    pub delimiter: Cow<'t, str>,
+    /// The page begins behind this key or common prefix.
+    pub key_marker: Cow<'t, str>,
+    /// As asked, to be echoed. A key has one version here, so the page begins behind the key with or without it.
+    pub version_id_marker: Option<Cow<'t, str>>,
+    /// 0 to 1000.
+    pub max_keys: u32,
+    /// Names in the answer are percent-encoded.
+    pub url_encoding: bool,
+}
+
+impl<'t> ListObjectVersions<'t> {
+    pub fn parse(query: &Query<'t>) -> Result<Self, S3Error> {
+        let key_marker = query.value("key-marker")?;
+        let version_id_marker = query.value("version-id-marker")?;
+        if version_id_marker.as_deref().is_some_and(|marker| !marker.is_empty()) && key_marker.is_none() {
+            let message = "A version-id marker cannot be specified without a key marker.";
+            return Err(S3Error::new(ErrorCode::InvalidArgument, message));
+        }
+        Ok(Self {
+            prefix: query.value("prefix")?.unwrap_or_default(),
+            delimiter: query.value("delimiter")?.unwrap_or_default(),
+            key_marker: key_marker.unwrap_or_default(),
+            version_id_marker,
+            max_keys: count(query, "max-keys", PAGE_MAX)?.unwrap_or(PAGE_MAX),
+            url_encoding: url_encoding(query)?,
+        })
+    }
+}
+
 /// UploadPart.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UploadPart {
@@ -170,6 +231,22 @@ mod tests {
             let raw = format!("list-type=2&max-keys={text}");
             assert_eq!(list(&raw).map(|list| list.max_keys), want, "{text:?}");
         }
+    }
+
+    #[test]
+    fn markers_of_the_other_listings() {
+        let first = ListObjects::parse(&Query::new("prefix=a&marker=a%2Fb&delimiter=ab&max-keys=0"));
+        let first = first.expect("well-formed");
+        assert_eq!((&*first.prefix, &*first.marker, &*first.delimiter, first.max_keys), ("a", "a/b", "ab", 0));
+        let versions = |raw: &'static str| {
+            let parsed = ListObjectVersions::parse(&Query::new(raw)).map_err(|error| error.code);
+            parsed.map(|list| (list.key_marker.into_owned(), list.version_id_marker.map(Cow::into_owned)))
+        };
+        assert_eq!(versions("versions"), Ok((String::new(), None)));
+        assert_eq!(versions("versions&key-marker=k&version-id-marker=null"), Ok(("k".into(), Some("null".into()))));
+        assert_eq!(versions("versions&version-id-marker="), Ok((String::new(), Some(String::new()))));
+        assert_eq!(versions("versions&version-id-marker=null"), Err(ErrorCode::InvalidArgument));
+        assert_eq!(versions("versions&max-keys=-1"), Err(ErrorCode::InvalidArgument));
     }
 
     #[test]

@@ -800,7 +800,9 @@ LISTS = [
     ([("list-type", "2"), ("encoding-type", "base64")], 400, "InvalidArgument"),
     ([("acl", "")], 501, "NotImplemented"),
     ([("policy", "")], 501, "NotImplemented"),
-    ([("versions", "")], 501, "NotImplemented"),
+    ([("versions", ""), ("list-type", "2")], 501, "NotImplemented"),
+    ([("versions", ""), ("version-id-marker", "null")], 400, "InvalidArgument"),
+    ([("max-keys", "abc")], 400, "InvalidArgument"),
 ]
 
 

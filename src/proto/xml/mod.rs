@@ -1,9 +1,10 @@
 //! The XML of S3: bodies that clients and backends send, read with bounds; bodies that we send, written straight into a buffer.
 //!
 //! `walk` reads events for `request` (what clients send) and `answer` (what backends send); `write` holds the writer, and
-//! `result` the documents made with it. Nothing here resolves entities beyond XML's own five, reads a DTD, or recurses.
+//! `result` and `listing` the documents made with it. Nothing here resolves entities beyond XML's own five, reads a DTD, or recurses.
 
 mod answer;
+mod listing;
 mod request;
 mod result;
 mod walk;
@@ -13,11 +14,13 @@ pub use answer::{
     BackendError, CompletedUpload, ListedKey, ListedPage, ListedUpload, ListedUploads, ListedVersion,
     read_complete_result, read_error, read_initiate_result, read_list, read_uploads, read_versions,
 };
+pub use listing::{
+    ListEntry, ListHeader, write_list_objects, write_list_objects_v1, write_list_versions, write_versioning,
+};
 pub use request::{CompletedPart, DeleteRequest, ObjectToDelete, read_complete_multipart_upload, read_delete};
 pub use result::{
-    Completed, DeleteOutcome, ListEntry, ListHeader, PartEntry, PartsHeader, write_complete_request,
-    write_complete_result, write_delete_result, write_error, write_initiate_result, write_list_buckets,
-    write_list_objects, write_list_parts, write_location,
+    Completed, DeleteOutcome, PartEntry, PartsHeader, write_complete_request, write_complete_result,
+    write_delete_result, write_error, write_initiate_result, write_list_buckets, write_list_parts, write_location,
 };
 pub use walk::BadXml;
 

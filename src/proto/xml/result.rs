@@ -3,17 +3,14 @@
 //! Called by the handlers and the connection; the upstream client calls `write_complete_request`. Each function appends one
 //! whole document. ETags are passed without quotes.
 
+use super::listing::{Names, checksum_type, owner};
 use super::write::XmlWriter;
 use super::{CHECKSUM_ELEMENT, NAMESPACE};
 use crate::base::Timestamp;
 use crate::proto::checksum::Checksum;
+use crate::proto::date;
 use crate::proto::error_code::S3Error;
-use crate::proto::params::{ListObjectsV2, ListParts};
-use crate::proto::target::encode_percent;
-use crate::proto::{date, list_token};
-
-/// The owner of every bucket and object, as the reference system names it.
-const OWNER: &str = "s3-orchestrator";
+use crate::proto::params::ListParts;
 
 /// The body of a refusal. `resource` is the path as sent.
 pub fn write_error(out: &mut Vec<u8>, error: &S3Error, resource: &str, request_id: &str) {
@@ -35,103 +32,10 @@ pub fn write_list_buckets<'a>(out: &mut Vec<u8>, buckets: impl IntoIterator<Item
     xml.close("Buckets").close("ListAllMyBucketsResult");
 }
 
-fn owner(xml: &mut XmlWriter<'_>, element: &str) {
-    xml.open(element).text("ID", OWNER).text("DisplayName", OWNER).close(element);
-}
-
 /// An empty constraint means us-east-1 ("GetBucketLocation", Amazon S3 API reference).
 pub fn write_location(out: &mut Vec<u8>, region: &str) {
     let shown = if region == "us-east-1" { "" } else { region };
     XmlWriter::document(out, "LocationConstraint", NAMESPACE).value(shown).close("LocationConstraint");
-}
-
-/// What a page of ListObjectsV2 says about itself.
-#[derive(Clone, Copy, Debug)]
-pub struct ListHeader<'a> {
-    pub bucket: &'a str,
-    pub request: &'a ListObjectsV2<'a>,
-    /// Keys and common prefixes together.
-    pub entries: usize,
-    /// The last key or common prefix, if more follow.
-    pub continues_after: Option<&'a str>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct ListEntry<'a> {
-    pub key: &'a str,
-    pub size: u64,
-    pub etag: &'a str,
-    pub modified: Timestamp,
-    /// `x-amz-checksum-algorithm`'s spelling, and whether it is a checksum of the parts' checksums.
-    pub checksum: Option<(&'a str, bool)>,
-}
-
-pub fn write_list_objects<'a>(
-    out: &mut Vec<u8>,
-    header: &ListHeader<'_>,
-    keys: impl IntoIterator<Item = ListEntry<'a>>,
-    common_prefixes: impl IntoIterator<Item = &'a str>,
-) {
-    let request = header.request;
-    let mut names = Names { url_encoding: request.url_encoding, scratch: String::new() };
-    let mut xml = XmlWriter::document(out, "ListBucketResult", NAMESPACE);
-    xml.text("Name", header.bucket).text("Prefix", names.shown(&request.prefix));
-    if let Some(start_after) = &request.start_after {
-        xml.text("StartAfter", names.shown(start_after));
-    }
-    if let Some(token) = &request.continuation_token {
-        xml.text("ContinuationToken", token);
-    }
-    if let Some(last) = header.continues_after {
-        xml.text("NextContinuationToken", &list_token::encode(last));
-    }
-    xml.number("KeyCount", header.entries as u64).number("MaxKeys", u64::from(request.max_keys));
-    if !request.delimiter.is_empty() {
-        xml.text("Delimiter", names.shown(&request.delimiter));
-    }
-    if request.url_encoding {
-        xml.text("EncodingType", "url");
-    }
-    xml.flag("IsTruncated", header.continues_after.is_some());
-    for entry in keys {
-        xml.open("Contents")
-            .text("Key", names.shown(entry.key))
-            .text("LastModified", date::iso8601(entry.modified).as_str())
-            .etag(entry.etag);
-        if let Some((algorithm, composite)) = entry.checksum {
-            xml.text("ChecksumAlgorithm", algorithm).text("ChecksumType", checksum_type(composite));
-        }
-        xml.number("Size", entry.size).text("StorageClass", "STANDARD");
-        if request.fetch_owner {
-            owner(&mut xml, "Owner");
-        }
-        xml.close("Contents");
-    }
-    for prefix in common_prefixes {
-        xml.open("CommonPrefixes").text("Prefix", names.shown(prefix)).close("CommonPrefixes");
-    }
-    xml.close("ListBucketResult");
-}
-
-/// Names in a listing, percent-encoded if the client asked for it.
-struct Names {
-    url_encoding: bool,
-    scratch: String,
-}
-
-impl Names {
-    fn shown<'n>(&'n mut self, name: &'n str) -> &'n str {
-        if !self.url_encoding {
-            return name;
-        }
-        self.scratch.clear();
-        encode_percent(name.as_bytes(), true, &mut self.scratch);
-        &self.scratch
-    }
-}
-
-fn checksum_type(composite: bool) -> &'static str {
-    if composite { "COMPOSITE" } else { "FULL_OBJECT" }
 }
 
 pub fn write_initiate_result(out: &mut Vec<u8>, bucket: &str, key: &str, upload: &str) {
@@ -192,7 +96,7 @@ pub fn write_list_parts<'a>(
     parts: impl IntoIterator<Item = PartEntry<'a>>,
 ) {
     let request = header.request;
-    let mut names = Names { url_encoding: request.url_encoding, scratch: String::new() };
+    let mut names = Names::new(request.url_encoding);
     let mut xml = XmlWriter::document(out, "ListPartsResult", NAMESPACE);
     xml.text("Bucket", header.bucket).text("Key", names.shown(header.key)).text("UploadId", request.upload.as_str());
     if request.url_encoding {
@@ -268,10 +172,7 @@ mod tests {
     use crate::proto::checksum::Algorithm;
     use crate::proto::error_code::ErrorCode;
     use crate::proto::target::Query;
-    use crate::proto::xml::{
-        read_complete_multipart_upload, read_complete_result, read_error, read_initiate_result, read_list,
-    };
-    use proptest::prelude::*;
+    use crate::proto::xml::{read_complete_multipart_upload, read_complete_result, read_error, read_initiate_result};
 
     const AT: Timestamp = Timestamp { millis: 784_111_777_000 };
     const XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
@@ -343,45 +244,6 @@ mod tests {
         check(|out| write_delete_result(out, true, outcomes), &format!("{root}{failed}</DeleteResult>"));
     }
 
-    fn list(query: &str, keys: &[&str], prefixes: &[&str], continues_after: Option<&str>) -> String {
-        let request = ListObjectsV2::parse(&Query::new(query)).expect("well-formed");
-        let entries = keys.len() + prefixes.len();
-        let header = ListHeader { bucket: "photos", request: &request, entries, continues_after };
-        let entry = |&key| ListEntry { key, size: 7, etag: "e", modified: AT, checksum: Some(("CRC32", true)) };
-        let mut out = Vec::new();
-        write_list_objects(&mut out, &header, keys.iter().map(entry), prefixes.iter().copied());
-        String::from_utf8(out).expect("UTF-8")
-    }
-
-    #[test]
-    fn a_full_listing() {
-        let query =
-            "list-type=2&prefix=a%2F&delimiter=%2F&max-keys=2&start-after=a%20&encoding-type=url&fetch-owner=true";
-        let token = list_token::encode("a/d/");
-        let want = format!(
-            "{XML}<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>photos</Name><Prefix>a/</Prefix>\
-             <StartAfter>a%20</StartAfter><NextContinuationToken>{token}</NextContinuationToken><KeyCount>2</KeyCount>\
-             <MaxKeys>2</MaxKeys><Delimiter>/</Delimiter><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>\
-             <Contents><Key>a/b%2Bc</Key><LastModified>1994-11-06T08:49:37.000Z</LastModified><ETag>&quot;e&quot;</ETag>\
-             <ChecksumAlgorithm>CRC32</ChecksumAlgorithm><ChecksumType>COMPOSITE</ChecksumType><Size>7</Size>\
-             <StorageClass>STANDARD</StorageClass><Owner><ID>s3-orchestrator</ID>\
-             <DisplayName>s3-orchestrator</DisplayName></Owner></Contents>\
-             <CommonPrefixes><Prefix>a/d/</Prefix></CommonPrefixes></ListBucketResult>"
-        );
-        assert_eq!(list(query, &["a/b+c"], &["a/d/"], Some("a/d/")), want);
-    }
-
-    #[test]
-    fn an_empty_listing_says_so() {
-        let text = list("list-type=2&max-keys=0", &[], &[], None);
-        for part in
-            ["<Prefix></Prefix>", "<KeyCount>0</KeyCount><MaxKeys>0</MaxKeys><IsTruncated>false</IsTruncated></"]
-        {
-            assert!(text.contains(part), "{part} in {text}");
-        }
-        assert!(!text.contains("Delimiter") && !text.contains("Token") && !text.contains("EncodingType"), "{text}");
-    }
-
     #[test]
     fn listed_parts() {
         let query = format!("uploadId={}&max-parts=1", UploadId::from_rolls(1, 2).as_str());
@@ -413,22 +275,5 @@ mod tests {
         write_error(&mut out, &ErrorCode::SlowDown.into(), "/", "R");
         assert_eq!(read_error(&out).map(|error| error.code).as_deref(), Ok("SlowDown"));
         assert!(matches!(read_complete_result(&out), Ok(crate::proto::xml::CompletedUpload::Failed(_))));
-    }
-
-    proptest! {
-        /// With and without encoding, any key survives our own reader; strict readers need the encoding.
-        #[test]
-        fn any_key_survives_a_listing(keys in prop::collection::vec(any::<String>(), 1..6), url in any::<bool>()) {
-            let query = if url { "list-type=2&encoding-type=url" } else { "list-type=2" };
-            let shown: Vec<&str> = keys.iter().map(String::as_str).collect();
-            let text = list(query, &shown, &shown, None);
-            let page = read_list(text.as_bytes()).expect("well-formed");
-            let got: Vec<&str> = page.keys.iter().map(|entry| entry.key.as_str()).collect();
-            prop_assert_eq!(&got, &shown);
-            prop_assert_eq!(&page.common_prefixes, &keys);
-            if url {
-                prop_assert!(text.is_ascii() && !text.contains("&#"), "nothing that XML 1.0 cannot carry: {}", text);
-            }
-        }
     }
 }

@@ -258,6 +258,39 @@ fn literals(source: &str) -> Vec<String> {
     found
 }
 
+/// A delimiter listing costs what it shows, not what it skips.
+#[test]
+#[allow(clippy::disallowed_methods)] // what is measured here is real time
+fn a_million_keys_under_ten_prefixes_are_listed_in_milliseconds() {
+    let (_directory, path) = place();
+    let (writer, _lock) = writer(&path);
+    writer.execute_in_test(
+        "PRAGMA synchronous = OFF;
+        WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 999999)
+        INSERT INTO versions (bucket, key, version, live, size, modified, etag, record)
+        SELECT 'bkt', CAST(printf('p%d/%06d', i / 100000, i) AS BLOB), '01ARZ3NDEKTSV4RRFFQ69G5FAV', 1, 1, 0, 'e', '{}'
+        FROM n",
+    );
+    let clock = TestClock::new();
+    let reader = read::Reader::new(Connection::open(&path).expect("opens"), Arc::new(move || clock.now()), 1);
+    let prefixes: Vec<String> = (0..10).map(|i| format!("p{i}/")).collect();
+    let list = ListQuery { bucket: "bkt".into(), delimiter: "/".into(), max: 1000, ..ListQuery::default() };
+    let within_one = ListQuery { prefix: "p3/".into(), max: 2, ..list.clone() };
+    let behind_one = ListQuery { after: "p3/".into(), max: 2, ..list.clone() };
+    for (query, want) in [(list, &prefixes[..]), (within_one, &[][..]), (behind_one, &prefixes[4..6])] {
+        // The quickest of a few: the machine may be busy. A walk over a tenth of the keys takes ten times as long.
+        let quickest = (0..9).map(|_| {
+            let start = std::time::Instant::now();
+            let page = reader.list(&query).expect("listed");
+            let took = start.elapsed();
+            assert_eq!(page.common_prefixes, want);
+            took
+        });
+        let quickest = quickest.min().expect("nine times");
+        assert!(quickest < std::time::Duration::from_millis(5), "{quickest:?}: {query:?}");
+    }
+}
+
 #[test]
 fn operators_see_the_queues_with_the_columns_they_know() {
     let (_directory, path) = place();

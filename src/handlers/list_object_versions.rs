@@ -1,0 +1,35 @@
+//! ListObjectVersions as a bucket answers it that never had versioning: each key's only version is the latest, called `null`.
+
+use super::list_objects_v2::{entry_of, page_of};
+use super::ports::{Exchange, Ports};
+use super::request::Request;
+use super::scratch::Scratch;
+use super::trouble::Trouble;
+use crate::proto::params::ListObjectVersions;
+use crate::proto::xml;
+use crate::store::port::ListQuery;
+
+pub async fn handle<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    request: &Request<'_>,
+    exchange: &mut X,
+    scratch: &mut Scratch,
+) -> Result<(), Trouble> {
+    let query = request.query();
+    let asked = ListObjectVersions::parse(&query)?;
+    let list = ListQuery {
+        bucket: request.bucket().to_owned(),
+        prefix: asked.prefix.clone().into_owned(),
+        delimiter: asked.delimiter.clone().into_owned(),
+        after: asked.key_marker.clone().into_owned(),
+        max: asked.max_keys,
+    };
+    let page = page_of(ports, list).await?;
+    let is_key = page.keys.last().is_some_and(|one| one.key == page.last);
+    let last = page.truncated.then_some((page.last.as_str(), is_key));
+    let (keys, prefixes) = (page.keys.iter().map(entry_of), page.common_prefixes.iter().map(String::as_str));
+    scratch.body.clear();
+    xml::write_list_versions(&mut scratch.body, request.bucket(), &asked, last, keys, prefixes);
+    exchange.head().field("content-type", "application/xml");
+    exchange.respond(&scratch.body).await.map_err(|_| Trouble::Cut)
+}

@@ -1,0 +1,34 @@
+//! ListObjects, the first version: as ListObjectsV2, with a plain marker in place of a token.
+
+use super::list_objects_v2::{entry_of, page_of};
+use super::ports::{Exchange, Ports};
+use super::request::Request;
+use super::scratch::Scratch;
+use super::trouble::Trouble;
+use crate::proto::params::ListObjects;
+use crate::proto::xml;
+use crate::store::port::ListQuery;
+
+pub async fn handle<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    request: &Request<'_>,
+    exchange: &mut X,
+    scratch: &mut Scratch,
+) -> Result<(), Trouble> {
+    let query = request.query();
+    let asked = ListObjects::parse(&query)?;
+    let list = ListQuery {
+        bucket: request.bucket().to_owned(),
+        prefix: asked.prefix.clone().into_owned(),
+        delimiter: asked.delimiter.clone().into_owned(),
+        after: asked.marker.clone().into_owned(),
+        max: asked.max_keys,
+    };
+    let page = page_of(ports, list).await?;
+    let last = page.truncated.then_some(page.last.as_str());
+    let (keys, prefixes) = (page.keys.iter().map(entry_of), page.common_prefixes.iter().map(String::as_str));
+    scratch.body.clear();
+    xml::write_list_objects_v1(&mut scratch.body, request.bucket(), &asked, last, keys, prefixes);
+    exchange.head().field("content-type", "application/xml");
+    exchange.respond(&scratch.body).await.map_err(|_| Trouble::Cut)
+}
