@@ -6,6 +6,7 @@
 //! directory.
 
 use crate::base::{BackendName, Failure, PartNumber};
+use crate::proto::body_check::BodyCheck;
 use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
 
 /// A part of a blob, in bytes. `len` may be 0 only for an empty blob.
@@ -117,8 +118,9 @@ pub trait Backends {
     /// Writes a body that is in hand. Cancel: NOT safe.
     fn put_bytes(&self, put: Put<'_>, body: &[u8]) -> impl Future<Output = Result<Stored, Failure>>;
 
-    /// Moves a whole body between backends. Cancel: NOT safe.
-    fn copy(&self, source: Self::Source, sink: &mut Self::Sink) -> impl Future<Output = Moved>;
+    /// Moves a whole body between backends, through `check` as far as that must look at it; `check.end` is called before
+    /// the last bytes go. Cancel: NOT safe.
+    fn copy(&self, source: Self::Source, sink: &mut Self::Sink, check: &mut BodyCheck) -> impl Future<Output = Moved>;
 
     /// Deletes by exact name; a directory's temporary and part files of that name go too. Ok = it is gone (204, or
     /// NoSuchKey from a backend whose marker was seen). Cancel: NOT safe.

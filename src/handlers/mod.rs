@@ -8,12 +8,16 @@
 mod abort_multipart_upload;
 mod complete_multipart_upload;
 pub mod concurrent;
+mod copy_object;
+mod copy_source;
 mod create_multipart_upload;
 mod delete_object;
+mod delete_object_tagging;
 mod delete_objects;
 mod get_bucket_location;
 mod get_bucket_versioning;
 mod get_object;
+mod get_object_tagging;
 mod head_bucket;
 mod head_object;
 mod list_buckets;
@@ -25,14 +29,16 @@ mod object_headers;
 pub mod placing;
 pub mod ports;
 mod put_object;
+mod put_object_tagging;
 pub mod request;
 pub mod reservation;
 pub mod response;
 pub mod scratch;
 pub mod trouble;
 mod upload_part;
+mod upload_part_copy;
 
-use crate::policy::access;
+use crate::policy::access::{self, Permission};
 use crate::proto::error_code::ErrorCode;
 use crate::proto::operation::Operation;
 use ports::{Exchange, Ports};
@@ -62,7 +68,9 @@ fn admit<P: Ports>(ports: &P, request: &Request<'_>) -> Result<(), Trouble> {
     if ports.view().bucket(bucket).is_none() {
         return Err(ErrorCode::NoSuchBucket.into());
     }
-    request.principal.permits(bucket, access::needed(request.operation)).map_err(|denial| {
+    // Tags that come with a write are tags all the same.
+    let tags = request.head.header("x-amz-tagging").map(|_| Permission::Tags.into()).unwrap_or_default();
+    request.principal.permits(bucket, access::needed(request.operation).and(tags)).map_err(|denial| {
         ports.cells().access_denied.inc();
         tracing::debug!(request = request.id, user = &*request.principal.user, bucket, ?denial, "access denied");
         ErrorCode::AccessDenied.into()
@@ -80,7 +88,11 @@ async fn dispatch<P: Ports, X: Exchange<P>>(
         Operation::GetObject => get_object::handle(ports, request, exchange, scratch).await,
         Operation::HeadObject => head_object::handle(ports, request, exchange, scratch).await,
         Operation::PutObject => Box::pin(put_object::handle(ports, request, exchange)).await,
+        Operation::CopyObject => Box::pin(copy_object::handle(ports, request, exchange, scratch)).await,
         Operation::DeleteObject => Box::pin(delete_object::handle(ports, request, exchange)).await,
+        Operation::GetObjectTagging => get_object_tagging::handle(ports, request, exchange, scratch).await,
+        Operation::PutObjectTagging => Box::pin(put_object_tagging::handle(ports, request, exchange)).await,
+        Operation::DeleteObjectTagging => Box::pin(delete_object_tagging::handle(ports, request, exchange)).await,
         Operation::DeleteObjects => Box::pin(delete_objects::handle(ports, request, exchange, scratch)).await,
         Operation::ListObjectsV2 => Box::pin(list_objects_v2::handle(ports, request, exchange, scratch)).await,
         Operation::ListObjects => Box::pin(list_objects::handle(ports, request, exchange, scratch)).await,
@@ -95,6 +107,7 @@ async fn dispatch<P: Ports, X: Exchange<P>>(
             Box::pin(create_multipart_upload::handle(ports, request, exchange, scratch)).await
         }
         Operation::UploadPart => Box::pin(upload_part::handle(ports, request, exchange)).await,
+        Operation::UploadPartCopy => Box::pin(upload_part_copy::handle(ports, request, exchange, scratch)).await,
         Operation::CompleteMultipartUpload => {
             Box::pin(complete_multipart_upload::handle(ports, request, exchange, scratch)).await
         }

@@ -9,6 +9,7 @@ use crate::proto::conditional::{EtagList, WriteConditions};
 use crate::proto::date;
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::http1::RequestHead;
+use crate::proto::tags;
 use crate::store::port::WriteCondition;
 use crate::store::record::{Located, ObjectRecord, StoredChecksum};
 
@@ -20,7 +21,7 @@ const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
 const METADATA_PREFIX: &str = "x-amz-meta-";
 
 /// What a PutObject or CreateMultipartUpload says about the object. InvalidArgument for values that are not UTF-8,
-/// MetadataTooLarge.
+/// MetadataTooLarge, InvalidTag.
 pub fn record_of(head: &RequestHead<'_>) -> Result<ObjectRecord, S3Error> {
     let mut record = ObjectRecord::default();
     for name in KEPT_HEADERS {
@@ -29,6 +30,7 @@ pub fn record_of(head: &RequestHead<'_>) -> Result<ObjectRecord, S3Error> {
         record.headers.extend(kept.map(|value| (name.to_owned(), value.into_owned())));
     }
     record.user_metadata = user_metadata(head)?;
+    record.tags = head.header_text("x-amz-tagging")?.map(tags::parse_header).transpose()?.unwrap_or_default();
     Ok(record)
 }
 
@@ -92,6 +94,9 @@ pub fn write_object(head: &mut ResponseHead, request: &Request<'_>, located: &Lo
     }
     for (name, value) in &record.user_metadata {
         head.field_in_two(METADATA_PREFIX, name, value);
+    }
+    if !record.tags.is_empty() {
+        head.format("x-amz-tagging-count", format_args!("{}", record.tags.len()));
     }
     // A checksum is the whole object's, so a part of it is answered without (S3: "Checking object integrity").
     let wanted = request.head.header("x-amz-checksum-mode").is_some_and(|mode| mode.eq_ignore_ascii_case(b"enabled"));

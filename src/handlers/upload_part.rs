@@ -37,15 +37,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     let key = ObjectKey::parse(request.key()).ok_or(ErrorCode::KeyTooLongError)?;
     let mut attempt = begin(ports, bucket, key, &asked, size).await?;
     let part = store(ports, &mut attempt, declared, exchange).await?;
-    let commit = CommitPart {
-        incarnation: ports.incarnation(),
-        upload: attempt.upload.upload.clone(),
-        nonce: attempt.nonce,
-        part: part.clone(),
-    };
-    let outcome = ports.meta().step(commit).await?;
-    attempt.ended = true;
-    outcome?;
+    attempt.commit(part.clone()).await?;
     let head = exchange.head();
     write_etag(head, &part.etag);
     part.checksums.iter().for_each(|checksum| write_checksum_value(head, checksum));
@@ -53,14 +45,31 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
 }
 
 /// An attempt at a part; handed over to be abandoned unless its end was recorded.
-struct Attempt<'p, P: Ports> {
+pub(super) struct Attempt<'p, P: Ports> {
     ports: &'p P,
-    upload: Upload,
-    part: UploadPart,
-    nonce: Nonce,
-    size: u64,
-    may_have_replaced: bool,
+    pub(super) upload: Upload,
+    pub(super) part: UploadPart,
+    pub(super) nonce: Nonce,
+    pub(super) size: u64,
+    /// The backend may hold the attempt's bytes under this number.
+    pub(super) may_have_replaced: bool,
     ended: bool,
+}
+
+impl<P: Ports> Attempt<'_, P> {
+    /// The part as the backend acknowledged it is the upload's.
+    pub(super) async fn commit(mut self, part: PartRecord) -> Result<(), Trouble> {
+        let commit = CommitPart {
+            incarnation: self.ports.incarnation(),
+            upload: self.upload.upload.clone(),
+            nonce: self.nonce,
+            part,
+        };
+        let outcome = self.ports.meta().step(commit).await?;
+        self.ended = true;
+        outcome?;
+        Ok(())
+    }
 }
 
 impl<P: Ports> Drop for Attempt<'_, P> {
@@ -80,7 +89,7 @@ impl<P: Ports> Drop for Attempt<'_, P> {
 
 /// Charges the part. A client that lost its connection sends the part again while the attempt it lost is still being
 /// noticed, so a busy number is waited for.
-async fn begin<'p, P: Ports>(
+pub(super) async fn begin<'p, P: Ports>(
     ports: &'p P,
     bucket: BucketName,
     key: ObjectKey,
@@ -193,6 +202,6 @@ fn check_kind(wanted: Option<Algorithm>, declared: &Declared) -> Result<(), S3Er
 }
 
 /// A backend that does not know its upload any more has lost the parts: the client must begin anew.
-fn trouble_of_backend(failure: Failure) -> Trouble {
+pub(super) fn trouble_of_backend(failure: Failure) -> Trouble {
     if failure.kind == Kind::NotFound { ErrorCode::NoSuchUpload.into() } else { failure.into() }
 }

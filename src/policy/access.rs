@@ -54,6 +54,11 @@ impl Permissions {
         Self(bits)
     }
 
+    #[must_use]
+    pub fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
     pub fn contains(self, needed: Self) -> bool {
         self.0 & needed.0 == needed.0
     }
@@ -87,11 +92,14 @@ pub fn needed(operation: Operation) -> Permissions {
         ListBuckets => Permissions::NONE,
         HeadBucket | GetBucketLocation | GetBucketVersioning => Permission::ListBuckets.into(),
         ListObjects | ListObjectsV2 | ListObjectVersions | ListParts => Permission::List.into(),
-        GetObject | HeadObject => Permission::Read.into(),
+        GetObject | HeadObject | GetObjectTagging => Permission::Read.into(),
         PutObject | CreateMultipartUpload | UploadPart | CompleteMultipartUpload | AbortMultipartUpload => {
             Permission::Write.into()
         }
+        // And Read of the source, which the handler asks for.
+        CopyObject | UploadPartCopy => Permission::Write.into(),
         DeleteObject | DeleteObjects => Permission::Delete.into(),
+        PutObjectTagging | DeleteObjectTagging => Permission::Tags.into(),
     }
 }
 
@@ -208,6 +216,7 @@ mod tests {
             Op::ListObjectVersions,
             Op::GetObject,
             Op::HeadObject,
+            Op::GetObjectTagging,
             Op::ListParts,
         ];
         assert_eq!(allowed, want);

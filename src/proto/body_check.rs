@@ -30,6 +30,11 @@ impl BodyCheck {
         Self::new(declared, Algorithms::NONE, Help::default())
     }
 
+    /// For a body that nobody needs to look at.
+    pub fn unseen() -> Self {
+        Self::of_declared(Declared::default())
+    }
+
     /// For a body that goes to a backend: what was declared is checked and `wanted` computed, except where the backend
     /// helps. Without help for it, MD5 is always computed when wanted.
     pub fn new(declared: Declared, wanted: Algorithms, help: Help) -> Self {

@@ -39,6 +39,17 @@ impl<'h> ReadConditions<'h> {
         })
     }
 
+    /// Those of a copy's source.
+    pub fn of_copy_source(head: &RequestHead<'h>) -> Result<Self, S3Error> {
+        Ok(Self {
+            if_match: only(head, "x-amz-copy-source-if-match")?,
+            if_none_match: only(head, "x-amz-copy-source-if-none-match")?,
+            if_modified_since: only(head, "x-amz-copy-source-if-modified-since")?,
+            if_unmodified_since: only(head, "x-amz-copy-source-if-unmodified-since")?,
+            if_range: None,
+        })
+    }
+
     /// In the order of RFC 9110, 13.2.2: a date counts only when the ETag condition of its kind is absent. A malformed date
     /// is no condition.
     pub fn test(&self, etag: &str, modified: Timestamp) -> Verdict {

@@ -17,5 +17,6 @@ pub mod operation;
 pub mod params;
 pub mod range;
 pub mod sigv4;
+pub mod tags;
 pub mod target;
 pub mod xml;

@@ -21,16 +21,21 @@ pub enum Operation {
     GetObject,
     HeadObject,
     PutObject,
+    CopyObject,
     DeleteObject,
+    GetObjectTagging,
+    PutObjectTagging,
+    DeleteObjectTagging,
     CreateMultipartUpload,
     UploadPart,
+    UploadPartCopy,
     CompleteMultipartUpload,
     AbortMultipartUpload,
     ListParts,
 }
 
 impl Operation {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::ListBuckets,
         Self::HeadBucket,
         Self::GetBucketLocation,
@@ -42,9 +47,14 @@ impl Operation {
         Self::GetObject,
         Self::HeadObject,
         Self::PutObject,
+        Self::CopyObject,
         Self::DeleteObject,
+        Self::GetObjectTagging,
+        Self::PutObjectTagging,
+        Self::DeleteObjectTagging,
         Self::CreateMultipartUpload,
         Self::UploadPart,
+        Self::UploadPartCopy,
         Self::CompleteMultipartUpload,
         Self::AbortMultipartUpload,
         Self::ListParts,
@@ -64,9 +74,14 @@ impl Operation {
             Self::GetObject => "GetObject",
             Self::HeadObject => "HeadObject",
             Self::PutObject => "PutObject",
+            Self::CopyObject => "CopyObject",
             Self::DeleteObject => "DeleteObject",
+            Self::GetObjectTagging => "GetObjectTagging",
+            Self::PutObjectTagging => "PutObjectTagging",
+            Self::DeleteObjectTagging => "DeleteObjectTagging",
             Self::CreateMultipartUpload => "CreateMultipartUpload",
             Self::UploadPart => "UploadPart",
+            Self::UploadPartCopy => "UploadPartCopy",
             Self::CompleteMultipartUpload => "CompleteMultipartUpload",
             Self::AbortMultipartUpload => "AbortMultipartUpload",
             Self::ListParts => "ListParts",
@@ -80,7 +95,7 @@ impl Operation {
         let operation = match (target.bucket, target.key) {
             (None, _) => of_service(head.method),
             (Some(_), None) => of_bucket(head.method, &target.query),
-            (Some(_), Some(_)) => of_object(head.method, &target.query),
+            (Some(_), Some(_)) => of_object(head.method, &target.query, head.header("x-amz-copy-source").is_some()),
         }?;
         operation.check_query(&target.query)?;
         operation.check_headers(head)?;
@@ -107,8 +122,9 @@ impl Operation {
                 &["versions", "prefix", "delimiter", "max-keys", "key-marker", "version-id-marker", "encoding-type"]
             }
             Self::DeleteObjects => &["delete"],
+            Self::GetObjectTagging | Self::PutObjectTagging | Self::DeleteObjectTagging => &["tagging"],
             Self::CreateMultipartUpload => &["uploads"],
-            Self::UploadPart => &["uploadId", "partNumber"],
+            Self::UploadPart | Self::UploadPartCopy => &["uploadId", "partNumber"],
             Self::CompleteMultipartUpload | Self::AbortMultipartUpload => &["uploadId"],
             Self::ListParts => &["uploadId", "max-parts", "part-number-marker", "encoding-type"],
             Self::ListBuckets
@@ -116,6 +132,7 @@ impl Operation {
             | Self::GetObject
             | Self::HeadObject
             | Self::PutObject
+            | Self::CopyObject
             | Self::DeleteObject => &[],
         }
     }
@@ -132,7 +149,8 @@ impl Operation {
 
     /// Headers that ask for something which would silently not happen. What may be ignored without harm is ignored.
     fn check_headers(self, head: &RequestHead<'_>) -> Result<(), S3Error> {
-        let creates = matches!(self, Self::PutObject | Self::CreateMultipartUpload);
+        let creates = matches!(self, Self::PutObject | Self::CopyObject | Self::CreateMultipartUpload);
+        let copies = matches!(self, Self::CopyObject | Self::UploadPartCopy);
         for Header { name, value } in head.headers() {
             let Some((prefix, rest)) = name.as_bytes().split_first_chunk::<6>() else { continue };
             if !prefix.eq_ignore_ascii_case(b"x-amz-") {
@@ -141,13 +159,14 @@ impl Operation {
             let is = |tail: &str| rest.eq_ignore_ascii_case(tail.as_bytes());
             let begins =
                 |start: &str| rest.get(..start.len()).is_some_and(|part| part.eq_ignore_ascii_case(start.as_bytes()));
-            let unknown = is("copy-source")
+            let unknown = (is("copy-source") && !copies)
+                || begins("copy-source-server-side-encryption")
                 || begins("server-side-encryption")
                 || is("write-offset-bytes")
                 || is("mfa")
                 || is("if-match-last-modified-time")
                 || is("if-match-size")
-                || (creates && (begins("object-lock-") || is("tagging") || is("website-redirect-location")));
+                || (creates && (begins("object-lock-") || is("website-redirect-location")));
             if unknown {
                 return Err(S3Error::new(ErrorCode::NotImplemented, format!("The header {name} is not supported.")));
             }
@@ -204,21 +223,27 @@ fn of_bucket(method: Method, query: &Query<'_>) -> Result<Operation, S3Error> {
     }
 }
 
-fn of_object(method: Method, query: &Query<'_>) -> Result<Operation, S3Error> {
+fn of_object(method: Method, query: &Query<'_>, has_source: bool) -> Result<Operation, S3Error> {
     let upload = query.has("uploadId");
     let part = query.has("partNumber");
+    let tagging = query.has("tagging");
     match method {
         Method::Get if upload => Ok(Operation::ListParts),
+        Method::Get if tagging => Ok(Operation::GetObjectTagging),
         Method::Get => Ok(Operation::GetObject),
         Method::Head => Ok(Operation::HeadObject),
+        Method::Put if upload && part && has_source => Ok(Operation::UploadPartCopy),
         Method::Put if upload && part => Ok(Operation::UploadPart),
         Method::Put if upload || part => {
             Err(S3Error::new(ErrorCode::InvalidArgument, "uploadId and partNumber must be given together."))
         }
+        Method::Put if tagging => Ok(Operation::PutObjectTagging),
+        Method::Put if has_source => Ok(Operation::CopyObject),
         Method::Put => Ok(Operation::PutObject),
         Method::Post if query.has("uploads") => Ok(Operation::CreateMultipartUpload),
         Method::Post if upload => Ok(Operation::CompleteMultipartUpload),
         Method::Delete if upload => Ok(Operation::AbortMultipartUpload),
+        Method::Delete if tagging => Ok(Operation::DeleteObjectTagging),
         Method::Delete => Ok(Operation::DeleteObject),
         other => Err(refused_method(other)),
     }
@@ -277,6 +302,10 @@ mod tests {
             ("HEAD /b/k", Operation::HeadObject),
             ("PUT /b/k?x-id=PutObject", Operation::PutObject),
             ("DELETE /b/k", Operation::DeleteObject),
+            ("GET /b/k?tagging", Operation::GetObjectTagging),
+            ("PUT /b/k?tagging=", Operation::PutObjectTagging),
+            ("PUT /b/k?%74agging", Operation::PutObjectTagging),
+            ("DELETE /b/k?tagging", Operation::DeleteObjectTagging),
             ("POST /b/k?uploads", Operation::CreateMultipartUpload),
             ("PUT /b/k?partNumber=1&uploadId=u", Operation::UploadPart),
             ("PUT /b/k?uploadId=u&partNumber=1&x-id=UploadPart", Operation::UploadPart),
@@ -293,11 +322,11 @@ mod tests {
         for (request, want) in [
             ("GET /b/k?acl", ErrorCode::NotImplemented),
             ("PUT /b/k?acl", ErrorCode::NotImplemented),
-            ("PUT /b/k?tagging", ErrorCode::NotImplemented),
-            ("PUT /b/k?tagging=", ErrorCode::NotImplemented),
-            ("PUT /b/k?%74agging", ErrorCode::NotImplemented),
-            ("GET /b/k?tagging", ErrorCode::NotImplemented),
-            ("DELETE /b/k?tagging", ErrorCode::NotImplemented),
+            ("POST /b/k?tagging", ErrorCode::MethodNotAllowed),
+            ("HEAD /b/k?tagging", ErrorCode::NotImplemented),
+            ("PUT /b/k?tagging&uploadId=u&partNumber=1", ErrorCode::NotImplemented),
+            ("GET /b?tagging", ErrorCode::NotImplemented),
+            ("PUT /b?tagging", ErrorCode::MethodNotAllowed),
             ("PUT /b/k?retention", ErrorCode::NotImplemented),
             ("PUT /b/k?legal-hold", ErrorCode::NotImplemented),
             ("POST /b/k?restore", ErrorCode::NotImplemented),
@@ -355,14 +384,18 @@ mod tests {
     #[test]
     fn headers_that_would_be_broken_promises_are_refused() {
         for (request, field, want) in [
-            ("PUT /b/k", "X-Amz-Copy-Source: /b/other", Err(ErrorCode::NotImplemented)),
-            ("PUT /b/k", "x-amz-copy-source:", Err(ErrorCode::NotImplemented)),
-            ("PUT /b/k?partNumber=1&uploadId=u", "x-amz-copy-source: b/o", Err(ErrorCode::NotImplemented)),
+            ("PUT /b/k", "X-Amz-Copy-Source: /b/other", Ok(Operation::CopyObject)),
+            ("PUT /b/k", "x-amz-copy-source:", Ok(Operation::CopyObject)),
+            ("PUT /b/k?partNumber=1&uploadId=u", "x-amz-copy-source: b/o", Ok(Operation::UploadPartCopy)),
+            ("PUT /b/k?tagging", "x-amz-copy-source: b/o", Err(ErrorCode::NotImplemented)),
+            ("POST /b/k?uploads", "x-amz-copy-source: b/o", Err(ErrorCode::NotImplemented)),
+            ("GET /b/k", "x-amz-copy-source: b/o", Err(ErrorCode::NotImplemented)),
+            ("PUT /b/k", "x-amz-copy-source-server-side-encryption-customer-key: a", Err(ErrorCode::NotImplemented)),
             ("PUT /b/k", "x-amz-server-side-encryption: AES256", Err(ErrorCode::NotImplemented)),
             ("GET /b/k", "x-amz-server-side-encryption-customer-key: a", Err(ErrorCode::NotImplemented)),
             ("PUT /b/k", "x-amz-object-lock-mode: GOVERNANCE", Err(ErrorCode::NotImplemented)),
             ("PUT /b/k", "x-amz-write-offset-bytes: 5", Err(ErrorCode::NotImplemented)),
-            ("PUT /b/k", "x-amz-tagging: a=b", Err(ErrorCode::NotImplemented)),
+            ("PUT /b/k", "x-amz-tagging: a=b", Ok(Operation::PutObject)),
             ("DELETE /b/k", "x-amz-if-match-size: 5", Err(ErrorCode::NotImplemented)),
             ("PUT /b/k", "x-amz-acl: public-read", Err(ErrorCode::AccessControlListNotSupported)),
             ("PUT /b/k", "x-amz-grant-read: id=a", Err(ErrorCode::AccessControlListNotSupported)),

@@ -3,6 +3,8 @@
 //! Only single ranges are served. Several ranges, another unit, or a malformed header give the whole object, as AWS does;
 //! only a well-formed range that begins behind the end is refused.
 
+use super::error_code::{ErrorCode, S3Error};
+
 /// What part of the object to send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Range {
@@ -44,6 +46,19 @@ impl Range {
             return Some(Self::Unsatisfiable);
         }
         Some(Self::Part { first, last: last.min(size - 1) })
+    }
+
+    /// `x-amz-copy-source-range` of a part's source: `bytes=first-last`, both given, both within the object. First and last
+    /// byte. InvalidArgument, InvalidRange.
+    pub fn of_copy_source(value: &[u8], size: u64) -> Result<(u64, u64), S3Error> {
+        let ends = value.strip_prefix(b"bytes=").and_then(|spec| split_at_byte(spec, b'-'));
+        let ends = ends.and_then(|(first, last)| Some((number(first)?, number(last)?)));
+        let (first, last) = ends.filter(|(first, last)| first <= last).ok_or_else(|| {
+            let message = "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are \
+                           the zero-based offsets of the first and last bytes to copy";
+            S3Error::new(ErrorCode::InvalidArgument, message)
+        })?;
+        if last >= size { Err(ErrorCode::InvalidRange.into()) } else { Ok((first, last)) }
     }
 
     /// Bytes that will be sent of an object of this size.
@@ -101,6 +116,20 @@ mod tests {
     fn beyond_the_end() {
         for header in ["bytes=100-", "bytes=100-200", "bytes=101-", "bytes=-0", "bytes=99999999999999999999999-"] {
             check(header, 100, Range::Unsatisfiable);
+        }
+    }
+
+    #[test]
+    fn ranges_of_a_copy_are_exact() {
+        let of = |value: &str| Range::of_copy_source(value.as_bytes(), 100).map_err(|error| error.code);
+        assert_eq!((of("bytes=0-0"), of("bytes=10-99")), (Ok((0, 0)), Ok((10, 99))));
+        for value in ["bytes=0-100", "bytes=100-100", "bytes=0-99999999999999999999999"] {
+            assert_eq!(of(value), Err(ErrorCode::InvalidRange), "{value}");
+        }
+        for value in
+            ["0-2", "bytes=0", "bytes=0-", "bytes=-2", "bytes=5-2", "bytes=a-b", "bytes=0-2,3-5", "items=0-2", ""]
+        {
+            assert_eq!(of(value), Err(ErrorCode::InvalidArgument), "{value}");
         }
     }
 

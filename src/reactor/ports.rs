@@ -13,6 +13,7 @@ use crate::config::view::View;
 use crate::handlers::ports::{Ports, Worker};
 use crate::observe::cells::CoreCells;
 use crate::policy::health::Health;
+use crate::proto::body_check::BodyCheck;
 use crate::store::board::Board;
 use crate::store::port::{Change, Metadata};
 use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
@@ -155,8 +156,8 @@ impl Backends for CorePorts {
         self.backends.put_bytes(put, body).await
     }
 
-    async fn copy(&self, source: Source, sink: &mut Sink) -> Moved {
-        self.backends.copy(source, sink).await
+    async fn copy(&self, source: Source, sink: &mut Sink, check: &mut BodyCheck) -> Moved {
+        self.backends.copy(source, sink, check).await
     }
 
     async fn delete(&self, blob: &BlobAt) -> Result<(), Failure> {

@@ -228,6 +228,14 @@ pub struct Delete {
     pub condition: WriteCondition,
 }
 
+/// Replaces the tags of the key's live version; nothing else of it changes. `NoSuchKey` if there is none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SetTags {
+    pub bucket: BucketName,
+    pub key: ObjectKey,
+    pub tags: Vec<(String, String)>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Deleted {
     pub existed: bool,
@@ -523,6 +531,7 @@ steps! {
     CommitWrite -> Committed,
     AbandonWrite -> Done,
     Delete -> Deleted,
+    SetTags -> Done,
     BeginCopy -> Begun,
     CommitCopy -> Done,
     RemoveCopy -> Done,
@@ -565,6 +574,7 @@ impl Change {
             Self::CommitWrite(one) => [key(&one.bucket, &one.key), None],
             Self::AbandonWrite(one) => [Some(Subject::Blob(one.given_up.blob)), None],
             Self::Delete(one) => [key(&one.bucket, &one.key), None],
+            Self::SetTags(one) => [key(&one.bucket, &one.key), None],
             Self::BeginCopy(one) => [key(&one.bucket, &one.key), None],
             Self::CommitCopy(one) => [key(&one.bucket, &one.key), None],
             Self::RemoveCopy(one) => [key(&one.bucket, &one.key), None],
@@ -585,11 +595,12 @@ impl Change {
         }
     }
 
-    /// The key whose live version, or its live blobs, this change may alter: what a cache must not answer meanwhile.
+    /// The key whose live version (its tags included), or its live blobs, this change may alter: what a cache must not answer meanwhile.
     pub fn alters(&self) -> Option<(&BucketName, &ObjectKey)> {
         match self {
             Self::CommitWrite(one) => Some((&one.bucket, &one.key)),
             Self::Delete(one) => Some((&one.bucket, &one.key)),
+            Self::SetTags(one) => Some((&one.bucket, &one.key)),
             Self::CommitCopy(one) => Some((&one.bucket, &one.key)),
             Self::RemoveCopy(one) => Some((&one.bucket, &one.key)),
             Self::FinishComplete(one) => Some((&one.bucket, &one.key)),
@@ -603,6 +614,7 @@ impl Change {
             self,
             Self::BeginWrite(_)
                 | Self::Delete(_)
+                | Self::SetTags(_)
                 | Self::BeginCopy(_)
                 | Self::CreateUpload(_)
                 | Self::BeginPart(_)

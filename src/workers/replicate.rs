@@ -10,6 +10,7 @@ use crate::base::{BackendName, Blame, BucketName, Dice, Failure, Nonce, ObjectKe
 use crate::handlers::ports::Ports;
 use crate::handlers::reservation::Reservation;
 use crate::handlers::{concurrent, placing};
+use crate::proto::body_check::BodyCheck;
 use crate::proto::etag::ETag;
 use crate::store::port::{Answer, BeginCopy, CommitCopy, Metadata, Query, Refusal, Written};
 use crate::store::record::{BlobAt, Located};
@@ -139,7 +140,7 @@ async fn copy_from<P: Ports>(
     };
     let mut sink = ports.create(put).await.map_err(|failure| (failure, false))?;
     reservation.body_leaves();
-    let moved = ports.copy(source, &mut sink).await;
+    let moved = ports.copy(source, &mut sink, &mut BodyCheck::unseen()).await;
     match moved.end {
         MoveEnd::Done => {}
         MoveEnd::Source(failure) => {

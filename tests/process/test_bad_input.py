@@ -532,7 +532,8 @@ DECLARED = [
     ("a copy", [("x-amz-copy-source", "/photos/other")], {}, 501, "NotImplemented"),
     ("an ACL", [("x-amz-acl", "public-read")], {}, 400, "AccessControlListNotSupported"),
     ("encryption", [("x-amz-server-side-encryption", "AES256")], {}, 501, "NotImplemented"),
-    ("tags", [("x-amz-tagging", "a=b")], {}, 501, "NotImplemented"),
+    ("a tag twice", [("x-amz-tagging", "a=b&a=c")], {}, 400, "InvalidArgument"),
+    ("tags that S3 does not take", [("x-amz-tagging", "a=%3C")], {}, 400, "InvalidTag"),
     ("a storage class", [("x-amz-storage-class", "COLD")], {}, 400, "InvalidStorageClass"),
 ]
 
@@ -817,9 +818,6 @@ def test_what_is_not_implemented_changes_nothing(server):
     """A sub-resource that we do not have is never taken for the object itself."""
     with our_client(server) as client:
         for method, query in [
-            ("PUT", "tagging"),
-            ("GET", "tagging"),
-            ("DELETE", "tagging"),
             ("PUT", "acl"),
             ("GET", "acl"),
             ("PUT", "retention"),

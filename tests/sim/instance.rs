@@ -13,6 +13,7 @@ use s3_orchestrator::config::View;
 use s3_orchestrator::handlers::ports::{Ports, Worker};
 use s3_orchestrator::observe::cells::CoreCells;
 use s3_orchestrator::policy::health::Health;
+use s3_orchestrator::proto::body_check::BodyCheck;
 use s3_orchestrator::store::board::Board;
 use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, local};
 use s3_orchestrator::store::location_cache::LocationCache;
@@ -259,20 +260,22 @@ impl Backends for Instance {
         self.noted(model, model.put_bytes(put, body).await)
     }
 
-    async fn copy(&self, mut source: Source, sink: &mut Sink) -> Moved {
+    async fn copy(&self, mut source: Source, sink: &mut Sink, check: &mut BodyCheck) -> Moved {
         let mut bytes = 0;
         loop {
             let piece = match source.pull(PIECE_BYTES) {
                 Ok(Some(piece)) => piece,
-                Ok(None) => return Moved { bytes, end: MoveEnd::Done },
+                Ok(None) => break,
                 Err(failure) => return Moved { bytes, end: MoveEnd::Source(failure) },
             };
+            check.update(&piece);
             if let Err(failure) = sink.push(&piece) {
                 return Moved { bytes, end: MoveEnd::Sink(failure) };
             }
             bytes += piece.len() as u64;
             self.world.sim.sleep(Duration::from_micros(100)).await;
         }
+        Moved { bytes, end: check.end(None).map_or_else(MoveEnd::Refused, |()| MoveEnd::Done) }
     }
 
     async fn delete(&self, blob: &BlobAt) -> Result<(), Failure> {

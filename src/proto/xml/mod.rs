@@ -17,10 +17,13 @@ pub use answer::{
 pub use listing::{
     ListEntry, ListHeader, write_list_objects, write_list_objects_v1, write_list_versions, write_versioning,
 };
-pub use request::{CompletedPart, DeleteRequest, ObjectToDelete, read_complete_multipart_upload, read_delete};
+pub use request::{
+    CompletedPart, DeleteRequest, ObjectToDelete, read_complete_multipart_upload, read_delete, read_tagging,
+};
 pub use result::{
-    Completed, DeleteOutcome, PartEntry, PartsHeader, write_complete_request, write_complete_result,
+    Completed, DeleteOutcome, PartEntry, PartsHeader, write_complete_request, write_complete_result, write_copy_result,
     write_delete_result, write_error, write_initiate_result, write_list_buckets, write_list_parts, write_location,
+    write_tagging,
 };
 pub use walk::BadXml;
 

@@ -7,6 +7,7 @@ use crate::base::limits::{BATCH_KEYS_MAX, PARTS_MAX};
 use crate::proto::checksum::{Algorithm, Checksum};
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::etag::unquoted;
+use crate::proto::tags;
 
 impl From<BadXml> for S3Error {
     fn from(_: BadXml) -> Self {
@@ -73,6 +74,35 @@ fn part_number(text: &str) -> Result<PartNumber, S3Error> {
 fn algorithm_of(element: &str) -> Option<Algorithm> {
     let name = element.strip_prefix(CHECKSUM_ELEMENT)?;
     Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+}
+
+/// The body of PutObjectTagging, checked by S3's rules for tags. MalformedXML or InvalidTag.
+pub fn read_tagging(bytes: &[u8]) -> Result<Vec<(String, String)>, S3Error> {
+    let mut walk = Walk::new(bytes)?;
+    if walk.root() != "Tagging" {
+        return Err(ErrorCode::MalformedXML.into());
+    }
+    let mut tags = Vec::new();
+    let (mut name, mut value) = (None, None);
+    let mut has_set = false;
+    while let Some((path, text)) = walk.next_closed()? {
+        match path {
+            "TagSet/Tag/Key" => name = Some(text.to_owned()),
+            "TagSet/Tag/Value" => value = Some(text.to_owned()),
+            "TagSet/Tag" => match (name.take(), value.take()) {
+                (Some(name), Some(value)) => tags.push((name, value)),
+                _ => return Err(ErrorCode::MalformedXML.into()),
+            },
+            "TagSet" if has_set => return Err(ErrorCode::MalformedXML.into()),
+            "TagSet" => has_set = true,
+            _ => {}
+        }
+    }
+    if !has_set {
+        return Err(ErrorCode::MalformedXML.into());
+    }
+    tags::check(&tags)?;
+    Ok(tags)
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -198,6 +228,31 @@ mod tests {
         let want = ObjectToDelete { version_id: Some("null".to_owned()), if_etag: Some("e".to_owned()), ..plain("c") };
         assert_eq!(request.objects[1], want);
         assert!(!delete("<Object><Key>a</Key></Object>").expect("well-formed").quiet);
+    }
+
+    #[test]
+    fn tag_sets() {
+        let read = |inner: &str| {
+            read_tagging(format!("<Tagging xmlns='x'>{inner}</Tagging>").as_bytes()).map_err(|error| error.code)
+        };
+        let tag = |name: &str, value: &str| format!("<Tag><Key>{name}</Key><Value>{value}</Value></Tag>");
+        let set = |tags: &str| format!("<TagSet>{tags}</TagSet>");
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(read(&set(&(tag("a", "b") + &tag("c d", "")))), Ok(vec![pair("a", "b"), pair("c d", "")]));
+        assert_eq!(read("<TagSet/>"), Ok(Vec::new()));
+        for (inner, want) in [
+            (String::new(), ErrorCode::MalformedXML),
+            (tag("a", "b"), ErrorCode::MalformedXML),
+            (set("<Tag><Key>a</Key></Tag>"), ErrorCode::MalformedXML),
+            (set("<Tag><Value>a</Value></Tag>"), ErrorCode::MalformedXML),
+            (set("") + &set(""), ErrorCode::MalformedXML),
+            (set(&(tag("a", "b") + &tag("a", "c"))), ErrorCode::InvalidTag),
+            (set(&tag("", "b")), ErrorCode::InvalidTag),
+            (set(&(0..11).map(|i| tag(&i.to_string(), "")).collect::<String>()), ErrorCode::InvalidTag),
+        ] {
+            assert_eq!(read(&inner), Err(want), "{inner}");
+        }
+        assert!(read_tagging(b"<TagSet/>").is_err() && read_tagging(b"").is_err());
     }
 
     #[test]

@@ -68,6 +68,26 @@ pub fn write_complete_result(out: &mut Vec<u8>, completed: &Completed<'_>) {
     xml.close("CompleteMultipartUploadResult");
 }
 
+/// The answer to CopyObject (`CopyObjectResult`) and UploadPartCopy (`CopyPartResult`), which is `root`. `checksum`:
+/// algorithm, value in base64, whether composite.
+pub fn write_copy_result(
+    out: &mut Vec<u8>,
+    root: &str,
+    modified: Timestamp,
+    etag: &str,
+    checksum: Option<(&str, &str, bool)>,
+) {
+    let mut xml = XmlWriter::document(out, root, NAMESPACE);
+    xml.text("LastModified", date::iso8601(modified).as_str()).etag(etag);
+    if let Some((algorithm, value, composite)) = checksum {
+        if root == "CopyObjectResult" {
+            xml.text("ChecksumType", checksum_type(composite));
+        }
+        xml.text_in_two(CHECKSUM_ELEMENT, algorithm, value);
+    }
+    xml.close(root);
+}
+
 /// What a page of ListParts says about itself.
 #[derive(Clone, Copy, Debug)]
 pub struct PartsHeader<'a> {
@@ -151,6 +171,16 @@ pub fn write_delete_result<'a>(out: &mut Vec<u8>, quiet: bool, outcomes: impl In
     xml.close("DeleteResult");
 }
 
+/// The answer to GetObjectTagging.
+pub fn write_tagging(out: &mut Vec<u8>, tags: &[(String, String)]) {
+    let mut xml = XmlWriter::document(out, "Tagging", NAMESPACE);
+    xml.open("TagSet");
+    for (name, value) in tags {
+        xml.open("Tag").text("Key", name).text("Value", value).close("Tag");
+    }
+    xml.close("TagSet").close("Tagging");
+}
+
 /// The manifest that we send to a backend: numbers, the backend's ETags, checksums where it wants them.
 pub fn write_complete_request<'a>(out: &mut Vec<u8>, parts: impl IntoIterator<Item = (u16, &'a str, &'a [Checksum])>) {
     let mut xml = XmlWriter::document(out, "CompleteMultipartUpload", NAMESPACE);
@@ -172,7 +202,9 @@ mod tests {
     use crate::proto::checksum::Algorithm;
     use crate::proto::error_code::ErrorCode;
     use crate::proto::target::Query;
-    use crate::proto::xml::{read_complete_multipart_upload, read_complete_result, read_error, read_initiate_result};
+    use crate::proto::xml::{
+        read_complete_multipart_upload, read_complete_result, read_error, read_initiate_result, read_tagging,
+    };
 
     const AT: Timestamp = Timestamp { millis: 784_111_777_000 };
     const XML: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
@@ -231,6 +263,21 @@ mod tests {
     }
 
     #[test]
+    fn copies() {
+        check(
+            |out| write_copy_result(out, "CopyObjectResult", AT, "e", Some(("CRC32", "AAAAAA==", false))),
+            "<CopyObjectResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+             <LastModified>1994-11-06T08:49:37.000Z</LastModified><ETag>&quot;e&quot;</ETag>\
+             <ChecksumType>FULL_OBJECT</ChecksumType><ChecksumCRC32>AAAAAA==</ChecksumCRC32></CopyObjectResult>",
+        );
+        check(
+            |out| write_copy_result(out, "CopyPartResult", AT, "e", None),
+            "<CopyPartResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+             <LastModified>1994-11-06T08:49:37.000Z</LastModified><ETag>&quot;e&quot;</ETag></CopyPartResult>",
+        );
+    }
+
+    #[test]
     fn deletes_report_as_asked() {
         let error = S3Error::from(ErrorCode::InternalError);
         let outcomes = [DeleteOutcome::Deleted { key: "a&b" }, DeleteOutcome::Failed { key: "c", error: &error }];
@@ -271,6 +318,10 @@ mod tests {
         let parts = read_complete_multipart_upload(&out).expect("well-formed");
         let got: Vec<_> = parts.iter().map(|part| (part.number.get(), part.etag.as_str())).collect();
         assert_eq!((got, &parts[0].checksums[..]), (vec![(1, "a"), (2, "b")], &checksums[..]));
+        out.clear();
+        let tags = [("a b".to_owned(), "c=d".to_owned()), ("e".to_owned(), String::new())];
+        write_tagging(&mut out, &tags);
+        assert_eq!(read_tagging(&out).as_deref(), Ok(&tags[..]));
         out.clear();
         write_error(&mut out, &ErrorCode::SlowDown.into(), "/", "R");
         assert_eq!(read_error(&out).map(|error| error.code).as_deref(), Ok("SlowDown"));

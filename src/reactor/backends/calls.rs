@@ -11,8 +11,10 @@ use crate::backend::s3::{Ask, answer};
 use crate::base::failure::Kind;
 use crate::base::{BackendName, Blame, Failure, Retry};
 use crate::policy::body_path::{BodyFacts, BodyPath, choose_body_path};
+use crate::proto::body_check::BodyCheck;
+use crate::proto::error_code::S3Error;
 use crate::proto::xml;
-use crate::reactor::relay::copy::{Body, Unseen, Wire, copy_body};
+use crate::reactor::relay::copy::{Body, Inspect, Looked, Refused, Wire, copy_body};
 use crate::reactor::relay::splice::splice_body;
 use crate::reactor::relay::{End, Patience};
 use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
@@ -72,13 +74,13 @@ impl Backends for CoreBackends {
         }
     }
 
-    async fn copy(&self, source: Source, sink: &mut Sink) -> Moved {
+    async fn copy(&self, source: Source, sink: &mut Sink, check: &mut BodyCheck) -> Moved {
         if source.left() != sink.size() {
             let cause = format!("a body of {} bytes for a place of {}", source.left(), sink.size());
             return Moved { bytes: 0, end: MoveEnd::Sink(Failure::ourselves(cause)) };
         }
         let mut bytes = 0;
-        let end = self.move_all(source, sink, &mut bytes).await;
+        let end = self.move_all(source, sink, check, &mut bytes).await;
         Moved { bytes, end: end.err().unwrap_or(MoveEnd::Done) }
     }
 
@@ -153,12 +155,19 @@ impl Backends for CoreBackends {
 
 impl CoreBackends {
     /// Moves what the source has left; `bytes` counts what the sink was given.
-    async fn move_all(&self, mut source: Source, sink: &mut Sink, bytes: &mut u64) -> Result<(), MoveEnd> {
+    async fn move_all(
+        &self,
+        mut source: Source,
+        sink: &mut Sink,
+        check: &mut BodyCheck,
+        bytes: &mut u64,
+    ) -> Result<(), MoveEnd> {
+        let must_look = check.must_look();
         let is_plain = source.is_plain() && sink.is_plain_socket();
         let facts = BodyFacts {
             size_bytes: source.left(),
             plaintext_both_sides: is_plain,
-            must_inspect: false,
+            must_inspect: must_look,
             targets: 1,
             pipe_available: true,
         };
@@ -166,7 +175,7 @@ impl CoreBackends {
             BodyPath::Splice => self.core.pipes.take(),
             BodyPath::Copy => None,
         };
-        let first = if is_plain { source.ahead().len() } else { 0 };
+        let first = if is_plain && !must_look { source.ahead().len() } else { 0 };
         sink.start(&source.ahead().data()[..first]).await.map_err(MoveEnd::Sink)?;
         source.ahead().consume(first);
         source.moved(first as u64);
@@ -174,16 +183,18 @@ impl CoreBackends {
 
         let left = source.left();
         let patience = Patience { source: self.view.server.backend_timeout, sink: self.view.server.backend_timeout };
+        let mut inspect = Checking { check, refusal: None };
         let (moved, path) = match pipe {
             Some(mut pipe) => {
                 let moved = splice_body(&self.core, source.relay(), sink.relay(), left, patience, &mut pipe).await;
+                let _ = inspect.verdict(); // of a body that nobody looks at
                 (moved, BodyPath::Splice)
             }
             None => {
                 let (relay, ahead) = source.parts();
                 let body = Body { wire: Wire::Exact(left), size: left, ahead };
                 let sinks = &mut [sink.relay()];
-                (copy_body(&self.core, relay, sinks, body, &mut Unseen, patience).await, BodyPath::Copy)
+                (copy_body(&self.core, relay, sinks, body, &mut inspect, patience).await, BodyPath::Copy)
             }
         };
         self.core.cells.relayed(path, moved.bytes);
@@ -197,8 +208,31 @@ impl CoreBackends {
             End::SourceFailed(cause) => Err(MoveEnd::Source(source.failure(cause))),
             End::SinkFailed(_, cause) => Err(MoveEnd::Sink(sink.broken(cause).await)),
             End::Answered(_) => Err(MoveEnd::Sink(sink.early_answer().await)),
-            End::Refused => Err(MoveEnd::Source(Failure::ourselves("a body was refused that nobody looked at"))),
+            End::Refused => Err(match inspect.refusal {
+                Some(error) => MoveEnd::Refused(error),
+                None => MoveEnd::Source(Failure::ourselves("a body had not the length that was asked for")),
+            }),
         }
+    }
+}
+
+/// A check over a body between backends.
+struct Checking<'c> {
+    check: &'c mut BodyCheck,
+    refusal: Option<S3Error>,
+}
+
+impl Inspect for Checking<'_> {
+    fn look(&mut self, bytes: &mut [u8]) -> Result<Looked, Refused> {
+        self.check.update(bytes);
+        Ok(Looked { forward: 0..bytes.len(), used: bytes.len(), ended: false })
+    }
+
+    fn verdict(&mut self) -> Result<(), Refused> {
+        self.check.end(None).map_err(|error| {
+            self.refusal = Some(error);
+            Refused
+        })
     }
 }
 

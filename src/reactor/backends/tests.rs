@@ -11,6 +11,7 @@ use crate::base::{BackendName, BlobId, Clock, Failure, Nonce, PartNumber};
 use crate::config::{View, from_text};
 use crate::observe::cells::{BackendCall, CallStatus, CoreCells};
 use crate::policy::health::Health;
+use crate::proto::body_check::BodyCheck;
 use crate::reactor::core::{Core, CoreLimits};
 use crate::reactor::disk::Disk;
 use crate::reactor::relay::copy::{Body, Unseen, Wire, copy_body};
@@ -158,7 +159,7 @@ backends:
         let record = ObjectRecord::default();
         let blob = self.blob(to.0, to.1);
         let mut sink = self.backends.create(object(&blob, &record, size)).await.expect("there is room");
-        let moved = self.backends.copy(source, &mut sink).await;
+        let moved = self.backends.copy(source, &mut sink, &mut BodyCheck::unseen()).await;
         match &moved.end {
             MoveEnd::Done => drop(self.backends.finish(sink).await.expect("stored")),
             _ => self.backends.discard(sink).await,
@@ -341,7 +342,7 @@ fn multipart_uploads_become_one_blob() {
                     bench.put(CLOUD, "bkt/from", &body).await.expect("stored");
                     let source = bench.open(CLOUD, "bkt/from", 300_000, (0, 300_000)).await.expect("opened");
                     let mut sink = bench.backends.create(put).await.expect("there is room");
-                    let moved = bench.backends.copy(source, &mut sink).await;
+                    let moved = bench.backends.copy(source, &mut sink, &mut BodyCheck::unseen()).await;
                     assert!(matches!(moved.end, MoveEnd::Done));
                     bench.backends.finish(sink).await.expect("stored")
                 } else {
@@ -451,7 +452,7 @@ fn a_sink_whose_connection_went_stale_is_replaced() {
         bench.stub.close_idle();
         crate::reactor::testing::sleep_ms(30).await;
         let source = bench.open(NAS, "bkt/a", 300_000, (0, 300_000)).await.expect("opened");
-        let moved = bench.backends.copy(source, &mut sink).await;
+        let moved = bench.backends.copy(source, &mut sink, &mut BodyCheck::unseen()).await;
         assert!(matches!(moved.end, MoveEnd::Done), "{:?}", moved.end);
         bench.backends.finish(sink).await.expect("stored");
         assert!(bench.stub.state().body("bkt/a") == Some(&body));
@@ -714,9 +715,9 @@ fn a_disk_that_hangs_holds_nobody_for_ever() {
         let hung = bench.hang_disks();
         let watch = Stopwatch::start();
         assert_eq!(kind(bench.drain(source).await), Err(Kind::Unavailable), "a copy from it");
-        let moved = bench.backends.copy(to_cloud, &mut cloud_sink).await;
+        let moved = bench.backends.copy(to_cloud, &mut cloud_sink, &mut BodyCheck::unseen()).await;
         assert!(matches!(moved.end, MoveEnd::Source(_)), "a splice from it: {:?}", moved.end);
-        let moved = bench.backends.copy(from_cloud, &mut sink).await;
+        let moved = bench.backends.copy(from_cloud, &mut sink, &mut BodyCheck::unseen()).await;
         assert!(matches!(moved.end, MoveEnd::Sink(_)), "a copy to it: {:?}", moved.end);
         assert_eq!(kind(bench.open(NAS, "bkt/a", 300_000, (0, 1)).await), Err(Kind::Unavailable));
         assert_eq!(kind(bench.backends.head(&blob).await), Err(Kind::Unavailable));

@@ -116,6 +116,10 @@ impl Known {
                 AbandonWrite { incarnation, given_up, reason: format!("r{x}") }.into()
             }
             17 => Delete { bucket: bucket(), key: key(pick(&KEYS, x)?), condition }.into(),
+            18 => {
+                let tags = vec![("t".to_owned(), y.to_string())];
+                SetTags { bucket: bucket(), key: key(pick(&KEYS, x)?), tags }.into()
+            }
             _ => return None,
         })
     }

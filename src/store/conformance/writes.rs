@@ -311,6 +311,33 @@ pub(super) fn batches_are_resolved_by_id<S: MetadataStore>(bench: &Bench<S>) {
     assert_eq!(wait_for(bench.store.resolve(never)).expect("resolved"), None, "and never will");
 }
 
+pub(super) fn tags_of_the_live_version<S: MetadataStore>(bench: &Bench<S>) {
+    let set = |text: &str, tags: &[(&str, &str)]| {
+        let tags = tags.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        bench.step(SetTags { bucket: bucket(), key: key(text), tags })
+    };
+    assert_eq!(set("k", &[]), Err(Refusal::NoSuchKey));
+    let begun = bench.begin("k", 10);
+    let record = ObjectRecord { headers: vec![("content-type".into(), "a/b".into())], ..ObjectRecord::default() };
+    bench.step(CommitWrite { record, ..bench.commit_write("k", &begun) }).expect("nothing is in the way");
+    let before = bench.lookup("k").expect("live");
+    bench.advance(60);
+    for tags in [&[("a", "1"), ("ü", "")][..], &[("b", "2")], &[]] {
+        set("k", tags).expect("live");
+        let found = bench.lookup("k").expect("live");
+        let shown: Vec<_> = found.record.tags.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(shown, tags);
+        let record = ObjectRecord { tags: Vec::new(), ..found.record };
+        assert_eq!(Located { record, ..found }, before, "nothing else changes, the time least of all");
+    }
+    let under_way = bench.begin("k", 10);
+    set("k", &[("c", "3")]).expect("live");
+    bench.commit("k", &under_way).expect("a tag overtakes nothing");
+    assert_eq!(bench.lookup("k").expect("live").record.tags, [], "the new version has its own");
+    bench.delete("k");
+    assert_eq!(set("k", &[("a", "1")]), Err(Refusal::NoSuchKey));
+}
+
 pub(super) fn registration_dooms_the_dead<S: MetadataStore>(bench: &Bench<S>) {
     let kept = bench.put("kept", 100);
     let orphan = bench.begin("orphan", 200);

@@ -70,6 +70,7 @@ impl Tables {
             Change::CommitWrite(one) => Outcome::CommitWrite(self.commit_write(now, one)),
             Change::AbandonWrite(one) => Outcome::AbandonWrite(Ok(self.abandon_write(now, &one))),
             Change::Delete(one) => Outcome::Delete(self.delete(now, &one)),
+            Change::SetTags(one) => Outcome::SetTags(self.set_tags(one)),
             Change::BeginCopy(one) => Outcome::BeginCopy(self.begin_copy(now, one)),
             Change::CommitCopy(one) => Outcome::CommitCopy(self.commit_copy(now, one)),
             Change::RemoveCopy(one) => Outcome::RemoveCopy(self.remove_copy(now, &one)),

@@ -1,7 +1,8 @@
 //! A write: begin, commit, abandon, delete (PROTOCOL.md, "A write").
 
 use super::super::port::{
-    AbandonWrite, BeginWrite, Begun, CommitWrite, Committed, Delete, Deleted, Done, Overtaken, Refusal, WriteCondition,
+    AbandonWrite, BeginWrite, Begun, CommitWrite, Committed, Delete, Deleted, Done, Overtaken, Refusal, SetTags,
+    WriteCondition,
 };
 use super::super::record::BlobState;
 use super::super::rules::{chance_of_nonce, mint_version};
@@ -111,6 +112,12 @@ impl Tables {
         self.displace(now, &key, "deleted");
         self.supersede(&key, None, Overtaken::by(&delete.condition));
         Ok(Deleted { existed })
+    }
+
+    pub(super) fn set_tags(&mut self, set: SetTags) -> Result<Done, Refusal> {
+        let live = self.versions.get_mut(&(set.bucket, set.key)).ok_or(Refusal::NoSuchKey)?;
+        live.record.tags = set.tags;
+        Ok(Done)
     }
 }
 

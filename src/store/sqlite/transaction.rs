@@ -113,6 +113,7 @@ impl Transaction<'_> {
             Change::CommitWrite(one) => settle!(CommitWrite, self.commit_write(one)),
             Change::AbandonWrite(one) => settle!(AbandonWrite, self.abandon_write(one)),
             Change::Delete(one) => settle!(Delete, self.delete(one)),
+            Change::SetTags(one) => settle!(SetTags, self.set_tags(one)),
             Change::BeginCopy(one) => settle!(BeginCopy, self.begin_copy(one)),
             Change::CommitCopy(one) => settle!(CommitCopy, self.commit_copy(one)),
             Change::RemoveCopy(one) => settle!(RemoveCopy, self.remove_copy(one)),

@@ -2,7 +2,7 @@
 
 use super::super::port::{
     AbandonWrite, BeginCopy, BeginWrite, Begun, Candidate, CommitCopy, CommitWrite, Committed, Delete, Deleted, Done,
-    Overtaken, Refusal, RemoveCopy, Written,
+    Overtaken, Refusal, RemoveCopy, SetTags, Written,
 };
 use super::super::record::{BlobState, ObjectRecord};
 use super::super::rules::{chance_of_nonce, mint_version};
@@ -10,7 +10,7 @@ use super::rows;
 use super::transaction::{Blob, Key, NewBlob, Step, Transaction};
 use crate::base::limits::OBJECT_BYTES_MAX;
 use crate::base::{BackendName, BlobId, Incarnation, Version};
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 /// Object sizes fit: the limit on objects is far below.
 pub(super) fn signed(size: u64) -> Step<i64> {
@@ -161,6 +161,22 @@ impl Transaction<'_> {
         }
         self.supersede(key, None, Overtaken::by(&delete.condition))?;
         Ok(Deleted { existed: old.is_some() })
+    }
+
+    pub(super) fn set_tags(&mut self, set: &SetTags) -> Step<Done> {
+        let key = Key::of(&set.bucket, &set.key);
+        let live: Option<(Version, ObjectRecord)> = self
+            .conn
+            .prepare_cached("SELECT version, record FROM versions WHERE bucket = ?1 AND key = ?2 AND live = 1")?
+            .query_row(params![key.bucket, key.bytes()], |row| Ok((rows::version(row, 0)?, rows::json(row, 1)?)))
+            .optional()?;
+        let (version, record) = live.ok_or(Refusal::NoSuchKey)?;
+        let record = ObjectRecord { tags: set.tags.clone(), ..record };
+        self.execute(
+            "UPDATE versions SET record = ?4 WHERE bucket = ?1 AND key = ?2 AND version = ?3",
+            params![key.bucket, key.bytes(), version.as_str(), rows::to_json(&record)],
+        )?;
+        Ok(Done)
     }
 
     // ---- copies --------------------------------------------------------------------------------------------------

@@ -1,0 +1,127 @@
+//! What CopyObject and UploadPartCopy copy from: another object, found and admitted as a read of it would be.
+
+use super::ports::Ports;
+use super::request::Request;
+use super::trouble::Trouble;
+use crate::base::Failure;
+use crate::base::failure::Kind;
+use crate::policy::access::Permission;
+use crate::proto::conditional::{ReadConditions, Verdict};
+use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::http1::RequestHead;
+use crate::proto::target::decode_query;
+use crate::store::port::Metadata;
+use crate::store::record::Located;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CopySource {
+    pub bucket: String,
+    pub key: String,
+}
+
+impl CopySource {
+    /// `x-amz-copy-source`: bucket and key, percent-encoded (`+` is a blank, as S3 has it), perhaps with a leading slash and
+    /// `?versionId=null`. InvalidArgument, NoSuchVersion.
+    pub fn of(head: &RequestHead<'_>) -> Result<Self, S3Error> {
+        let value = head.header_text("x-amz-copy-source")?.unwrap_or_default();
+        let malformed = || {
+            let message = "Copy Source must mention the source bucket and key: sourcebucket/sourcekey";
+            S3Error::new(ErrorCode::InvalidArgument, message)
+        };
+        let (path, version) = value.split_once("?versionId=").unwrap_or((value, ""));
+        if !matches!(version, "" | "null") {
+            return Err(ErrorCode::NoSuchVersion.into());
+        }
+        let path = decode_query(path).map_err(|_| malformed())?;
+        let (bucket, key) = path.strip_prefix('/').unwrap_or(&path).split_once('/').ok_or_else(malformed)?;
+        if bucket.is_empty() || key.is_empty() {
+            return Err(malformed());
+        }
+        Ok(Self { bucket: bucket.to_owned(), key: key.to_owned() })
+    }
+
+    pub fn is_target(&self, request: &Request<'_>) -> bool {
+        self.bucket == request.bucket() && self.key == request.key()
+    }
+
+    /// Its bucket exists, and the caller may read in it.
+    pub fn admit<P: Ports>(&self, ports: &P, request: &Request<'_>) -> Result<(), Trouble> {
+        if ports.view().bucket(&self.bucket).is_none() {
+            return Err(ErrorCode::NoSuchBucket.into());
+        }
+        request.principal.permits(&self.bucket, Permission::Read.into()).map_err(|denial| {
+            ports.cells().access_denied.inc();
+            let (user, bucket) = (&*request.principal.user, self.bucket.as_str());
+            tracing::debug!(request = request.id, user, bucket, ?denial, "access to a copy's source denied");
+            ErrorCode::AccessDenied.into()
+        })
+    }
+
+    /// The live version, if the conditions let it be copied. NoSuchKey, PreconditionFailed.
+    pub async fn look_up<P: Ports>(
+        &self,
+        ports: &P,
+        request: &Request<'_>,
+        located: &mut Located,
+    ) -> Result<(), Trouble> {
+        if !ports.meta().lookup(&self.bucket, &self.key, located).await? {
+            return Err(ErrorCode::NoSuchKey.into());
+        }
+        match ReadConditions::of_copy_source(request.head)?.test(&located.etag, located.modified) {
+            Verdict::Proceed => Ok(()),
+            Verdict::NotModified | Verdict::PreconditionFailed => Err(ErrorCode::PreconditionFailed.into()),
+        }
+    }
+}
+
+/// Looks for a source, the first one included: its bytes may have been deleted since they were found.
+pub const LOOKS_MAX: u32 = 3;
+
+/// Why a copy did not come about.
+pub enum NotCopied {
+    /// This copy of the source could not be read; another may do.
+    Source(Failure),
+    Ended(Trouble),
+}
+
+impl From<Trouble> for NotCopied {
+    fn from(trouble: Trouble) -> Self {
+        Self::Ended(trouble)
+    }
+}
+
+/// Whether another look may find other copies.
+pub fn is_stale(failure: &Failure) -> bool {
+    matches!(failure.kind, Kind::NotFound | Kind::Corrupt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(value: &str, want: Result<(&str, &str), ErrorCode>) {
+        let bytes = format!("PUT /bkt/k HTTP/1.1\r\nhost: h\r\nx-amz-copy-source: {value}\r\n\r\n");
+        let head = RequestHead::parse(bytes.as_bytes(), &mut 0).expect("a good head").expect("a whole head");
+        let got = CopySource::of(&head).map_err(|error| error.code);
+        let want = want.map(|(bucket, key)| CopySource { bucket: bucket.to_owned(), key: key.to_owned() });
+        assert_eq!(got, want, "{value:?}");
+    }
+
+    #[test]
+    fn sources() {
+        check("bkt/k", Ok(("bkt", "k")));
+        check("/bkt/k", Ok(("bkt", "k")));
+        check("/bkt/a/b//c", Ok(("bkt", "a/b//c")));
+        check("bkt//k", Ok(("bkt", "/k")));
+        check("bkt%2Fa%20b%2Bc+d", Ok(("bkt", "a b+c d")));
+        check("bkt/k?versionId=null", Ok(("bkt", "k")));
+        check("bkt/k?versionId=", Ok(("bkt", "k")));
+        check("bkt/k%3FversionId=x", Ok(("bkt", "k?versionId=x")));
+        check("bkt/k?x", Ok(("bkt", "k?x")));
+        check("bkt/%C3%BC", Ok(("bkt", "\u{fc}")));
+        check("bkt/k?versionId=v", Err(ErrorCode::NoSuchVersion));
+        for malformed in ["", "/", "bkt", "/bkt", "bkt/", "//k", "bkt/%zz", "bkt/%ff"] {
+            check(malformed, Err(ErrorCode::InvalidArgument));
+        }
+    }
+}
