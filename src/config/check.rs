@@ -2,6 +2,7 @@
 //! problems before it gives up; warns of what is allowed but rarely meant.
 
 use super::check_backends;
+use super::check_cors::cors;
 use super::checked::*;
 use super::problem::{Problem, Problems};
 use super::raw::Node;
@@ -85,6 +86,7 @@ fn server(reader: &mut Reader, at: &Section<'_>) -> Server {
         driver: reader.choice(at, "driver", &[Driver::Auto, Driver::Ring, Driver::Epoll]),
         relay: reader.choice(at, "relay", &[RelayMode::Auto, RelayMode::Splice, RelayMode::Copy]),
         region: reader.text(at, "region"),
+        domains: reader.texts(at, "domains", domain),
         read_header_timeout: reader.duration(at, "read_header_timeout", TIMEOUT),
         body_progress_timeout: reader.duration(at, "body_progress_timeout", TIMEOUT),
         idle_timeout: reader.duration(at, "idle_timeout", TIMEOUT),
@@ -98,13 +100,36 @@ fn server(reader: &mut Reader, at: &Section<'_>) -> Server {
     }
 }
 
+fn domain(text: &str) -> Result<Box<str>, String> {
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        let ends = [bytes.first(), bytes.last()];
+        bytes.len() <= 63
+            && ends.iter().all(|end| end.is_some_and(u8::is_ascii_alphanumeric))
+            && bytes.iter().all(|&b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    // The last label of an IP address is a number.
+    let is_address = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    if text.split('.').all(label) && !is_address {
+        Ok(text.to_ascii_lowercase().into())
+    } else {
+        Err(format!("`{text}` is not a domain; write it like s3.example.com, without port"))
+    }
+}
+
 /// Stands in for an address that was wrong; never leaves this file, because the problem does.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 fn tls(reader: &mut Reader, at: &Section<'_>) -> Option<Tls> {
+    let min_version = reader.choice(at, "min_version", &[TlsVersion::V1_2, TlsVersion::V1_3]);
+    let client_ca_file = reader.path(at, "client_ca_file");
     match (reader.path(at, "cert_file"), reader.path(at, "key_file")) {
-        (Some(cert_file), Some(key_file)) => Some(Tls { cert_file, key_file }),
+        (Some(cert_file), Some(key_file)) => Some(Tls { cert_file, key_file, min_version, client_ca_file }),
         _ => {
+            if client_ca_file.is_some() {
+                let message = "needs `cert_file` and `key_file` beside it";
+                reader.problem(at.line_of("client_ca_file"), at.key("client_ca_file"), message);
+            }
             for (has, lacks) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
                 if at.has(has) && !at.has(lacks) {
                     reader.problem(at.line_of(has), at.key(has), format!("needs `{lacks}` beside it"));
@@ -122,6 +147,7 @@ fn buckets(reader: &mut Reader, root: &Section<'_>) -> (Vec<Bucket>, Vec<Credent
     for at in root.items("buckets") {
         let name = reader.parsed(&at, "name", bucket_name);
         let uploads_max = reader.number(&at, "max_multipart_uploads", 0..=u64::from(u32::MAX)).unwrap_or_default();
+        let cors = cors(reader, &at);
         if let Some(name) = &name {
             if let Some(line) = first_line.insert(name.clone(), at.line()) {
                 reader.problem(
@@ -130,7 +156,7 @@ fn buckets(reader: &mut Reader, root: &Section<'_>) -> (Vec<Bucket>, Vec<Credent
                     format!("the bucket of line {line} has this name already"),
                 );
             }
-            buckets.push(Bucket { name: name.clone(), max_multipart_uploads: uploads_max as u32 });
+            buckets.push(Bucket { name: name.clone(), max_multipart_uploads: uploads_max as u32, cors });
         }
         let items = at.items("credentials");
         if items.is_empty() {

@@ -4,6 +4,7 @@
 use crate::base::{BackendName, BucketName, Secret};
 use crate::policy::access::Principal;
 use crate::policy::body_path::RelayMode;
+use crate::policy::cors::CorsRule;
 use crate::policy::placement::Strategy;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ pub struct Server {
     pub relay: RelayMode,
     /// The region that clients must sign for; None: any.
     pub region: Option<String>,
+    /// Before one of these in the Host stands a bucket (virtual-host style). Lower case.
+    pub domains: Vec<Box<str>>,
     /// From the first byte of a head to its end; also for a TLS handshake.
     pub read_header_timeout: Duration,
     /// A client's body may stand still so long, in either direction.
@@ -96,6 +99,15 @@ pub enum Driver {
 pub struct Tls {
     pub cert_file: PathBuf,
     pub key_file: PathBuf,
+    pub min_version: TlsVersion,
+    /// Clients must show a certificate that one of these signed.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -103,6 +115,8 @@ pub struct Bucket {
     pub name: BucketName,
     /// Open uploads at once; 0 = unlimited.
     pub max_multipart_uploads: u32,
+    /// Pages of other origins that may use it; none without rules.
+    pub cors: Vec<CorsRule>,
 }
 
 /// An access key of the configuration, and who it stands for.

@@ -3,6 +3,7 @@
 
 mod check;
 mod check_backends;
+mod check_cors;
 pub mod checked;
 mod dev;
 mod expand;

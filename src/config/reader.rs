@@ -123,6 +123,7 @@ impl Reader {
             let below = join(path, &entry.key);
             let below_shown = join(shown, &entry.key);
             match schema::find(&below).map(|key| key.state) {
+                Some(State::Known { kind: Kind::Texts, .. }) => self.check_texts(&entry.node, &below_shown),
                 Some(State::Known { .. }) => self.check_scalar(&entry.node, &below_shown),
                 Some(State::NotYet { feature, meanwhile }) => {
                     let message = format!("not available yet: {feature} will come in a later version; {meanwhile}");
@@ -147,6 +148,13 @@ impl Reader {
     fn check_scalar(&mut self, node: &Node, shown: &str) {
         if !matches!(node.value, Value::Scalar(_) | Value::Null | Value::Unusable) {
             self.problem(node.line, shown, format!("must be a single value, but is {}", node.value.kind()));
+        }
+    }
+
+    fn check_texts(&mut self, node: &Node, shown: &str) {
+        match &node.value {
+            Value::List(texts) => texts.iter().for_each(|text| self.check_scalar(text, shown)),
+            _ => self.check_scalar(node, shown),
         }
     }
 
@@ -240,6 +248,30 @@ impl Reader {
             found.ok_or_else(|| format!("`{text}` is none of {}", words.join(", ")))
         };
         self.value(section, word, parse).unwrap_or(meanings[0])
+    }
+}
+
+impl Reader {
+    /// The texts of a list, or one alone, each parsed; what is wrong is reported and left out. Empty: absent.
+    pub fn texts<T>(&mut self, section: &Section<'_>, word: &str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        let Some((Node { value: Value::List(items), .. }, line)) = section.entry(word) else {
+            return self.value(section, word, parse).into_iter().collect();
+        };
+        let (path, _, default) = schema::known(&join(&section.path, word));
+        self.read.insert(path);
+        if items.is_empty() && default == Absent::Required {
+            self.problem(line, section.key(word), "is an empty list");
+        }
+        let mut found = Vec::new();
+        for item in items {
+            // What is in another shape was reported by check_keys.
+            let Value::Scalar(text) = &item.value else { continue };
+            match parse(text) {
+                Ok(one) => found.push(one),
+                Err(message) => self.problem(item.line, section.key(word), message),
+            }
+        }
+        found
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Kind {
     Size,
     Number,
     Flag,
+    /// A list of texts, or one alone.
+    Texts,
     Choice(&'static [&'static str]),
 }
 
@@ -30,6 +32,7 @@ impl Kind {
             Self::Size => "size".into(),
             Self::Number => "number".into(),
             Self::Flag => "true, false".into(),
+            Self::Texts => "list of texts".into(),
             Self::Choice(words) => words.join(", "),
         }
     }
@@ -69,7 +72,7 @@ pub struct Key {
 }
 
 use Absent::{Is, Required, Unset};
-use Kind::{Address, Choice, Duration, Flag, Number, Path, Secret, Size, Text, Url};
+use Kind::{Address, Choice, Duration, Flag, Number, Path, Secret, Size, Text, Texts, Url};
 
 const fn key(path: &'static str, kind: Kind, default: Absent) -> Key {
     Key { path, state: State::Known { kind, default } }
@@ -98,6 +101,7 @@ pub const KEYS: &[Key] = &[
     key("server.driver", Choice(&["auto", "ring", "epoll"]), Is("auto")),
     key("server.relay", Choice(&["auto", "splice", "copy"]), Is("auto")),
     key("server.region", Text, Unset),
+    key("server.domains", Texts, Unset),
     key("server.read_header_timeout", Duration, Is("10s")),
     key("server.body_progress_timeout", Duration, Is("30s")),
     key("server.idle_timeout", Duration, Is("120s")),
@@ -108,8 +112,8 @@ pub const KEYS: &[Key] = &[
     key("server.shutdown_timeout", Duration, Is("30s")),
     key("server.tls.cert_file", Path, Unset),
     key("server.tls.key_file", Path, Unset),
-    not_yet("server.tls.min_version", "a choice of TLS versions", "remove it; TLS 1.2 and 1.3 are spoken"),
-    not_yet("server.tls.client_ca_file", "client certificates", REMOVE),
+    key("server.tls.min_version", Choice(&["1.2", "1.3"]), Is("1.2")),
+    key("server.tls.client_ca_file", Path, Unset),
     not_yet("server.max_concurrent_requests", ADMISSION, USE_CONNECTIONS),
     not_yet("server.max_concurrent_reads", ADMISSION, USE_CONNECTIONS),
     not_yet("server.max_concurrent_writes", ADMISSION, USE_CONNECTIONS),
@@ -127,7 +131,11 @@ pub const KEYS: &[Key] = &[
     key("buckets[].credentials[].access_key_id", Text, Required),
     key("buckets[].credentials[].secret_access_key", Secret, Required),
     not_yet("buckets[].credentials[].token", "proxy tokens", "use `access_key_id` and `secret_access_key`"),
-    not_yet("buckets[].cors", "CORS rules", REMOVE),
+    key("buckets[].cors[].allowed_origins", Texts, Required),
+    key("buckets[].cors[].allowed_methods", Texts, Required),
+    key("buckets[].cors[].allowed_headers", Texts, Unset),
+    key("buckets[].cors[].expose_headers", Texts, Unset),
+    key("buckets[].cors[].max_age", Number, Unset),
     not_yet("auth", "users beside the buckets' own credentials", "use `buckets[].credentials`"),
     key("database.driver", Choice(&["sqlite"]), Is("sqlite")),
     key("database.path", Path, Is("s3-orchestrator.db")),

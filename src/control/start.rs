@@ -2,6 +2,7 @@
 //! metadata thread, the disks, the mover and its check of the backends, the reactors, the admin port; then it waits.
 
 use super::admin::{self, Operations};
+use super::certificate::{self, Certificate};
 use super::metadata::{self, ControlMetadata};
 use super::mover;
 use super::schedule::{self, Bells};
@@ -20,7 +21,6 @@ use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
-use crate::reactor::tls;
 use crate::reactor::wake;
 use crate::store::board::Board;
 use crate::store::location_cache::LocationCache;
@@ -63,10 +63,13 @@ async fn run(view: Arc<View>) -> anyhow::Result<()> {
     let admin_listener = TcpListener::bind(view.admin.listen_addr)
         .await
         .with_context(|| format!("admin.listen_addr: cannot listen on {}", view.admin.listen_addr))?;
-    let server_tls = match &view.server.tls {
-        Some(files) => Some(tls::server_config(&files.cert_file, &files.key_file).context("server.tls")?),
+    let certificate = match &view.server.tls {
+        Some(files) => Some(Certificate::open(files).context("server.tls")?),
         None => None,
     };
+    let server_tls = certificate.as_ref().map(Certificate::current);
+    let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    tokio::task::spawn_local(certificate::keep(certificate, hangup));
 
     let board = Arc::new(Board::new(view.backends.len()));
     let store = open_store(&view)?;

@@ -28,6 +28,7 @@ mod list_parts;
 mod object_headers;
 pub mod placing;
 pub mod ports;
+mod post_object;
 mod put_object;
 mod put_object_tagging;
 pub mod request;
@@ -89,6 +90,7 @@ async fn dispatch<P: Ports, X: Exchange<P>>(
         Operation::HeadObject => head_object::handle(ports, request, exchange, scratch).await,
         Operation::PutObject => Box::pin(put_object::handle(ports, request, exchange)).await,
         Operation::CopyObject => Box::pin(copy_object::handle(ports, request, exchange, scratch)).await,
+        Operation::PostObject => Box::pin(post_object::handle(ports, request, exchange, scratch)).await,
         Operation::DeleteObject => Box::pin(delete_object::handle(ports, request, exchange)).await,
         Operation::GetObjectTagging => get_object_tagging::handle(ports, request, exchange, scratch).await,
         Operation::PutObjectTagging => Box::pin(put_object_tagging::handle(ports, request, exchange)).await,

@@ -25,17 +25,26 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     request: &Request<'_>,
     exchange: &mut X,
 ) -> Result<(), Trouble> {
+    let (etag, record) = store(ports, request, exchange).await?;
+    let head = exchange.head();
+    write_etag(head, &etag);
+    write_checksums(head, &record.checksums);
+    exchange.respond(b"").await.map_err(|_| Trouble::Cut)
+}
+
+/// Writes the request's body as a new version of its object: ETag and record.
+pub async fn store<P: Ports, X: Exchange<P>>(
+    ports: &P,
+    request: &Request<'_>,
+    exchange: &mut X,
+) -> Result<(String, ObjectRecord), Trouble> {
     let (mut write, declared, record) = understand(ports, request)?;
     let (reservation, stored) = if write.size <= REPLAY_BYTES_MAX {
         put_in_hand(ports, &mut write, declared, record, exchange).await?
     } else {
         put_streamed(ports, &mut write, declared, record, exchange).await?
     };
-    let (etag, record) = commit(ports, write, reservation, stored).await?;
-    let head = exchange.head();
-    write_etag(head, &etag);
-    write_checksums(head, &record.checksums);
-    exchange.respond(b"").await.map_err(|_| Trouble::Cut)
+    commit(ports, write, reservation, stored).await
 }
 
 /// Everything that can be refused before anything was reserved.

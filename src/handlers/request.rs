@@ -8,6 +8,7 @@ use crate::proto::aws_chunked::decoded_length;
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::http1::{BodyFraming, RequestHead};
 use crate::proto::operation::Operation;
+use crate::proto::post::Form;
 use crate::proto::sigv4::PayloadMode;
 use crate::proto::target::{Query, Target};
 
@@ -25,6 +26,39 @@ pub struct Request<'r> {
     pub id: &'r str,
     /// When its head was complete.
     pub arrived: Tick,
+    /// Of a PostObject.
+    pub form: Option<&'r FormAnswer>,
+}
+
+/// How a browser upload's form wants success to be answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FormAnswer {
+    /// 200, 201 or 204.
+    pub status: u16,
+    /// A page to go to instead.
+    pub redirect: Option<String>,
+}
+
+impl Default for FormAnswer {
+    fn default() -> Self {
+        Self { status: 204, redirect: None }
+    }
+}
+
+impl FormAnswer {
+    /// What S3 cannot read, it ignores.
+    pub fn of(form: &Form) -> Self {
+        let status = match form.field("success_action_status").map(str::trim) {
+            Some("200") => 200,
+            Some("201") => 201,
+            _ => 204,
+        };
+        let redirect = form.field("success_action_redirect").or_else(|| form.field("redirect")).map(str::trim);
+        let is_url = |url: &&str| {
+            (url.starts_with("http://") || url.starts_with("https://")) && url.bytes().all(|b| b.is_ascii_graphic())
+        };
+        Self { status, redirect: redirect.filter(is_url).map(str::to_owned) }
+    }
 }
 
 impl<'r> Request<'r> {
@@ -44,7 +78,7 @@ impl<'r> Request<'r> {
             (false, BodyFraming::Length(bytes)) => Some(bytes),
             (false, BodyFraming::Chunked) => None,
         };
-        Ok(Self { head, operation, target, principal, payload, length, id, arrived })
+        Ok(Self { head, operation, target, principal, payload, length, id, arrived, form: None })
     }
 
     /// Empty for an operation on the service.

@@ -93,9 +93,12 @@ pub fn needed(operation: Operation) -> Permissions {
         HeadBucket | GetBucketLocation | GetBucketVersioning => Permission::ListBuckets.into(),
         ListObjects | ListObjectsV2 | ListObjectVersions | ListParts => Permission::List.into(),
         GetObject | HeadObject | GetObjectTagging => Permission::Read.into(),
-        PutObject | CreateMultipartUpload | UploadPart | CompleteMultipartUpload | AbortMultipartUpload => {
-            Permission::Write.into()
-        }
+        PutObject
+        | PostObject
+        | CreateMultipartUpload
+        | UploadPart
+        | CompleteMultipartUpload
+        | AbortMultipartUpload => Permission::Write.into(),
         // And Read of the source, which the handler asks for.
         CopyObject | UploadPartCopy => Permission::Write.into(),
         DeleteObject | DeleteObjects => Permission::Delete.into(),

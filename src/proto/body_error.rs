@@ -37,6 +37,8 @@ pub enum BodyError {
     /// Content-MD5 is not the base64 of 16 bytes.
     InvalidContentMd5,
     ContentMd5Mismatch,
+    /// A form whose file does not end where it must.
+    FileNotLast,
     ChecksumMismatch(Algorithm),
     ContentSha256Mismatch,
 }
@@ -49,6 +51,7 @@ impl BodyError {
             Self::MalformedTrailer => ErrorCode::MalformedTrailerError,
             Self::MissingDecodedLength => ErrorCode::MissingContentLength,
             Self::InvalidContentMd5 => ErrorCode::InvalidDigest,
+            Self::FileNotLast => ErrorCode::MalformedPOSTRequest,
             Self::ContentMd5Mismatch | Self::ChecksumMismatch(_) => ErrorCode::BadDigest,
             Self::ContentSha256Mismatch => ErrorCode::XAmzContentSHA256Mismatch,
             Self::ChunkTooLarge
@@ -71,6 +74,11 @@ impl BodyError {
             | Self::MalformedTrailer
             | Self::MissingDecodedLength
             | Self::ContentSha256Mismatch => return None,
+            Self::FileNotLast => {
+                "A large file must be the form's last field, followed by nothing but the boundary and a \
+                line end."
+                    .into()
+            }
             Self::Incomplete => "The request body terminated unexpectedly".into(),
             Self::ChunkTooLarge => "A signed chunk of the body is too large.".into(),
             Self::InvalidTrailerValue(algorithm) => {

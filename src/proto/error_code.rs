@@ -82,6 +82,8 @@ codes! {
         "The request contained trailing data that was not well-formed or did not conform to our published schema.",
     MalformedXML 400 "The XML you provided was not well-formed or did not validate against our published schema",
     MaxMessageLengthExceeded 400 "Your request was too large.",
+    MaxPostPreDataLengthExceeded 400
+        "Your POST request fields preceding the upload file were too large.",
     MetadataTooLarge 400 "Your metadata headers exceed the maximum allowed metadata size.",
     MethodNotAllowed 405 "The specified method is not allowed against this resource.",
     MissingAuthenticationToken 403 "The request was not signed.",

@@ -9,7 +9,7 @@ use super::operation::Operation;
 use super::params::{ListObjectsV2, ListParts, UploadPart};
 use super::range::Range;
 use super::target::{Query, Target, encode_percent};
-use super::{aws_chunked, checksum, date, list_token, sigv4, xml};
+use super::{aws_chunked, checksum, date, list_token, post, sigv4, xml};
 use crate::base::Timestamp;
 
 /// A target's name and its entry.
@@ -27,7 +27,10 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("xml_request", xml_request),
     ("xml_answer", xml_answer),
     ("sigv4_authorization", sigv4::fuzz_authorization),
+    ("sigv4_presigned", sigv4::fuzz_presigned),
     ("sigv4_verify", sigv4::fuzz_one),
+    ("post_form", post::fuzz_form),
+    ("post_policy", post::fuzz_policy),
     ("aws_chunked", aws_chunked::fuzz_one),
     ("declared_checksums", checksum::fuzz_one),
 ];
@@ -64,7 +67,7 @@ pub fn request_head(input: &[u8]) {
         conditions.range_applies("9bb58f26192e4ba00f01e2e7b136bbd8", Timestamp::default());
     }
     let mut scratch = String::new();
-    let Ok(target) = Target::parse(head.target, &mut scratch) else { return };
+    let Ok(target) = Target::parse(head.target, None, &mut scratch) else { return };
     if let Ok(operation) = Operation::classify(&head, &target) {
         let of_whole_object = matches!(
             operation,
@@ -114,14 +117,14 @@ pub fn chunked(input: &[u8]) {
 pub fn target(input: &[u8]) {
     let Ok(raw) = std::str::from_utf8(input) else { return };
     let mut scratch = String::new();
-    let Ok(target) = Target::parse(raw, &mut scratch) else { return };
+    let Ok(target) = Target::parse(raw, None, &mut scratch) else { return };
     let (Some(bucket), Some(key)) = (target.bucket, target.key) else { return };
     let mut written = String::from("/");
     encode_percent(bucket.as_bytes(), false, &mut written);
     written.push('/');
     encode_percent(key.as_bytes(), true, &mut written);
     let mut scratch = String::new();
-    let again = Target::parse(&written, &mut scratch).expect("what was read is well-formed");
+    let again = Target::parse(&written, None, &mut scratch).expect("what was read is well-formed");
     assert_eq!((again.bucket, again.key), (Some(bucket), Some(key)));
 }
 
@@ -282,11 +285,29 @@ mod tests {
             ],
         ),
         (
+            "sigv4_presigned",
+            &["X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AK%2F20130524%2Fus-east-1%2Fs3%2Faws4_request\
+                 &X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host%3Brange&X-Amz-Signature=ab"],
+        ),
+        (
             "sigv4_verify",
             &["GET /b/k%20 a=b&c\nhost:a\nx-amz-date:20130524T000000Z\nx-amz-content-sha256:UNSIGNED-PAYLOAD\n\
                authorization:AWS4-HMAC-SHA256 Credential=AK/20130524/us-east-1/s3/aws4_request,\
                SignedHeaders=host;x-amz-content-sha256;x-amz-date,\
                Signature=0000000000000000000000000000000000000000000000000000000000000000"],
+        ),
+        (
+            "post_form",
+            &[
+                "--b\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\na\r\n--b\r\nContent-Disposition: form-data; \
+                 name=\"file\"; filename=\"a\\\"b\"\r\n\r\nthe\r\nfile\r\n--b--\r\n",
+                "multipart/form-data; charset=utf-8; boundary=\"a b\"",
+            ],
+        ),
+        (
+            "post_policy",
+            &["{\"expiration\": \"2026-11-22T17:00:00Z\", \"conditions\": [{\"bucket\": \"b\"}, \
+               [\"starts-with\", \"$key\", \"a\"], [\"content-length-range\", 1, 2]]}"],
         ),
         (
             "aws_chunked",

@@ -22,6 +22,8 @@ pub enum Operation {
     HeadObject,
     PutObject,
     CopyObject,
+    /// A browser's upload by form.
+    PostObject,
     DeleteObject,
     GetObjectTagging,
     PutObjectTagging,
@@ -35,7 +37,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::ListBuckets,
         Self::HeadBucket,
         Self::GetBucketLocation,
@@ -48,6 +50,7 @@ impl Operation {
         Self::HeadObject,
         Self::PutObject,
         Self::CopyObject,
+        Self::PostObject,
         Self::DeleteObject,
         Self::GetObjectTagging,
         Self::PutObjectTagging,
@@ -75,6 +78,7 @@ impl Operation {
             Self::HeadObject => "HeadObject",
             Self::PutObject => "PutObject",
             Self::CopyObject => "CopyObject",
+            Self::PostObject => "PostObject",
             Self::DeleteObject => "DeleteObject",
             Self::GetObjectTagging => "GetObjectTagging",
             Self::PutObjectTagging => "PutObjectTagging",
@@ -97,9 +101,14 @@ impl Operation {
             (Some(_), None) => of_bucket(head.method, &target.query),
             (Some(_), Some(_)) => of_object(head.method, &target.query, head.header("x-amz-copy-source").is_some()),
         }?;
-        operation.check_query(&target.query)?;
-        operation.check_headers(head)?;
+        operation.check(head, target)?;
         Ok(operation)
+    }
+
+    /// Whether everything that the request says is understood for this operation.
+    pub fn check(self, head: &RequestHead<'_>, target: &Target<'_>) -> Result<(), S3Error> {
+        self.check_query(&target.query)?;
+        self.check_headers(head)
     }
 
     /// Query keys that it understands, besides `x-id`, which SDKs add to every request and which says nothing new.
@@ -133,6 +142,7 @@ impl Operation {
             | Self::HeadObject
             | Self::PutObject
             | Self::CopyObject
+            | Self::PostObject
             | Self::DeleteObject => &[],
         }
     }
@@ -149,7 +159,8 @@ impl Operation {
 
     /// Headers that ask for something which would silently not happen. What may be ignored without harm is ignored.
     fn check_headers(self, head: &RequestHead<'_>) -> Result<(), S3Error> {
-        let creates = matches!(self, Self::PutObject | Self::CopyObject | Self::CreateMultipartUpload);
+        let creates =
+            matches!(self, Self::PutObject | Self::PostObject | Self::CopyObject | Self::CreateMultipartUpload);
         let copies = matches!(self, Self::CopyObject | Self::UploadPartCopy);
         for Header { name, value } in head.headers() {
             let Some((prefix, rest)) = name.as_bytes().split_first_chunk::<6>() else { continue };
@@ -216,7 +227,7 @@ fn of_bucket(method: Method, query: &Query<'_>) -> Result<Operation, S3Error> {
         Method::Get if query.has("versions") => Ok(Operation::ListObjectVersions),
         Method::Get => Ok(Operation::ListObjects),
         Method::Post if query.has("delete") => Ok(Operation::DeleteObjects),
-        Method::Post if query.is_empty() => Err(not_implemented("PostObject")),
+        Method::Post if query.is_empty() => Err(not_a_form()),
         Method::Put if query.is_empty() => Err(not_implemented("CreateBucket")),
         Method::Delete if query.is_empty() => Err(not_implemented("DeleteBucket")),
         other => Err(refused_method(other)),
@@ -253,6 +264,11 @@ fn not_implemented(operation: &'static str) -> S3Error {
     S3Error::new(ErrorCode::NotImplemented, format!("{operation} is not implemented."))
 }
 
+/// Forms are answered before operations are told apart: this is a POST of something else.
+fn not_a_form() -> S3Error {
+    S3Error::new(ErrorCode::PreconditionFailed, "Bucket POST must be of the enclosure-type multipart/form-data")
+}
+
 /// OPTIONS asks for CORS, which is not there; a word that is no method of HTTP is not implemented by anybody.
 fn refused_method(method: Method) -> S3Error {
     match method {
@@ -271,7 +287,7 @@ mod tests {
         let text = format!("{request} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
         let head = RequestHead::parse(text.as_bytes(), &mut 0).expect(request).expect("complete");
         let mut scratch = String::new();
-        let target = Target::parse(head.target, &mut scratch).expect(request);
+        let target = Target::parse(head.target, None, &mut scratch).expect(request);
         Operation::classify(&head, &target).map_err(|error| error.code)
     }
 
@@ -369,7 +385,7 @@ mod tests {
             ("PUT /b?location", ErrorCode::MethodNotAllowed),
             ("DELETE /b", ErrorCode::NotImplemented),
             ("DELETE /b?lifecycle", ErrorCode::NotImplemented),
-            ("POST /b", ErrorCode::NotImplemented),
+            ("POST /b", ErrorCode::PreconditionFailed),
             ("HEAD /b?location", ErrorCode::NotImplemented),
             ("POST /b?delete&versionId=v", ErrorCode::NotImplemented),
             ("PUT /", ErrorCode::MethodNotAllowed),

@@ -1,9 +1,11 @@
-//! A request target as bucket, key and query. Path-style only; keys are byte-exact.
+//! A request target as bucket, key and query. Keys are byte-exact. The bucket is the path's first part (path-style), or
+//! stands in the Host before a domain that the configuration names (virtual-host style).
 //!
 //! Called by the connection before classification. Nothing is normalised: `//`, a leading `/`, `.`, `..`, `%2F` and `+` in a
 //! path are bytes of the key. The signature is verified over the raw forms kept here.
 
 use super::error_code::{ErrorCode, S3Error};
+use super::http1::RequestHead;
 use crate::base::limits::KEY_BYTES_MAX;
 use std::borrow::Cow;
 
@@ -20,19 +22,24 @@ pub struct Target<'t> {
 }
 
 impl<'t> Target<'t> {
+    /// `hosted` is the bucket that the Host names, if it does: then the whole path is the key.
     /// `raw` starts with `/` (http1 sees to that). Escapes are decoded into `scratch`, whose capacity is reused from request
     /// to request. InvalidURI, InvalidBucketName or KeyTooLongError.
-    pub fn parse(raw: &'t str, scratch: &'t mut String) -> Result<Self, S3Error> {
+    pub fn parse(raw: &'t str, hosted: Option<&str>, scratch: &'t mut String) -> Result<Self, S3Error> {
         let (raw_path, raw_query) = raw.split_once('?').unwrap_or((raw, ""));
         if raw.contains('#') {
             // A fragment never travels; some would cut it off and some would not.
             return Err(ErrorCode::InvalidURI.into());
         }
         let path = raw_path.strip_prefix('/').ok_or(ErrorCode::InvalidURI)?;
-        let (raw_bucket, raw_key) = path.split_once('/').unwrap_or((path, ""));
-        let (bucket, key) = if raw_path.contains('%') {
+        let (raw_bucket, raw_key) = match hosted {
+            Some(_) => ("", path),
+            None => path.split_once('/').unwrap_or((path, "")),
+        };
+        let (bucket, key) = if hosted.is_some() || raw_path.contains('%') {
             let mut bytes = std::mem::take(scratch).into_bytes();
             bytes.clear();
+            bytes.extend(hosted.unwrap_or_default().bytes().map(|byte| byte.to_ascii_lowercase()));
             decode_percent(raw_bucket, false, &mut bytes)?;
             let bucket_len = bytes.len();
             decode_percent(raw_key, false, &mut bytes)?;
@@ -51,6 +58,29 @@ impl<'t> Target<'t> {
         let present = |text: &'t str| (!text.is_empty()).then_some(text);
         Ok(Self { raw_path, bucket: present(bucket), key: present(key), query: Query { raw: raw_query } })
     }
+}
+
+/// The bucket that stands in the Host before one of our domains (lower case, without port); the longest domain counts.
+/// None for a host that is none of ours, or is a domain itself: then the bucket is in the path.
+pub fn bucket_of_host<'h>(head: &RequestHead<'h>, domains: &[Box<str>]) -> Option<&'h str> {
+    if domains.is_empty() {
+        return None;
+    }
+    let host = std::str::from_utf8(head.header("host")?).ok()?;
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let bucket_before = |domain: &str| {
+        let (bucket, end) = name.split_at_checked(name.len().checked_sub(domain.len() + 1)?)?;
+        let ours = end.starts_with('.') && end[1..].eq_ignore_ascii_case(domain);
+        (ours && !bucket.is_empty()).then_some(bucket)
+    };
+    if domains.iter().any(|domain| name.eq_ignore_ascii_case(domain)) {
+        return None;
+    }
+    domains.iter().filter_map(|domain| bucket_before(domain)).min_by_key(|bucket| bucket.len())
 }
 
 /// The part after `?`: an ordered list of pairs, repeated names kept.
@@ -147,13 +177,13 @@ mod tests {
 
     fn check(raw: &str, bucket: Option<&str>, key: Option<&str>) {
         let mut scratch = String::from("left over");
-        let target = Target::parse(raw, &mut scratch).unwrap_or_else(|error| panic!("{raw:?}: {error}"));
+        let target = Target::parse(raw, None, &mut scratch).unwrap_or_else(|error| panic!("{raw:?}: {error}"));
         assert_eq!((target.bucket, target.key), (bucket, key), "{raw:?}");
     }
 
     fn refused(raw: &str, want: ErrorCode) {
         let mut scratch = String::new();
-        let error = Target::parse(raw, &mut scratch).map(|_| ()).expect_err(raw);
+        let error = Target::parse(raw, None, &mut scratch).map(|_| ()).expect_err(raw);
         assert_eq!(error.code, want, "{raw:?}");
     }
 
@@ -211,11 +241,42 @@ mod tests {
     }
 
     #[test]
+    fn buckets_in_the_host() {
+        let domains: Vec<Box<str>> = ["s3.local", "eu.s3.local", "h"].map(Into::into).into();
+        for (host, want) in [
+            ("photos.s3.local", Some("photos")),
+            ("PHOTOS.S3.Local:9000", Some("PHOTOS")),
+            ("photos.s3.local.:9000", Some("photos")),
+            ("a.b.c.s3.local", Some("a.b.c")),
+            ("photos.eu.s3.local", Some("photos")),
+            ("eu.s3.local", None),
+            ("s3.local:9000", None),
+            (".s3.local", None),
+            ("photoss3.local", None),
+            ("photos.s3.locals", None),
+            ("x.h", Some("x")),
+            ("127.0.0.1:9000", None),
+            ("[::1]:9000", None),
+            ("localhost", None),
+        ] {
+            let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let head = RequestHead::parse(text.as_bytes(), &mut 0).expect(host).expect("whole");
+            assert_eq!(bucket_of_host(&head, &domains), want, "{host}");
+            assert_eq!(bucket_of_host(&head, &[]), None, "{host}");
+        }
+        for (raw, key) in [("/", None), ("/a/b", Some("a/b")), ("//a%20b", Some("/a b")), ("/?location", None)] {
+            let mut scratch = String::from("left over");
+            let target = Target::parse(raw, Some("PHOTOS"), &mut scratch).expect(raw);
+            assert_eq!((target.bucket, target.key), (Some("photos"), key), "{raw:?}");
+        }
+    }
+
+    #[test]
     fn keys_end_at_1024_bytes_of_utf8() {
         for (unit, count) in [("k", 1024), ("%6B", 1024), ("%C3%BC", 512)] {
             let longest = format!("/b/{}", unit.repeat(count));
             let mut scratch = String::new();
-            let target = Target::parse(&longest, &mut scratch).expect("1024 bytes are allowed");
+            let target = Target::parse(&longest, None, &mut scratch).expect("1024 bytes are allowed");
             assert_eq!(target.key.map(str::len), Some(1024));
             refused(&format!("{longest}x"), ErrorCode::KeyTooLongError);
         }
@@ -250,7 +311,7 @@ mod tests {
             let mut raw = String::from("/b/");
             encode_percent(key.as_bytes(), keep_slash, &mut raw);
             let mut scratch = String::new();
-            let target = Target::parse(&raw, &mut scratch).expect("well-formed");
+            let target = Target::parse(&raw, None, &mut scratch).expect("well-formed");
             prop_assert_eq!(target.key, Some(key.as_str()));
             let encoded = &raw[3..];
             prop_assert_eq!(&*decode_query(encoded).expect("well-formed"), key.as_str());

@@ -83,6 +83,10 @@ pub struct ClientExchange<'c> {
     sent: u64,
     pub(super) received_bytes: u64,
     audit: Audit<'c>,
+    /// Lines that every answer carries: what a bucket's CORS rules say to this request.
+    cors: String,
+    /// The key that a form named; others stand in the target.
+    form_key: Option<Box<str>>,
 }
 
 /// What the audit line will say beyond the request's head.
@@ -128,6 +132,8 @@ impl<'c> ClientExchange<'c> {
             sent: 0,
             received_bytes: 0,
             audit: Audit::default(),
+            cors: String::new(),
+            form_key: None,
             opening,
         }
     }
@@ -144,6 +150,14 @@ impl<'c> ClientExchange<'c> {
     pub fn note_target(&mut self, target: &Target<'c>) {
         self.audit.bucket = target.bucket.unwrap_or_default();
         self.audit.key = target.key.unwrap_or_default();
+    }
+
+    pub fn add_to_answer(&mut self, lines: String) {
+        self.cors = lines;
+    }
+
+    pub(super) fn note_form_key(&mut self, key: &str) {
+        self.form_key = Some(key.into());
     }
 
     pub(super) fn note_path(&mut self, path: BodyPath) {
@@ -207,7 +221,7 @@ impl<'c> ClientExchange<'c> {
         let mut head = HeadWriter::response(self.out, self.head.status);
         head.header("x-amz-request-id", self.opening.id.as_str());
         head.header("date", self.site.http_date().as_str());
-        head.lines(self.head.fields());
+        head.lines(self.head.fields()).lines(self.cors.as_bytes());
         if let Some(length) = length {
             head.header_u64("content-length", length);
         }
@@ -297,7 +311,7 @@ impl<'c> ClientExchange<'c> {
             path: request.target.split_once('?').map_or(request.target, |(path, _)| path),
             remote: self.opening.peer,
             bucket: self.audit.bucket,
-            key: self.audit.key,
+            key: self.form_key.as_deref().unwrap_or(self.audit.key),
             status,
             duration,
             request_size: self.received_bytes,

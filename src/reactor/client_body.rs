@@ -8,6 +8,7 @@ use crate::proto::body_error::BodyError;
 use crate::proto::checksum::Algorithm;
 use crate::proto::error_code::S3Error;
 use crate::proto::http1::{BodyFraming, ChunkedDecoder, ChunkedStep};
+use crate::proto::post::Ending;
 
 /// How the body of a request is delimited, and how much of it is still on the wire.
 pub struct ClientBody {
@@ -16,6 +17,8 @@ pub struct ClientBody {
     trailer: Option<Algorithm>,
     /// Payload, without any framing; None when nobody declared it.
     length: Option<u64>,
+    /// The payload is the file of a form.
+    ending: Option<Ending>,
     state: State,
 }
 
@@ -32,7 +35,12 @@ impl ClientBody {
     /// announced.
     pub fn new(framing: BodyFraming, form: Option<Form>, length: Option<u64>, trailer: Option<Algorithm>) -> Self {
         let state = if framing.is_empty() { State::Over } else { State::Unread };
-        Self { framing, form, trailer, length, state }
+        Self { framing, form, trailer, length, ending: None, state }
+    }
+
+    /// A form from its file's first byte on: `wire` bytes, of which the first `size` are the file's.
+    pub fn of_form(wire: u64, size: u64, ending: Ending) -> Self {
+        Self { ending: Some(ending), ..Self::new(BodyFraming::Length(wire), None, Some(size), None) }
     }
 
     pub fn length(&self) -> Option<u64> {
@@ -49,7 +57,7 @@ impl ClientBody {
 
     /// The bytes on the wire are the payload's.
     pub fn is_plain(&self) -> bool {
-        self.form.is_none() && self.framing != BodyFraming::Chunked
+        self.form.is_none() && self.ending.is_none() && self.framing != BodyFraming::Chunked
     }
 
     /// The way in for the whole body, once.
@@ -58,6 +66,7 @@ impl ClientBody {
         Intake {
             chunked: (self.framing == BodyFraming::Chunked).then(ChunkedDecoder::new),
             aws: self.form.take().map(|form| Decoder::new(form, self.length.unwrap_or(0), self.trailer)),
+            ending: self.ending.take(),
             check,
             refusal: None,
         }
@@ -86,6 +95,7 @@ impl ClientBody {
 pub struct Intake<'a> {
     chunked: Option<ChunkedDecoder>,
     aws: Option<Decoder>,
+    ending: Option<Ending>,
     check: &'a mut BodyCheck,
     refusal: Option<S3Error>,
 }
@@ -101,12 +111,17 @@ impl Intake<'_> {
             None => (bytes.len(), bytes.len(), false),
             Some(decoder) => unchunk(decoder, bytes)?,
         };
-        let kept = match &mut self.aws {
-            None => {
+        let kept = match (&mut self.aws, &mut self.ending) {
+            (None, Some(ending)) => {
+                let kept = ending.feed(&bytes[..kept])?;
                 self.check.update(&bytes[..kept]);
                 kept
             }
-            Some(decoder) => {
+            (None, None) => {
+                self.check.update(&bytes[..kept]);
+                kept
+            }
+            (Some(decoder), _) => {
                 let (kept, done) = unwrap_aws(decoder, &mut bytes[..kept], self.check)?;
                 // Under chunked transfer coding the outer framing says when the body is over.
                 ended |= done && self.chunked.is_none();
@@ -121,6 +136,9 @@ impl Intake<'_> {
             Some(decoder) => decoder.finish()?,
             None => None,
         };
+        if let Some(ending) = &self.ending {
+            ending.finish()?;
+        }
         self.check.end(trailer)
     }
 }

@@ -7,32 +7,36 @@
 use super::accept::Place;
 use super::buffer::Buffer;
 use super::client::{self, ClientExchange, Opening, Turn};
+use super::client_form;
 use super::deadline::Phase;
 use super::site::{Scratch, Site};
 use super::stream::Stream;
 use crate::base::Clock;
+use crate::handlers::ports::Exchange;
 use crate::handlers::request::Request;
 use crate::handlers::{self, trouble};
 use crate::observe::cells::TimeoutPhase;
+use crate::policy::cors::{self, CorsMethod, CorsRule, Preflight};
 use crate::proto::aws_chunked::Form;
 use crate::proto::checksum::Declared;
 use crate::proto::error_code::{ErrorCode, S3Error};
-use crate::proto::http1::{BadHead, RequestHead};
+use crate::proto::http1::{BadHead, Method, RequestHead};
 use crate::proto::operation::Operation;
+use crate::proto::post::boundary_of;
 use crate::proto::sigv4;
-use crate::proto::target::Target;
+use crate::proto::target::{Target, bucket_of_host};
+use crate::proto::unfolded::unfold;
 use monoio::net::TcpStream;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// Serves a connection to its end. Cancel: NOT safe, the connection is closed.
 pub async fn serve(site: Rc<Site>, tcp: TcpStream, place: Place) {
     let patience = site.view().server.read_header_timeout;
     let stream = match &site.tls {
         None => Ok(Stream::plain(site.core(), tcp)),
-        Some(config) => Stream::accept_tls(site.core(), tcp, Arc::clone(config), patience).await,
+        Some(config) => Stream::accept_tls(site.core(), tcp, config.current(), patience).await,
     };
     site.cells().connections.inc();
     site.cells().connections_open.inc();
@@ -155,26 +159,37 @@ async fn serve_one(
         arrived: site.ports.core.clock.tick(),
         peer,
     };
+    // What a presigned URL means is another head than the one that was sent, and rare.
+    let mut text = Vec::new();
+    let meant = unfold(&head, &mut text).map(|meant| meant.map(Box::new));
+    let meant = match &meant {
+        Ok(meant) => Ok(meant.as_deref().unwrap_or(&head)),
+        Err(error) => Err(error),
+    };
     let turn = {
         let Scratch { target, handlers: kept, head: response, out } = &mut *scratch;
         let mut exchange = ClientExchange::begin(site, stream, opening, response, out);
-        answer(site, &opening, target, kept, &mut exchange).await;
+        answer(site, &opening, meant, target, kept, &mut exchange).await;
         exchange.end().await
     };
     site.give_back(scratch);
     Some(turn)
 }
 
-/// Answers the request: who may not ask is refused here, everybody else by the handlers.
+/// Answers the request, which means what `meant` says: who may not ask is refused here, everybody else by the handlers.
 async fn answer<'c>(
     site: &'c Site,
     opening: &'c Opening<'c>,
+    meant: Result<&'c RequestHead<'c>, &'c S3Error>,
     decoded: &'c mut String,
     kept: &mut handlers::scratch::Scratch,
     exchange: &mut ClientExchange<'c>,
 ) {
-    let target = match Target::parse(opening.head.target, decoded) {
-        Ok(target) => target,
+    let hosted = bucket_of_host(opening.head, &site.view().server.domains);
+    let parsed =
+        meant.map_err(S3Error::clone).and_then(|meant| Ok((meant, Target::parse(meant.target, hosted, decoded)?)));
+    let (meant, target) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             exchange.audit().event = "s3.InvalidPath";
             // What can be read in two ways may hide another request behind it.
@@ -182,15 +197,87 @@ async fn answer<'c>(
             return trouble::refuse(opening.head, opening.id.as_str(), exchange, kept, &error).await;
         }
     };
-    if is_health(&target) && opening.head.header("authorization").is_none() {
+    if hosted.is_none() && is_health(&target) && opening.head.header("authorization").is_none() {
         exchange.audit().is_probe = true;
         return site.answer_health(&target, exchange).await;
     }
     exchange.note_target(&target);
-    match admit(site, opening, target, exchange) {
+    if opening.head.method == Method::Options {
+        return answer_preflight(site, opening, &target, kept, exchange).await;
+    }
+    note_cors(site, opening.head, &target, exchange);
+    if let Some((bucket, boundary)) = upload_form(meant, &target) {
+        let place = (bucket, hosted);
+        return Box::pin(client_form::serve(site, opening, place, &boundary, kept, exchange)).await;
+    }
+    match admit(site, opening, meant, target, exchange) {
         Ok(request) => handlers::serve(&*site.ports, &request, exchange, kept).await,
         Err(error) => trouble::refuse(opening.head, opening.id.as_str(), exchange, kept, &error).await,
     }
+}
+
+/// The rules of the target's bucket; none for a bucket that does not exist.
+fn cors_rules<'c>(site: &'c Site, target: &Target<'_>) -> &'c [CorsRule] {
+    target.bucket.and_then(|name| site.view().bucket(name)).map_or(&[], |bucket| &bucket.cors)
+}
+
+/// What pages of other origins may see of the answer, success or not.
+fn note_cors(site: &Site, head: &RequestHead<'_>, target: &Target<'_>, exchange: &mut ClientExchange<'_>) {
+    let rules = cors_rules(site, target);
+    if !rules.is_empty() {
+        let origin = head.header("origin").and_then(|origin| std::str::from_utf8(origin).ok());
+        exchange.add_to_answer(cors::actual_lines(rules, origin, head.method_word));
+    }
+}
+
+/// A browser asks what a page may send; nobody signs such a question. All refusals look alike.
+async fn answer_preflight<'c>(
+    site: &'c Site,
+    opening: &'c Opening<'c>,
+    target: &Target<'_>,
+    kept: &mut handlers::scratch::Scratch,
+    exchange: &mut ClientExchange<'c>,
+) {
+    exchange.audit().operation = "Preflight";
+    match preflight(site, opening.head, target) {
+        Ok(lines) => {
+            exchange.add_to_answer(lines);
+            // A client that has gone away needs no answer.
+            let _ = exchange.respond(b"").await;
+        }
+        Err(error) => {
+            exchange.add_to_answer(cors::VARY.to_owned());
+            trouble::refuse(opening.head, opening.id.as_str(), exchange, kept, &error).await;
+        }
+    }
+}
+
+/// The fields of a preflight's answer.
+fn preflight(site: &Site, head: &RequestHead<'_>, target: &Target<'_>) -> Result<String, S3Error> {
+    let text = |name| Ok::<_, S3Error>(head.header_text(name)?.unwrap_or_default());
+    let asked = Preflight {
+        origin: text("origin")?,
+        method: text("access-control-request-method")?,
+        headers: text("access-control-request-headers")?,
+    };
+    if asked.origin.is_empty() {
+        let text = "Insufficient information. Origin request header needed.";
+        return Err(S3Error::new(ErrorCode::BadRequest, text));
+    }
+    if CorsMethod::parse(asked.method).is_none() {
+        let shown: String = asked.method.chars().filter(char::is_ascii_graphic).take(32).collect();
+        let text = format!("Invalid Access-Control-Request-Method: {}", if shown.is_empty() { "null" } else { &shown });
+        return Err(S3Error::new(ErrorCode::BadRequest, text));
+    }
+    cors::preflight_lines(cors_rules(site, target), &asked).ok_or_else(|| ErrorCode::AccessForbidden.into())
+}
+
+/// Bucket and boundary of a browser upload.
+fn upload_form<'c>(head: &RequestHead<'_>, target: &Target<'c>) -> Option<(&'c str, String)> {
+    let bucket = target.bucket.filter(|_| head.method == Method::Post && target.key.is_none())?;
+    let unsigned = target.query.is_empty() && head.header("authorization").is_none();
+    let boundary = boundary_of(head.header("content-type").filter(|_| unsigned)?)?;
+    Some((bucket, boundary))
 }
 
 fn is_health(target: &Target<'_>) -> bool {
@@ -201,6 +288,7 @@ fn is_health(target: &Target<'_>) -> bool {
 fn admit<'c>(
     site: &'c Site,
     opening: &'c Opening<'c>,
+    meant: &'c RequestHead<'c>,
     target: Target<'c>,
     exchange: &mut ClientExchange<'c>,
 ) -> Result<Request<'c>, S3Error> {
@@ -221,12 +309,12 @@ fn admit<'c>(
         S3Error::from(error)
     })?;
     exchange.audit().user = &verified.principal.user;
-    let operation = Operation::classify(head, &target)?;
+    let operation = Operation::classify(meant, &target)?;
     exchange.audit().operation = operation.name();
     let id = opening.id.as_str();
-    let request = Request::new(head, operation, target, verified.principal, verified.payload, id, opening.arrived)?;
+    let request = Request::new(meant, operation, target, verified.principal, verified.payload, id, opening.arrived)?;
     if !head.framing.is_empty() {
-        let trailer = Declared::parse(&head.headers, verified.payload)?.trailer;
+        let trailer = Declared::parse(&meant.headers, verified.payload)?.trailer;
         exchange.expect_body(Form::of(verified.payload, verified.chunks), request.length, trailer);
     }
     Ok(request)

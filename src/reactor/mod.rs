@@ -9,6 +9,7 @@ pub mod backends;
 pub mod buffer;
 pub mod client;
 pub mod client_body;
+mod client_form;
 pub mod client_relay;
 pub mod clock;
 pub mod connection;

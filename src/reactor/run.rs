@@ -12,13 +12,13 @@ use super::ports::{CorePorts, Shared};
 use super::readiness::Readiness;
 use super::site::Site;
 use super::task::{self, ThreadGuard};
+use super::tls::ServerTls;
 use crate::base::Clock;
 use crate::observe::audit::AuditLog;
 use crate::observe::cells::CoreCells;
 use crate::policy::health::Health;
 use crate::store::desk::{Ask, Reply};
 use crate::store::location_cache::LocationCache;
-use rustls::ServerConfig;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -92,7 +92,7 @@ impl Stop {
 pub struct ReactorParts {
     pub core: CoreParts,
     pub listener: TcpListener,
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<ServerTls>>,
     pub audit: AuditLog,
     pub readiness: Arc<Readiness>,
     pub stop: Arc<Stop>,

@@ -6,6 +6,7 @@ use super::core::Core;
 use super::ports::CorePorts;
 use super::readiness::Readiness;
 use super::signal::Signal;
+use super::tls::ServerTls;
 use crate::base::Dice;
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{Clock, Timestamp};
@@ -19,7 +20,6 @@ use crate::observe::request_id::RequestId;
 use crate::proto::date::{self, DateText};
 use crate::proto::sigv4::Verifier;
 use crate::proto::target::Target;
-use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ const OUT_BYTES_KEPT: usize = 64 * 1024;
 pub struct Site {
     pub ports: Rc<CorePorts>,
     /// The main port speaks TLS.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<ServerTls>>,
     pub stopping: Rc<Signal>,
     pub verifier: RefCell<Verifier>,
     pub audit: AuditLog,
@@ -53,7 +53,7 @@ pub struct Site {
 impl Site {
     pub fn new(
         ports: Rc<CorePorts>,
-        tls: Option<Arc<ServerConfig>>,
+        tls: Option<Arc<ServerTls>>,
         audit: AuditLog,
         readiness: Arc<Readiness>,
     ) -> Rc<Self> {

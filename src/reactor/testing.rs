@@ -176,7 +176,8 @@ impl Pki {
 
     pub(crate) fn server(&self) -> Arc<rustls::ServerConfig> {
         let (cert, key) = (self.folder.path().join("cert.pem"), self.folder.path().join("key.pem"));
-        super::tls::server_config(&cert, &key).expect("a pair")
+        let files = super::tls::ServerFiles { cert_file: &cert, key_file: &key, client_ca_file: None, only_1_3: false };
+        super::tls::server_config(&files).expect("a pair").0
     }
 
     pub(crate) fn client(&self) -> Arc<rustls::ClientConfig> {

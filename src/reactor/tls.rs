@@ -4,42 +4,80 @@
 //! Called by `stream` only. Configurations are made by `server_config` and `client_config`.
 
 use super::handle::borrow;
+use crate::base::Timestamp;
+use crate::proto::date;
 use monoio::net::TcpStream;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Ciphertext and plaintext that rustls may hold before we flush.
 const TLS_BUFFER_BYTES: usize = 128 * 1024;
 
-/// A server's side from PEM files. HTTP/1.1 only.
-pub fn server_config(cert_file: &Path, key_file: &Path) -> io::Result<Arc<ServerConfig>> {
+/// What a server's side is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerFiles<'p> {
+    pub cert_file: &'p Path,
+    pub key_file: &'p Path,
+    /// Clients must show a certificate that one of these signed.
+    pub client_ca_file: Option<&'p Path>,
+    pub only_1_3: bool,
+}
+
+/// A server's side, and when its certificate ends (seconds since 1970; None if it does not say so in a way that we read).
+/// HTTP/1.1 only.
+pub fn server_config(files: &ServerFiles<'_>) -> io::Result<(Arc<ServerConfig>, Option<i64>)> {
+    let ServerFiles { cert_file, key_file, client_ca_file, only_1_3 } = *files;
     let certs: Vec<_> = pem_certs(cert_file)?;
+    let ends = certs.first().and_then(|cert| certificate_end(cert));
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|cause| in_file(key_file, &cause))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_no_client_auth()
-        .with_single_cert(certs, key)
-        .map_err(|cause| in_file(cert_file, &cause))?;
+    let versions = if only_1_3 { &[&rustls::version::TLS13][..] } else { rustls::ALL_VERSIONS };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .map_err(io::Error::other)?;
+    let builder = match client_ca_file {
+        None => builder.with_no_client_auth(),
+        Some(file) => {
+            let roots = Arc::new(trusted_roots(file)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(|cause| in_file(file, &cause))?)
+        }
+    };
+    let mut config = builder.with_single_cert(certs, key).map_err(|cause| in_file(cert_file, &cause))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), ends))
+}
+
+/// The server's side in force, which can be replaced: connections that shake hands later get the new one.
+#[derive(Debug)]
+pub struct ServerTls(RwLock<Arc<ServerConfig>>);
+
+impl ServerTls {
+    pub fn new(config: Arc<ServerConfig>) -> Self {
+        Self(RwLock::new(config))
+    }
+
+    pub fn current(&self) -> Arc<ServerConfig> {
+        // Held for the length of a copy only, by whom nothing can go wrong.
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn replace(&self, config: Arc<ServerConfig>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
 }
 
 /// A client's side that trusts `roots`, or the system's roots when there are none. Fails when nothing would be trusted.
 pub fn client_config(roots: Option<&Path>) -> io::Result<Arc<ClientConfig>> {
     let mut store = RootCertStore::empty();
     match roots {
-        Some(file) => {
-            for cert in pem_certs(file)? {
-                store.add(cert).map_err(|cause| in_file(file, &cause))?;
-            }
-        }
+        Some(file) => store = trusted_roots(file)?,
         None => {
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
@@ -54,6 +92,56 @@ pub fn client_config(roots: Option<&Path>) -> io::Result<Arc<ClientConfig>> {
         .with_root_certificates(store)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+fn trusted_roots(file: &Path) -> io::Result<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    for cert in pem_certs(file)? {
+        store.add(cert).map_err(|cause| in_file(file, &cause))?;
+    }
+    Ok(store)
+}
+
+/// `notAfter` of an X.509 certificate (RFC 5280, 4.1), seconds since 1970. Only warnings depend on it: whether a certificate
+/// is good is the clients' business.
+fn certificate_end(der: &[u8]) -> Option<i64> {
+    let (_, certificate, _) = der_value(der)?;
+    let (_, mut fields, _) = der_value(certificate)?;
+    // [0] version, serial number, algorithm, issuer; then the validity.
+    let (first, _, rest) = der_value(fields)?;
+    let before = if first == 0xa0 { 3 } else { 2 };
+    fields = rest;
+    for _ in 0..before {
+        fields = der_value(fields)?.2;
+    }
+    let (_, validity, _) = der_value(fields)?;
+    let (_, _, rest) = der_value(validity)?;
+    let (tag, time, _) = der_value(rest)?;
+    let text = std::str::from_utf8(time).ok()?;
+    let full = match tag {
+        // Two digits of the year: 1950 to 2049.
+        0x17 if text.get(..2)? < "50" => format!("20{text}"),
+        0x17 => format!("19{text}"),
+        0x18 => text.to_owned(),
+        _ => return None,
+    };
+    let basic = format!("{}T{}", full.get(..8)?, full.get(8..)?);
+    date::parse_basic(basic.as_bytes()).map(Timestamp::seconds)
+}
+
+/// Tag, contents and what follows of the first value.
+fn der_value(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = der.split_first()?;
+    let (&short, rest) = rest.split_first()?;
+    let (length, rest) = if short < 0x80 {
+        (usize::from(short), rest)
+    } else {
+        let (digits, rest) =
+            rest.split_at_checked(usize::from(short & 0x7f)).filter(|(digits, _)| digits.len() <= 4)?;
+        (digits.iter().fold(0, |length, &digit| length << 8 | usize::from(digit)), rest)
+    };
+    let (contents, rest) = rest.split_at_checked(length)?;
+    Some((tag, contents, rest))
 }
 
 fn pem_certs(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
@@ -236,5 +324,26 @@ impl Write for Direct<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_certificate_is_found() {
+        // 2049 is the last year in two digits.
+        for (year, want) in [(2030, 1_893_456_000), (2049, 2_493_072_000), (2050, 2_524_608_000)] {
+            let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let made = params.self_signed(&key).expect("a certificate");
+            assert_eq!(certificate_end(made.der()), Some(want), "{year}");
+            for cut in 0..60 {
+                certificate_end(&made.der()[..cut]);
+            }
+        }
+        assert_eq!(certificate_end(b""), None);
     }
 }

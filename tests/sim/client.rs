@@ -251,7 +251,7 @@ pub async fn call(world: &Rc<World>, ask: Ask) -> Response {
         );
         let head = RequestHead::parse(text.as_bytes(), &mut 0).expect("a good head").expect("a whole head");
         let mut path = String::new();
-        let target = Target::parse(head.target, &mut path).expect("a good target");
+        let target = Target::parse(head.target, None, &mut path).expect("a good target");
         let operation = Operation::classify(&head, &target).expect("an operation");
         let principal = Principal::of_bucket("sim", BucketName::parse(BUCKET).expect("a name"));
         let payload = ask.sha256.map_or(PayloadMode::Unsigned, PayloadMode::DeclaredSha256);

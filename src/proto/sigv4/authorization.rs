@@ -2,18 +2,19 @@
 //! Reads it; says nothing about whether the signature is right.
 
 use super::{ALGORITHM, AuthError, REGION_BYTES_MAX};
+use std::borrow::Cow;
 
-/// The header's parts, borrowed from it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The header's parts, borrowed from it. Those of a presigned URL are decoded copies.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Authorization<'h> {
-    pub access_key: &'h str,
+    pub access_key: Cow<'h, str>,
     /// `YYYYMMDD`; eight digits, but not yet compared with the request's date.
     pub day: [u8; 8],
-    pub region: &'h str,
+    pub region: Cow<'h, str>,
     /// Lower-case names, ascending, joined by `;`, `host` among them.
-    pub signed_headers: &'h str,
+    pub signed_headers: Cow<'h, str>,
     /// As sent; anything that is not the right signature does not match.
-    pub signature: &'h str,
+    pub signature: Cow<'h, str>,
 }
 
 impl<'h> Authorization<'h> {
@@ -44,7 +45,13 @@ impl<'h> Authorization<'h> {
         let (access_key, day, region) = parse_credential(credential.ok_or(MISSING_FIELD)?)?;
         let signed_headers = signed_headers.ok_or(MISSING_FIELD)?;
         check_signed_headers(signed_headers)?;
-        Ok(Self { access_key, day, region, signed_headers, signature: signature.ok_or(MISSING_FIELD)? })
+        Ok(Self {
+            access_key: access_key.into(),
+            day,
+            region: region.into(),
+            signed_headers: signed_headers.into(),
+            signature: signature.ok_or(MISSING_FIELD)?.into(),
+        })
     }
 }
 
@@ -55,7 +62,7 @@ const BAD_CREDENTIAL: AuthError = AuthError::Malformed(
 );
 
 /// An access key may itself hold slashes; the scope is the last four parts.
-fn parse_credential(credential: &str) -> Result<(&str, [u8; 8], &str), AuthError> {
+pub(super) fn parse_credential(credential: &str) -> Result<(&str, [u8; 8], &str), AuthError> {
     let mut left = credential;
     let mut next = || {
         let at = memchr::memrchr(b'/', left.as_bytes()).ok_or(BAD_CREDENTIAL)?;
@@ -79,7 +86,7 @@ fn parse_credential(credential: &str) -> Result<(&str, [u8; 8], &str), AuthError
 }
 
 /// Names must be there, lower case, tokens, and strictly ascending, which also excludes empty and repeated ones.
-fn check_signed_headers(names: &str) -> Result<(), AuthError> {
+pub(super) fn check_signed_headers(names: &str) -> Result<(), AuthError> {
     let (mut last, mut has_host) = (&b""[..], false);
     for name in names.as_bytes().split(|&byte| byte == b';') {
         if name <= last || !name.iter().all(|&byte| TOKEN[usize::from(byte)]) {
@@ -126,7 +133,7 @@ mod tests {
     fn check(value: &str, want: Result<(&str, &str, &str, &str), &str>) {
         let got = Authorization::parse(value.as_bytes());
         let got = match &got {
-            Ok(it) => Ok((it.access_key, it.region, it.signed_headers, it.signature)),
+            Ok(it) => Ok((&*it.access_key, &*it.region, &*it.signed_headers, &*it.signature)),
             Err(error) => Err(error.code().name()),
         };
         assert_eq!(got, want, "{value}");

@@ -7,8 +7,14 @@ use std::borrow::Cow;
 pub enum AuthError {
     /// Neither an Authorization header nor a signature in the query.
     Anonymous,
-    /// A signature in the query (a presigned URL), which we do not verify.
-    QuerySignature,
+    /// The parameters of a presigned URL are not all there or not well-formed; the text says which.
+    QueryParameters(Cow<'static, str>),
+    /// A presigned URL whose time has run out.
+    Expired,
+    /// A presigned URL of the future.
+    NotYetValid,
+    /// A session token: no temporary credentials are ever given out here.
+    SessionToken,
     /// More than one Authorization header, or one beside a signature in the query.
     SeveralMechanisms,
     /// An Authorization header of another scheme than AWS's.
@@ -39,8 +45,11 @@ pub enum AuthError {
 impl AuthError {
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Anonymous | Self::NoDate | Self::HeadersNotSigned => ErrorCode::AccessDenied,
-            Self::QuerySignature => ErrorCode::NotImplemented,
+            Self::Anonymous | Self::NoDate | Self::HeadersNotSigned | Self::Expired | Self::NotYetValid => {
+                ErrorCode::AccessDenied
+            }
+            Self::QueryParameters(_) => ErrorCode::AuthorizationQueryParametersError,
+            Self::SessionToken => ErrorCode::InvalidToken,
             Self::SeveralMechanisms | Self::UnsupportedScheme | Self::BadContentSha256 => ErrorCode::InvalidArgument,
             Self::UnsupportedVersion | Self::MissingContentSha256 | Self::TooManyParameters => {
                 ErrorCode::InvalidRequest
@@ -55,7 +64,10 @@ impl AuthError {
     /// The text for the client; None: the code's own.
     fn message(&self) -> Option<Cow<'static, str>> {
         let text = match self {
-            Self::Anonymous | Self::QuerySignature => return None,
+            Self::Anonymous | Self::SessionToken => return None,
+            Self::QueryParameters(text) => return Some(text.clone()),
+            Self::Expired => "Request has expired",
+            Self::NotYetValid => "Request is not valid yet",
             Self::RequestTimeTooSkewed | Self::InvalidAccessKeyId | Self::SignatureDoesNotMatch => return None,
             Self::SeveralMechanisms => {
                 "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string \
@@ -87,6 +99,24 @@ impl AuthError {
             Self::TooManyParameters => "The request has too many query parameters.",
         };
         Some(text.into())
+    }
+}
+
+impl AuthError {
+    /// The same fault of a credential that stands in a presigned URL.
+    pub(super) fn in_query(self) -> Self {
+        const PARAMETER: &str = "Error parsing the X-Amz-Credential parameter;";
+        match self {
+            Self::Malformed(reason) => Self::QueryParameters(format!("{PARAMETER} {reason}").into()),
+            Self::WrongRegion { sent, expected } => {
+                let text = format!("{PARAMETER} the region '{sent}' is wrong; expecting '{expected}'");
+                Self::QueryParameters(text.into())
+            }
+            Self::WrongDay => {
+                Self::QueryParameters("Invalid credential date. This date is not the same as X-Amz-Date.".into())
+            }
+            other => other,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! Requests signed by clients that others wrote (tests/data/sigv4_vectors.py): odd keys, repeated parameters, odd values.
+//! Requests signed by clients that others wrote (tests/data/sigv4_vectors.py, presigned_vectors.py): odd keys, repeated parameters, odd values.
 
-use super::{PayloadMode, Request, Signer, Target, Verifier};
+use super::{AuthError, PayloadMode, Request, Signer, Target, Verifier};
 use crate::base::{Secret, Timestamp};
 use serde::Deserialize;
 
@@ -63,6 +63,43 @@ fn other_peoples_requests_verify_and_altered_ones_do_not() {
         vector.path.pop();
         vector.query.push_str("&versionId=null");
         assert!(verify(&vector).is_err(), "{what}: query");
+    }
+}
+
+/// Presigned URLs (tests/data/presigned_vectors.py), at the first and the last second of their time and beside it.
+#[test]
+fn other_peoples_urls_verify_as_long_as_they_are_valid() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/presigned_vectors.json");
+    let text = std::fs::read_to_string(path).expect("the vectors are there");
+    let file: File = serde_json::from_str(&text).expect("and are JSON");
+    assert!(file.vectors.len() > 50, "{} vectors", file.vectors.len());
+    let secret = Secret::new(file.secret);
+    let mut verifier = Verifier::new();
+    let mut verify = |vector: &Vector, after: i64| {
+        let find = |access_key: &str| (access_key == file.access_key).then_some((&secret, ()));
+        let now = Timestamp { millis: (file.seconds + after) * 1000 };
+        verifier.verify(&vector.request(), now, Some(&file.region), find).map(|found| found.payload)
+    };
+    for mut vector in file.vectors {
+        let what = format!("{} {}?{}", vector.method, vector.path, vector.query);
+        let expires: i64 = vector.header("expires").parse().expect("a number");
+        vector.headers.retain(|(name, _)| name != "expires");
+        for after in [-900, 0, expires] {
+            assert_eq!(verify(&vector, after), Ok(PayloadMode::Unsigned), "{what} after {after} s");
+        }
+        assert_eq!(verify(&vector, -901), Err(AuthError::NotYetValid), "{what}");
+        assert_eq!(verify(&vector, expires + 1), Err(AuthError::Expired), "{what}");
+        vector.path.push('x');
+        assert_eq!(verify(&vector, 0), Err(AuthError::SignatureDoesNotMatch), "{what}: path");
+        vector.path.pop();
+        let query = std::mem::take(&mut vector.query);
+        vector.query = format!("{query}&versionId=null");
+        assert_eq!(verify(&vector, 0), Err(AuthError::SignatureDoesNotMatch), "{what}: query");
+        vector.query = query.replace(&format!("X-Amz-Expires={expires}"), "X-Amz-Expires=604799");
+        assert_eq!(verify(&vector, 0), Err(AuthError::SignatureDoesNotMatch), "{what}: a longer time");
+        vector.query = query;
+        vector.headers.push(("x-amz-acl".into(), "public-read".into()));
+        assert_eq!(verify(&vector, 0), Err(AuthError::HeadersNotSigned), "{what}: a field");
     }
 }
 

@@ -1,18 +1,20 @@
-//! Checks the signature of a request (header form). One [`Verifier`] per core: it holds the derived keys and the buffers.
+//! Checks the signature of a request, in its header or its query. One [`Verifier`] per core: it holds the derived keys and the buffers.
 
 use super::authorization::Authorization;
 use super::canonical::{Canonical, Form, has_too_many_parameters, is_amz, path_is_normal, query_is_normal};
 use super::key::KeyOf;
+use super::presigned::{Presigned, QuerySignature};
 use super::{
     AmzDate, AuthError, ChunkSigner, Hex, KeyCache, PayloadMode, Request, SKEW_SECONDS_MAX, SigningKey, same_signature,
 };
 use crate::base::{Secret, Timestamp};
 use crate::proto::fields::{Fields, Sole};
+use std::borrow::Cow;
 
 /// A request whose signature is right.
 #[derive(Debug)]
 pub struct Verified<'h, P> {
-    pub access_key: &'h str,
+    pub access_key: Cow<'h, str>,
     /// What the lookup gave with the secret.
     pub principal: P,
     pub payload: PayloadMode,
@@ -49,29 +51,30 @@ impl Verifier {
         find: impl FnOnce(&str) -> Option<(&'s Secret, P)>,
     ) -> Result<Verified<'h, P>, AuthError> {
         let seen = Seen::collect(request.headers);
-        let authorization = match (seen.authorization, has_query_signature(request.query)) {
-            (Sole::One(value), false) => Authorization::parse(value)?,
-            (Sole::Absent, false) => return Err(AuthError::Anonymous),
-            (Sole::Absent, true) => return Err(AuthError::QuerySignature),
+        let said = match (seen.authorization, QuerySignature::of(request.query)) {
+            (Sole::One(value), QuerySignature::Absent) => said_in_header(value, &seen, now, region)?,
+            (Sole::Absent, QuerySignature::V4) => said_in_query(request.query, &seen, now, region)?,
+            (Sole::Absent, QuerySignature::Absent) => return Err(AuthError::Anonymous),
+            (Sole::Absent, QuerySignature::V2) => return Err(AuthError::UnsupportedVersion),
             _ => return Err(AuthError::SeveralMechanisms),
         };
-        let date = seen.date()?;
-        if (date.seconds() - now.seconds()).abs() > SKEW_SECONDS_MAX {
-            return Err(AuthError::RequestTimeTooSkewed);
-        }
-        check_scope(&authorization, &date, region)?;
-        let payload = PayloadMode::parse(seen.content_sha256()?)?;
+        let payload = PayloadMode::parse(&said.content_sha256)?;
         if has_too_many_parameters(request.query) {
             return Err(AuthError::TooManyParameters);
         }
-        let found = find(authorization.access_key);
+        let found = find(&said.authorization.access_key);
         let (key, seed) = self
-            .check(request, &authorization, &date, &seen, found.as_ref().map(|(secret, _)| *secret))
+            .check(request, &said, seen.amz_fields, found.as_ref().map(|(secret, _)| *secret))
             .map_err(|error| if found.is_some() { error } else { AuthError::InvalidAccessKeyId })?;
         let (_, principal) = found.ok_or(AuthError::InvalidAccessKeyId)?;
         let chunks = matches!(payload, PayloadMode::StreamingSigned { .. })
-            .then(|| ChunkSigner::new(key, date, authorization.region, seed));
-        Ok(Verified { access_key: authorization.access_key, principal, payload, chunks })
+            .then(|| ChunkSigner::new(key, said.date, &said.authorization.region, seed));
+        Ok(Verified { access_key: said.authorization.access_key, principal, payload, chunks })
+    }
+
+    /// What is asked in place of a secret that does not exist.
+    pub(super) fn nobody(&self) -> &Secret {
+        &self.nobody
     }
 
     /// The canonical request of the last check, to explain a mismatch in a log. It holds no secret.
@@ -83,17 +86,17 @@ impl Verifier {
     fn check<H: Fields + ?Sized>(
         &mut self,
         request: &Request<'_, H>,
-        authorization: &Authorization<'_>,
-        date: &AmzDate,
-        seen: &Seen<'_>,
+        said: &Said<'_>,
+        amz_fields: usize,
         secret: Option<&Secret>,
     ) -> Result<(SigningKey, Hex), AuthError> {
+        let Said { authorization, date, content_sha256 } = said;
         let keys = if secret.is_some() { &mut self.keys } else { &mut self.nobodys_keys };
         let of = KeyOf {
-            access_key: if secret.is_some() { authorization.access_key } else { "" },
+            access_key: if secret.is_some() { &authorization.access_key } else { "" },
             secret: secret.unwrap_or(&self.nobody),
             day: date.day(),
-            region: authorization.region,
+            region: &authorization.region,
         };
         let kept = keys.find(&of).cloned();
         let is_new = kept.is_none();
@@ -101,12 +104,12 @@ impl Verifier {
         for (path, query) in forms(request) {
             let digest = self
                 .canonical
-                .digest(request, path, query, authorization.signed_headers, seen.content_sha256()?)
+                .digest(request, path, query, &authorization.signed_headers, content_sha256)
                 .map_err(|_| AuthError::SignatureDoesNotMatch)?;
-            if self.canonical.amz_fields() < seen.amz_fields {
+            if self.canonical.amz_fields() < amz_fields {
                 return Err(AuthError::HeadersNotSigned);
             }
-            let signature = self.canonical.signature(&key, date, authorization.region, &digest);
+            let signature = self.canonical.signature(&key, date, &authorization.region, &digest);
             if same_signature(&signature, authorization.signature.as_bytes()) {
                 if is_new {
                     keys.keep(&of, key.clone());
@@ -127,6 +130,53 @@ impl Default for Verifier {
     }
 }
 
+/// What a request says of its signature, its time found right.
+struct Said<'h> {
+    authorization: Authorization<'h>,
+    date: AmzDate,
+    content_sha256: Cow<'h, [u8]>,
+}
+
+fn said_in_header<'h>(
+    value: &'h [u8],
+    seen: &Seen<'h>,
+    now: Timestamp,
+    region: Option<&str>,
+) -> Result<Said<'h>, AuthError> {
+    let authorization = Authorization::parse(value)?;
+    let date = seen.date()?;
+    if (date.seconds() - now.seconds()).abs() > SKEW_SECONDS_MAX {
+        return Err(AuthError::RequestTimeTooSkewed);
+    }
+    check_scope(&authorization, &date, region)?;
+    if seen.has_token {
+        return Err(AuthError::SessionToken);
+    }
+    Ok(Said { authorization, date, content_sha256: seen.content_sha256()?.into() })
+}
+
+/// The hash of a presigned body stands in the query or in a header, or the body is not covered.
+fn said_in_query<'h>(
+    query: &'h [u8],
+    seen: &Seen<'h>,
+    now: Timestamp,
+    region: Option<&str>,
+) -> Result<Said<'h>, AuthError> {
+    let mut presigned = Presigned::parse(query)?;
+    let content_sha256 = match (presigned.content_sha256.take(), seen.content_sha256) {
+        (Some(Cow::Borrowed(text)), _) => Cow::Borrowed(text.as_bytes()),
+        (Some(Cow::Owned(text)), _) => Cow::Owned(text.into_bytes()),
+        (None, Sole::Absent) => Cow::Borrowed(&b"UNSIGNED-PAYLOAD"[..]),
+        (None, _) => Cow::Borrowed(seen.content_sha256()?),
+    };
+    check_scope(&presigned.authorization, &presigned.date, region).map_err(AuthError::in_query)?;
+    presigned.check_time(now)?;
+    if presigned.has_token || seen.has_token {
+        return Err(AuthError::SessionToken);
+    }
+    Ok(Said { authorization: presigned.authorization, date: presigned.date, content_sha256 })
+}
+
 /// The fields that a signature needs, found in one pass.
 struct Seen<'h> {
     authorization: Sole<'h>,
@@ -135,6 +185,8 @@ struct Seen<'h> {
     content_sha256: Sole<'h>,
     /// How many fields are named `x-amz-*`, each of which must be signed.
     amz_fields: usize,
+    /// A session token that is not empty.
+    has_token: bool,
 }
 
 impl<'h> Seen<'h> {
@@ -145,6 +197,7 @@ impl<'h> Seen<'h> {
             date: Sole::Absent,
             content_sha256: Sole::Absent,
             amz_fields: 0,
+            has_token: false,
         };
         for (name, value) in headers.fields() {
             seen.amz_fields += usize::from(is_amz(name));
@@ -152,6 +205,10 @@ impl<'h> Seen<'h> {
                 4 if name.eq_ignore_ascii_case(b"date") => &mut seen.date,
                 10 if name.eq_ignore_ascii_case(b"x-amz-date") => &mut seen.amz_date,
                 13 if name.eq_ignore_ascii_case(b"authorization") => &mut seen.authorization,
+                20 if name.eq_ignore_ascii_case(b"x-amz-security-token") => {
+                    seen.has_token |= !value.trim_ascii().is_empty();
+                    continue;
+                }
                 20 if name.eq_ignore_ascii_case(b"x-amz-content-sha256") => &mut seen.content_sha256,
                 _ => continue,
             };
@@ -179,19 +236,13 @@ impl<'h> Seen<'h> {
     }
 }
 
-fn has_query_signature(query: &[u8]) -> bool {
-    query
-        .split(|&byte| byte == b'&')
-        .any(|pair| pair.starts_with(b"X-Amz-Signature=") || pair.starts_with(b"Signature="))
-}
-
 fn check_scope(authorization: &Authorization<'_>, date: &AmzDate, region: Option<&str>) -> Result<(), AuthError> {
     if authorization.day != date.day() {
         return Err(AuthError::WrongDay);
     }
     match region {
         Some(expected) if expected != authorization.region => {
-            Err(AuthError::WrongRegion { sent: authorization.region.into(), expected: expected.into() })
+            Err(AuthError::WrongRegion { sent: (*authorization.region).into(), expected: expected.into() })
         }
         _ => Ok(()),
     }

@@ -21,9 +21,9 @@ pub use request::{
     CompletedPart, DeleteRequest, ObjectToDelete, read_complete_multipart_upload, read_delete, read_tagging,
 };
 pub use result::{
-    Completed, DeleteOutcome, PartEntry, PartsHeader, write_complete_request, write_complete_result, write_copy_result,
-    write_delete_result, write_error, write_initiate_result, write_list_buckets, write_list_parts, write_location,
-    write_tagging,
+    Completed, DeleteOutcome, PartEntry, PartsHeader, Posted, write_complete_request, write_complete_result,
+    write_copy_result, write_delete_result, write_error, write_initiate_result, write_list_buckets, write_list_parts,
+    write_location, write_post_result, write_tagging,
 };
 pub use walk::BadXml;
 

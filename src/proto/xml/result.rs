@@ -88,6 +88,21 @@ pub fn write_copy_result(
     xml.close(root);
 }
 
+/// What a browser upload is answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Posted<'a> {
+    pub location: &'a str,
+    pub bucket: &'a str,
+    pub key: &'a str,
+    pub etag: &'a str,
+}
+
+pub fn write_post_result(out: &mut Vec<u8>, posted: &Posted<'_>) {
+    let mut xml = XmlWriter::document(out, "PostResponse", "");
+    xml.text("Location", posted.location).text("Bucket", posted.bucket).text("Key", posted.key).etag(posted.etag);
+    xml.close("PostResponse");
+}
+
 /// What a page of ListParts says about itself.
 #[derive(Clone, Copy, Debug)]
 pub struct PartsHeader<'a> {

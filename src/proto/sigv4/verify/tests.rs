@@ -19,7 +19,7 @@ fn verify(
     let request = Request { method, path: path.as_bytes(), query: query.as_bytes(), headers };
     let find = |access_key: &str| (access_key == ACCESS_KEY).then_some((&secret, "the owner"));
     verifier.verify(&request, now, None, find).map(|verified| {
-        assert_eq!((verified.access_key, verified.principal), (ACCESS_KEY, "the owner"));
+        assert_eq!((&*verified.access_key, verified.principal), (ACCESS_KEY, "the owner"));
         verified.payload
     })
 }
@@ -136,6 +136,36 @@ fn published_streaming_requests() {
     );
 }
 
+/// The example of "Authenticating Requests: Using Query Parameters".
+#[test]
+fn published_presigned_url() {
+    let query = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2F\
+                 aws4_request&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host\
+                 &X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404";
+    let mut verifier = Verifier::new();
+    let host = ("Host", "examplebucket.s3.amazonaws.com");
+    let mut get = |query: &str, headers: &[(&str, &str)], after: i64| {
+        let now = Timestamp { millis: EXAMPLE_TIME.millis + after * 1000 };
+        verify(&mut verifier, ("GET", "/test.txt", query), headers, now)
+    };
+    for after in [-900, 0, 86_400] {
+        assert_eq!(get(query, &[host], after), Ok(PayloadMode::Unsigned));
+    }
+    assert_eq!(get(query, &[host], 86_401), Err(AuthError::Expired));
+    assert_eq!(get(query, &[host], -901), Err(AuthError::NotYetValid));
+    assert_eq!(get(query, &[host, ("x-amz-acl", "private")], 0), Err(AuthError::HeadersNotSigned));
+    assert_eq!(get(query, &[host, ("Authorization", "AWS4-HMAC-SHA256")], 0), Err(AuthError::SeveralMechanisms));
+    assert_eq!(get(&format!("{query}&X-Amz-Security-Token=t"), &[host], 0), Err(AuthError::SessionToken));
+    assert_eq!(get(&format!("{query}&x-id=GetObject"), &[host], 0), Err(AuthError::SignatureDoesNotMatch));
+    let other = query.replace("AKIAIOS", "AKIBIOS");
+    assert_eq!(get(&other, &[host], 0), Err(AuthError::InvalidAccessKeyId));
+    let another_day = query.replace("%2F20130524", "%2F20130523");
+    assert_eq!(
+        get(&another_day, &[host], 0).map_err(|error| error.code().name()),
+        Err("AuthorizationQueryParametersError")
+    );
+}
+
 /// A request that is right, to be spoilt by one edit each.
 struct Sound {
     target: (String, String, String),
@@ -244,7 +274,13 @@ fn refused_requests() {
         it.remove("authorization");
         it.target.2 += "&X-Amz-Signature=00";
     };
-    check("a signature in the query only", presigned, Err("NotImplemented"));
+    check("a part of a signature in the query", presigned, Err("AuthorizationQueryParametersError"));
+    let version_2 = |it: &mut Sound| {
+        it.remove("authorization");
+        it.target.2 += "&AWSAccessKeyId=AK&Expires=9999999999&Signature=00";
+    };
+    check("an old signature in the query", version_2, Err("InvalidRequest"));
+    check("a session token", |it| it.add("x-amz-security-token", "t"), Err("InvalidToken"));
     check("another key", |it| it.set("authorization", |sent| sent.replace("AKIA", "AKIB")), Err("InvalidAccessKeyId"));
     check("another region than ours", |it| it.region = Some("us-east-1"), malformed);
     check("another day", |it| it.set("authorization", |sent| sent.replace("20130524", "20130525")), malformed);
