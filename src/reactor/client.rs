@@ -203,7 +203,7 @@ impl<'c> ClientExchange<'c> {
 
     /// The head as it goes out, in `out`.
     fn write_head(&mut self, length: Option<u64>) {
-        self.keep_alive &= self.can_go_on();
+        self.keep_alive &= self.can_go_on() && !self.site.stopping.is_set();
         let mut head = HeadWriter::response(self.out, self.head.status);
         head.header("x-amz-request-id", self.opening.id.as_str());
         head.header("date", self.site.http_date().as_str());

@@ -27,15 +27,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Serves a connection to its end. Cancel: NOT safe, the connection is closed.
+/// Serves a connection to its end; `place` counts it until then. Cancel: NOT safe, the connection is closed.
 pub async fn serve(site: Rc<Site>, tcp: TcpStream, place: Place) {
     let patience = site.view().server.read_header_timeout;
     let stream = match &site.tls {
         None => Ok(Stream::plain(site.core(), tcp)),
         Some(config) => Stream::accept_tls(site.core(), tcp, Arc::clone(config), patience).await,
     };
-    site.cells().connections.inc();
-    site.cells().connections_open.inc();
     match stream {
         Ok(mut stream) => {
             if let End::Cut = serve_requests(&site, &mut stream).await {
@@ -48,7 +46,6 @@ pub async fn serve(site: Rc<Site>, tcp: TcpStream, place: Place) {
         // Scanners and clients that do not trust the certificate: nothing of ours.
         Err(cause) => tracing::debug!(%cause, "tls handshake failed"),
     }
-    site.cells().connections_open.dec();
     drop(place);
 }
 

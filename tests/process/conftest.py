@@ -42,10 +42,11 @@ def pytest_terminal_summary(terminalreporter):
 def pytest_runtest_makereport(item, call):
     """A failure shows the end of every running server's log, audit lines apart."""
     report = yield
-    if report.failed:
-        for server in harness.Server.running:
-            if server.process:
-                report.sections.append((f"{server.log}", server.process.tail(12, but='"audit":true')))
+    for server in harness.Server.launched if report.failed else []:
+        if server.log.exists():
+            report.sections.append((f"{server.log}", harness.tail(server.log, 12, but='"audit":true')))
+    if call.when == "teardown":
+        harness.Server.launched = [one for one in harness.Server.launched if one.process and one.process.alive()]
     return report
 
 

@@ -84,10 +84,14 @@ class Process:
             self.child.send_signal(how)
         return self.child.wait(seconds)
 
-    def tail(self, lines=30, but=None):
-        """The last lines of the log, those that hold `but` apart."""
-        found = self.log.read_text(errors="replace").splitlines()
-        return "\n".join([line for line in found if not but or but not in line][-lines:])
+    def tail(self, lines=30):
+        return tail(self.log, lines)
+
+
+def tail(log, lines, but=None):
+    """The last lines of a log, those that hold `but` apart."""
+    found = pathlib.Path(log).read_text(errors="replace").splitlines()
+    return "\n".join([line for line in found if not but or but not in line][-lines:])
 
 
 class S3sFs(Process):
@@ -199,7 +203,8 @@ def merged(base, changes):
 class Server:
     """The product: `settings` are laid over a small, complete configuration."""
 
-    running = []
+    # Since the last test ended, for its report.
+    launched = []
 
     def __init__(self, folder, backends, settings=None, tls=None, start=True, environment=None, wrapper=()):
         self.folder = pathlib.Path(folder)
@@ -246,7 +251,7 @@ class Server:
 
     def launch(self):
         """Starts the process without waiting for it to serve."""
-        Server.running = [one for one in Server.running if one.process] + [self]
+        Server.launched = [one for one in Server.launched if one is not self] + [self]
         self.process = Process(
             self.log,
             [*self.wrapper, BINARY, "serve", "--config", self.write_config()],

@@ -5,6 +5,7 @@ never the bottleneck. Verifies a declared SHA-256 of what it keeps, answers MD5s
 s3s-fs's business. As a program (`python stub.py PORT`) it serves without faults until it is killed.
 """
 
+import contextlib
 import hashlib
 import re
 import socket
@@ -51,7 +52,7 @@ class Stub:
         self.port = port
         self.lock = threading.Lock()
         self.objects = {}
-        # GET bodies end by a reset after so many bytes; as often as `cuts` says.
+        # GET bodies end by a reset after so many bytes, or before their last one; as often as `cuts` says.
         self.cut_after, self.cuts = None, Times(0)
         # Connections are closed without a word after each answer.
         self.hang_up = False
@@ -74,7 +75,8 @@ class Stub:
     def close(self):
         """Stops listening and resets every connection."""
         # A thread in accept() keeps the listener alive unless it is woken.
-        self.listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         with self.lock:
             for connection in list(self.connections):
@@ -131,15 +133,8 @@ class Stub:
             if not self.put(connection, name, headers, body, length):
                 return None
         elif method in ("GET", "HEAD"):
-            if name == "" or "list-type" in query or "uploads" in query:
-                root = "ListMultipartUploadsResult" if "uploads" in query else "ListBucketResult"
-                send(
-                    connection,
-                    200,
-                    [],
-                    f"<{root}><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></{root}>".encode(),
-                    method,
-                )
+            if name == "":
+                send(connection, 200, [], empty_list(query), method)
             elif not self.get(connection, method, name, headers):
                 return None
         elif method == "DELETE":
@@ -171,7 +166,7 @@ class Stub:
         if body is not None and re.fullmatch("[0-9a-f]{64}", declared) and hashlib.sha256(body).hexdigest() != declared:
             send(connection, 400, [], b"<Error><Code>XAmzContentSHA256Mismatch</Code></Error>")
             return True
-        etag = hashlib.md5(body if body is not None else name.encode()).hexdigest()
+        etag = hashlib.md5(body if body is not None else str(length).encode()).hexdigest()
         kept = {
             n: v for n, v in headers.items() if n.startswith("x-amz-meta-") or n.startswith("content-") and n != "content-length"
         }
@@ -200,8 +195,8 @@ class Stub:
         if method == "HEAD":
             return True
         limit = None
-        if self.cut_after is not None and size > self.cut_after and self.cuts.take():
-            limit = self.cut_after
+        if self.cut_after is not None and self.cuts.take():
+            limit = max(0, min(self.cut_after, size - 1))
         send_bytes(connection, body, first, size if limit is None else limit)
         if limit is not None:
             reset(connection)
@@ -213,6 +208,12 @@ def pattern(first, size):
     """The bytes that stand in for a discarded body."""
     start = first % 256
     return (BLOCK * (size // len(BLOCK) + 2))[start : start + size]
+
+
+def empty_list(query):
+    kinds = {"uploads": "ListMultipartUploadsResult", "versions": "ListVersionsResult"}
+    root = next((root for name, root in kinds.items() if name in query), "ListBucketResult")
+    return f"<{root}><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></{root}>".encode()
 
 
 def send_bytes(connection, body, first, size):
