@@ -52,8 +52,20 @@ class Stub:
         self.port = port
         self.lock = threading.Lock()
         self.objects = {}
+        self.mend()
+        self.requests = []
+        self.connections = set()
+        self.listener = socket.create_server(("127.0.0.1", port), backlog=256)
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def mend(self):
+        """No faults, or none any more."""
         # GET bodies end by a reset after so many bytes, or before their last one; as often as `cuts` says.
         self.cut_after, self.cuts = None, Times(0)
+        # They stand still there in place of the reset.
+        self.stands_still = False
+        # Requests for objects that are read whole and never answered.
+        self.silences = Times(0)
         # Connections are closed without a word after each answer.
         self.hang_up = False
         # Statuses for methods: {"DELETE": 500}; for objects only, so that the backend stays itself.
@@ -64,10 +76,6 @@ class Stub:
         self.swallow_answers = False
         # Bytes added to the Content-Length and body of a GET.
         self.extra_bytes = 0
-        self.requests = []
-        self.connections = set()
-        self.listener = socket.create_server(("127.0.0.1", port), backlog=256)
-        threading.Thread(target=self.accept, daemon=True).start()
 
     def backend(self, name, **more):
         return backend_at(self.port, name, **more)
@@ -127,6 +135,9 @@ class Stub:
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         body, rest = self.take_body(connection, rest, length, keep=length <= KEEP_BYTES_MAX)
         refused = self.refuse.get(method) if not name.startswith(".s3o/") else None
+        if not name.startswith(".s3o/") and self.silences.take():
+            wait_until_closed(connection)
+            return None
         if refused:
             send(connection, refused, [], b"<Error><Code>InternalError</Code></Error>")
         elif method == "PUT":
@@ -199,7 +210,7 @@ class Stub:
             limit = max(0, min(self.cut_after, size - 1))
         send_bytes(connection, body, first, size if limit is None else limit)
         if limit is not None:
-            reset(connection)
+            (wait_until_closed if self.stands_still else reset)(connection)
             return False
         return True
 
@@ -242,6 +253,11 @@ def send(connection, status, headers, body, method="GET"):
     fields = [("content-length", len(body))] if status != 204 else []
     lines = [f"HTTP/1.1 {status} x", *(f"{name}: {value}" for name, value in fields + list(headers))]
     connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + (body if method != "HEAD" else b""))
+
+
+def wait_until_closed(connection):
+    while connection.recv(65536):
+        pass
 
 
 def reset(connection):

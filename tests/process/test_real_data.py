@@ -132,6 +132,25 @@ def test_a_file_of_three_gib(server, aws, place):
     source.unlink()
 
 
+def test_boto3_and_the_cli_read_each_other(server, tree, boto, aws, place):
+    folder, digests = tree
+    s3 = boto(server)
+    names = [*sorted(digests)[:: len(digests) // 40], *(name for name in digests if name.startswith("names/"))]
+    for name in names:
+        found = s3.get_object(Bucket=harness.BUCKET, Key=f"tree/{name}")["Body"].read()
+        assert hashlib.sha256(found).hexdigest() == digests[name], name
+    source, target = place / f"from-boto3-{server.port}", place / f"to-the-cli-{server.port}"
+    source.write_bytes(os.urandom(30 * harness.MIB + 17))
+    s3.upload_file(str(source), harness.BUCKET, "boto3/many parts")
+    s3.put_object(Bucket=harness.BUCKET, Key="boto3/one piece", Body=source.read_bytes()[:1_000_000])
+    aws(server, "s3", "cp", "s3://photos/boto3/many parts", target, "--only-show-errors")
+    assert digest_of(target) == digest_of(source)
+    aws(server, "s3", "cp", "s3://photos/boto3/one piece", target, "--only-show-errors")
+    assert target.read_bytes() == source.read_bytes()[:1_000_000]
+    source.unlink()
+    target.unlink()
+
+
 @pytest.mark.timeout(600)
 def test_z_what_is_left_is_what_is_charged(server, aws):
     """Overwrites, deletes, and then the accounts: the last test of the module, over everything the others did."""
