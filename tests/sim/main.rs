@@ -19,6 +19,7 @@ mod world;
 
 use mutant::Mutant;
 use run::{Outcome, run};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use world::Setting;
 
 /// Runs of the ordinary test, and the steps of each: a million in all.
@@ -49,4 +50,43 @@ fn invariants_hold_for_a_million_steps() {
     }
     let steps: u64 = (1..=SEEDS).map(|seed| check(Setting::of(seed, Mutant::None), STEPS).steps).sum();
     assert!(steps >= 1_000_000, "{steps} steps");
+    if let Some(more) = number_from_environment("S3O_SIM_SEEDS") {
+        let first = RandomState::new().build_hasher().finish() >> 16;
+        for seed in first..first + more {
+            println!("seed {seed}");
+            check(Setting::of(seed, Mutant::None), STEPS);
+        }
+    }
+}
+
+#[test]
+fn one_seed_twice_is_the_same_run() {
+    let hash = |seed| {
+        let outcome = check(Setting::of(seed, Mutant::None), STEPS / 5);
+        (outcome.steps, outcome.hash)
+    };
+    for seed in 1..=4 {
+        assert_eq!(hash(seed), hash(seed), "seed {seed}");
+    }
+    assert_ne!(hash(1).1, hash(2).1, "the hash tells runs apart");
+}
+
+/// Seeds that a mutant has to get past.
+const MUTANT_SEEDS: u64 = 12;
+
+#[test]
+fn bugs_put_back_are_caught() {
+    for (mutant, checks) in Mutant::ALL {
+        let mut outcomes = (1..=MUTANT_SEEDS).map(|seed| run(Setting::of(seed, mutant), STEPS));
+        let caught = outcomes.find_map(|outcome| Some((outcome.violation?, outcome.steps)));
+        match caught {
+            Some((violation, steps)) => {
+                let violation = violation.lines().next().unwrap_or_default();
+                println!("{mutant:?} after {steps} steps: {violation}");
+                let expected = checks.iter().any(|check| violation.starts_with(&format!("{check} ")));
+                assert!(expected, "{mutant:?} was caught by another check than {checks:?}: {violation}");
+            }
+            None => panic!("{mutant:?} was not caught"),
+        }
+    }
 }

@@ -6,7 +6,7 @@ use super::executor::{Group, Sim, WORLD};
 use super::instance::Instance;
 use super::multipart;
 use super::store::StoreFaults;
-use super::world::{Setting, World, count};
+use super::world::{KEYS, Setting, World, count};
 use s3_orchestrator::base::Clock;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -40,7 +40,7 @@ pub fn run(setting: Setting, steps: u64) -> Outcome {
     if world.violation().is_none() {
         world.check_quiescence();
     }
-    let summary = format!("{:?} {:?}", world.counts, setting);
+    let summary = format!("{:?} {:?} widest {}", world.counts, setting, world.widest());
     let outcome =
         Outcome { steps: sim.steps(), hash: sim.hash(), violation: world.violation(), summary, story: world.story() };
     end(&world, &sim);
@@ -88,6 +88,10 @@ async fn operator(world: Rc<World>, steps: u64, quiet: Rc<Cell<bool>>) {
     sim.sleep(Duration::from_secs(30)).await;
     multipart::abort_all(&world).await;
     sim.sleep(Duration::from_secs(40)).await;
+    let last = Client { world: world.clone() };
+    for key in KEYS {
+        last.look(key).await;
+    }
     quiet.set(true);
 }
 
@@ -104,6 +108,6 @@ fn crash(world: &World) {
         instance.crash();
     }
     if world.sim.chance(300) {
-        world.backends.iter().for_each(|backend| backend.power_lost());
+        world.power_lost();
     }
 }

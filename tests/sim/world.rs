@@ -96,7 +96,9 @@ pub struct World {
     pub setting: Setting,
     pub view: Rc<View>,
     pub backends: Vec<Rc<Backend>>,
-    pub store: Rc<MemoryStore<Sim>>,
+    store: RefCell<Rc<MemoryStore<Sim>>>,
+    /// For a mutant: what its store has synced.
+    pub store_synced: RefCell<Option<MemoryStore<Sim>>>,
     pub store_faults: Cell<StoreFaults>,
     pub store_away_until_nanos: Cell<u64>,
     pub instance: RefCell<Option<Rc<Instance>>>,
@@ -162,7 +164,8 @@ impl World {
             flavours.into_iter().enumerate().map(|(index, flavour)| Backend::new(&sim, index, flavour)).collect();
         let world = Rc::new(Self {
             view: Rc::new(setting.view()),
-            store: Rc::new(MemoryStore::new(sim.clone(), setting.rules())),
+            store: RefCell::new(Rc::new(MemoryStore::new(sim.clone(), setting.rules()))),
+            store_synced: RefCell::default(),
             store_faults: Cell::new(StoreFaults::SOME),
             store_away_until_nanos: Cell::new(0),
             instance: RefCell::new(None),
@@ -192,7 +195,7 @@ impl World {
             let weak = Rc::downgrade(&world);
             backend.faults.set(Faults::SOME);
             backend.names_reused.set(setting.mutant == Mutant::NamesReused);
-            backend.never_syncs.set(setting.mutant == Mutant::NoSync);
+            backend.never_syncs.set(setting.mutant == Mutant::NoSyncDirectory);
             backend.watched_by(Rc::new(move |index, place, effect| {
                 if let Some(world) = weak.upgrade() {
                     world.bytes_changed(index, place, effect);
@@ -200,6 +203,19 @@ impl World {
             }));
         }
         world
+    }
+
+    /// The database as it is now.
+    pub fn store(&self) -> Rc<MemoryStore<Sim>> {
+        self.store.borrow().clone()
+    }
+
+    /// The power goes: what was not synced is lost. What the store has applied it has synced, unless a mutant does not.
+    pub fn power_lost(&self) {
+        self.backends.iter().for_each(|backend| backend.power_lost());
+        if let Some(synced) = self.store_synced.borrow_mut().take() {
+            *self.store.borrow_mut() = Rc::new(synced);
+        }
     }
 
     /// One line of the run's story, if it is told.
@@ -266,7 +282,8 @@ impl World {
 
     /// Recovery has run: what has no answer yet is decided.
     pub fn recovered(&self) {
-        self.histories.borrow_mut().values_mut().for_each(KeyHistory::close_unknown);
+        let now = self.sim.now_nanos();
+        self.histories.borrow_mut().values_mut().for_each(|history| history.close_unknown(now));
     }
 
     // ---- what the store did ----
@@ -356,7 +373,7 @@ impl World {
         let mut rows = Vec::new();
         loop {
             let after = rows.last().map(|row: &BlobRow| row.blob.name.clone()).unwrap_or_default();
-            match now(self.store.query(Query::Blobs { backend: backend.name.clone(), after, max: 1000 })) {
+            match now(self.store().query(Query::Blobs { backend: backend.name.clone(), after, max: 1000 })) {
                 Ok(Answer::Blobs(page)) if page.is_empty() => return rows,
                 Ok(Answer::Blobs(page)) => rows.extend(page),
                 other => panic!("the memory store answered {other:?}"),
@@ -383,6 +400,7 @@ impl World {
 
     /// I7: after quiescence copies match the policy, no orphan is left, and charges are bytes.
     pub fn check_quiescence(&self) {
+        self.end_histories();
         let mut copies: BTreeMap<Version, (u32, u64)> = BTreeMap::new();
         for backend in &self.backends {
             let rows = self.rows(backend);
@@ -415,6 +433,19 @@ impl World {
         self.check_books();
     }
 
+    fn end_histories(&self) {
+        for history in self.histories.borrow_mut().values_mut() {
+            if let Err(story) = history.end(self.sim.now_nanos()) {
+                self.violated("I1-I3 (linearizable per key)", story);
+            }
+        }
+    }
+
+    /// The most explanations that any key's history had beside each other.
+    pub fn widest(&self) -> usize {
+        self.histories.borrow().values().map(KeyHistory::widest).max().unwrap_or(0)
+    }
+
     fn could_take_another(&self, version: Version, size: u64) -> bool {
         self.backends.iter().any(|backend| {
             let has_one = self.rows(backend).iter().any(|row| row.version == version);
@@ -423,7 +454,7 @@ impl World {
     }
 
     fn check_books(&self) {
-        let Ok(Answer::Audit(books)) = now(self.store.query(Query::Audit)) else {
+        let Ok(Answer::Audit(books)) = now(self.store().query(Query::Audit)) else {
             panic!("the memory store did not answer the audit");
         };
         for book in books {
@@ -455,14 +486,10 @@ impl World {
 
     pub fn erase_live(&self, bucket: &BucketName, key: &ObjectKey) {
         let query = Query::Lookup { bucket: bucket.as_str().to_owned(), key: key.as_str().to_owned() };
-        let Ok(Answer::Lookup(Some(located))) = now(self.store.query(query)) else { return };
+        let Ok(Answer::Lookup(Some(located))) = now(self.store().query(query)) else { return };
         for blob in located.blobs {
             self.backends[self.view.backend_index(&blob.backend).expect("configured")].erase(&blob.name);
         }
-    }
-
-    pub fn possible_values(&self, key: &str) -> String {
-        format!("{:?}", self.histories.borrow()[key].possible_values())
     }
 }
 
