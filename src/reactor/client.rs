@@ -155,11 +155,17 @@ impl<'c> ClientExchange<'c> {
         self.keep_alive = false;
     }
 
-    /// Sends `100 Continue` if the client waits for it, and watches the body's progress from here on.
-    pub(super) async fn before_body(&mut self) -> Result<(), Failure> {
+    /// The client has to read or to send: this long, until the deadline is disarmed again.
+    pub(super) fn time_client(&self) {
         self.stream.deadline().arm(Phase::Body, self.site.view().server.body_progress_timeout);
+    }
+
+    /// Sends `100 Continue` if the client waits for it.
+    pub(super) async fn before_body(&mut self) -> Result<(), Failure> {
         if std::mem::take(&mut self.continue_due) {
+            self.time_client();
             self.stream.write_all(CONTINUE, Follow::Nothing).await.map_err(|cause| self.lost_client(&cause))?;
+            self.stream.deadline().disarm();
         }
         Ok(())
     }
@@ -219,6 +225,7 @@ impl<'c> ClientExchange<'c> {
 
     /// Sends what is held of the head together with the first body bytes.
     pub(super) async fn send_body(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.time_client();
         let sent = if self.progress == Progress::HeadHeld {
             self.progress = Progress::Body;
             self.site.cells().client_bytes_out.add(self.out.len() as u64);
@@ -227,6 +234,8 @@ impl<'c> ClientExchange<'c> {
             self.stream.write_all(bytes, Follow::Nothing).await
         };
         sent.map_err(|cause| self.lost_client(&cause))?;
+        // Whoever sends more of the body may wait for a backend first.
+        self.stream.deadline().disarm();
         self.count_sent(bytes.len() as u64);
         Ok(())
     }
@@ -260,6 +269,7 @@ impl<'c> ClientExchange<'c> {
         let Some(mut ahead) = self.ahead.take() else { return Turn::Next { ahead: None, head_len } };
         let Some(unread) = self.body.unread() else { return Turn::Close };
         let mut left = usize::try_from(unread).unwrap_or(usize::MAX);
+        self.time_client();
         loop {
             let count = ahead.len().min(left);
             ahead.consume(count);
@@ -384,7 +394,7 @@ impl Exchange<CorePorts> for ClientExchange<'_> {
         };
         self.write_head(length);
         let body = if to_head || length.is_none() { &[] } else { body };
-        self.stream.deadline().arm(Phase::Body, self.site.view().server.body_progress_timeout);
+        self.time_client();
         let sent = self.stream.write_both(self.out, body, Follow::Nothing).await;
         sent.map_err(|cause| self.lost_client(&cause))?;
         self.sent = body.len() as u64;
@@ -398,7 +408,6 @@ impl Exchange<CorePorts> for ClientExchange<'_> {
         self.write_head(Some(length));
         self.body_left = length;
         self.progress = Progress::HeadHeld;
-        self.stream.deadline().arm(Phase::Body, self.site.view().server.body_progress_timeout);
         if length == 0 {
             self.send_body(&[]).await?;
         }

@@ -173,9 +173,8 @@ async fn answer<'c>(
     let target = match Target::parse(opening.head.target, decoded) {
         Ok(target) => target,
         Err(error) => {
+            // The head was whole and its framing clear: only this request is lost.
             exchange.audit().event = "s3.InvalidPath";
-            // What can be read in two ways may hide another request behind it.
-            let error = error.closing();
             return trouble::refuse(opening.head, opening.id.as_str(), exchange, kept, &error).await;
         }
     };

@@ -127,6 +127,10 @@ class S3sFs(Process):
             **more,
         }
 
+    def upload_file(self, upload):
+        """Where it remembers that an upload is open."""
+        return self.root / f".upload-{upload}.json"
+
     def stored(self):
         """Sizes by backend key of everything that is an object there and not its own bookkeeping."""
         base = self.root / self.bucket
