@@ -5,4 +5,5 @@ pub mod metadata;
 pub mod mover;
 pub mod schedule;
 pub mod start;
+mod threads;
 pub mod usage;

@@ -5,6 +5,7 @@ use super::admin::{self, Operations};
 use super::metadata::{self, ControlMetadata};
 use super::mover;
 use super::schedule::{self, Bells};
+use super::threads::start_thread;
 use crate::backend::standing::Standing;
 use crate::base::{Clock, Timestamp};
 use crate::config::View;
@@ -15,7 +16,7 @@ use crate::reactor::accept;
 use crate::reactor::affinity;
 use crate::reactor::backends::BackendParts;
 use crate::reactor::clock::CoreClock;
-use crate::reactor::driver::{DriverChoice, DriverKind};
+use crate::reactor::driver::DriverChoice;
 use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
 use crate::reactor::readiness::Readiness;
@@ -32,8 +33,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A thread that has not started after this long never will.
-const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the start waits for the first look at all backends.
 const FIRST_CHECK: Duration = Duration::from_secs(10);
 /// Usage goes to the database this often, and at the end.
@@ -223,24 +222,6 @@ fn note_registered(view: &View, standing: &Standing, registered: &Registered) {
         if let Some(index) = view.backend_index(name) {
             standing.set_facts(index, facts);
         }
-    }
-}
-
-/// Starts a thread and waits until it says that it runs.
-pub(super) async fn start_thread<F>(
-    name: String,
-    body: impl FnOnce(flume::Sender<Result<DriverKind, String>>) -> F,
-) -> anyhow::Result<()>
-where
-    F: FnOnce() + Send + 'static,
-{
-    let (started, starts) = flume::bounded(1);
-    std::thread::Builder::new().name(name.clone()).spawn(body(started)).with_context(|| format!("thread {name}"))?;
-    match tokio::time::timeout(START_PATIENCE, starts.recv_async()).await {
-        Ok(Ok(Ok(_))) => Ok(()),
-        Ok(Ok(Err(cause))) => bail!("{name} could not start: {cause}"),
-        Ok(Err(_)) => bail!("{name} ended at its start"),
-        Err(_) => bail!("{name} did not start within {START_PATIENCE:?}"),
     }
 }
 
