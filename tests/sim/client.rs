@@ -200,7 +200,7 @@ impl Client {
             world.violated("I2 (one version)", story);
         }
         if !response.is_whole() {
-            count(&world.counts.resumed_or_cut);
+            count(&world.counts.cut_bodies);
         }
     }
 

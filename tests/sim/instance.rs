@@ -99,6 +99,7 @@ impl Instance {
     /// Every task of the run ends where it stands.
     pub fn crash(&self) {
         self.alive.set(false);
+        self.world.counts.add(&self.cells);
         self.world.sim.kill(self.group);
     }
 

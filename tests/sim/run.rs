@@ -19,6 +19,7 @@ pub struct Outcome {
     pub steps: u64,
     pub hash: u64,
     pub violation: Option<String>,
+    pub counts: [(&'static str, u64); 11],
     pub summary: String,
     pub story: String,
 }
@@ -40,11 +41,11 @@ pub fn run(setting: Setting, steps: u64) -> Outcome {
     if world.violation().is_none() {
         world.check_quiescence();
     }
-    let summary = format!("{:?} {:?} widest {}", world.counts, setting, world.widest());
-    let outcome =
-        Outcome { steps: sim.steps(), hash: sim.hash(), violation: world.violation(), summary, story: world.story() };
     end(&world, &sim);
-    outcome
+    let counts = world.counts.all();
+    let summary = format!("{setting:?}, at most {} explanations, {counts:?}", world.widest());
+    let (steps, hash) = (sim.steps(), sim.hash());
+    Outcome { steps, hash, violation: world.violation(), counts, summary, story: world.story() }
 }
 
 /// Tasks hold the world and the world holds the tasks: they are let go of one another.
@@ -63,6 +64,7 @@ async fn operator(world: Rc<World>, steps: u64, quiet: Rc<Cell<bool>>) {
     while sim.steps() < steps {
         sim.sleep(Duration::from_millis(100 + sim.below(2_500))).await;
         match sim.below(10) {
+            0..6 if !world.setting.killed => {}
             0..6 => {
                 crash(&world);
                 sim.sleep(Duration::from_millis(sim.below(500))).await;

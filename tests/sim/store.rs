@@ -62,7 +62,7 @@ impl MetadataStore for FaultyStore {
         let applied = self.inner.apply_now(id, &changes);
         self.world.applied(&changes, &applied);
         self.way().await;
-        if lost {
+        if lost || self.is_away() {
             Err(ApplyError::Unknown(Failure::metadata("the connection broke after COMMIT")))
         } else {
             Ok(applied)

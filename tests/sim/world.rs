@@ -9,11 +9,12 @@ use super::mutant::Mutant;
 use super::store::StoreFaults;
 use s3_orchestrator::base::{BlobId, BucketName, Incarnation, Nonce, ObjectKey, Version};
 use s3_orchestrator::config::View;
+use s3_orchestrator::observe::cells::CoreCells;
 use s3_orchestrator::store::memory::MemoryStore;
 use s3_orchestrator::store::port::*;
 use s3_orchestrator::store::record::{BlobAt, BlobState, ObjectRecord};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
@@ -38,6 +39,8 @@ pub struct Setting {
     pub cached: bool,
     pub spread: bool,
     pub quota_bytes: u64,
+    /// Whether the instance is killed now and then. If not, what it forgets to end is still there when all is quiet.
+    pub killed: bool,
     /// Keep a story of what happens.
     pub told: bool,
 }
@@ -52,6 +55,7 @@ impl Setting {
             cached: pick.chance(500),
             spread: pick.chance(500),
             quota_bytes: [60_000, 700_000, 4_000_000][pick.below(3) as usize],
+            killed: pick.chance(700),
             told: false,
         }
     }
@@ -140,16 +144,49 @@ pub struct Written {
 }
 
 /// How much of what happened, to see that a run was not idle.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counts {
     pub acknowledged_writes: Cell<u64>,
     pub unknown_writes: Cell<u64>,
     pub reads: Cell<u64>,
-    pub resumed_or_cut: Cell<u64>,
+    pub cut_bodies: Cell<u64>,
+    pub resumed_bodies: Cell<u64>,
+    pub failed_over: Cell<u64>,
+    pub copies: Cell<u64>,
     pub crashes: Cell<u64>,
     pub no_room: Cell<u64>,
     pub conflicts: Cell<u64>,
     pub completed_uploads: Cell<u64>,
+}
+
+impl Counts {
+    pub fn all(&self) -> [(&'static str, u64); 11] {
+        [
+            ("acknowledged writes", &self.acknowledged_writes),
+            ("unknown writes", &self.unknown_writes),
+            ("reads", &self.reads),
+            ("cut bodies", &self.cut_bodies),
+            ("resumed bodies", &self.resumed_bodies),
+            ("reads from another copy", &self.failed_over),
+            ("copies", &self.copies),
+            ("crashes", &self.crashes),
+            ("no room", &self.no_room),
+            ("conflicts", &self.conflicts),
+            ("completed uploads", &self.completed_uploads),
+        ]
+        .map(|(name, cell)| (name, cell.get()))
+    }
+
+    /// What a run of the instance has counted itself.
+    pub fn add(&self, cells: &CoreCells) {
+        for (total, more) in [
+            (&self.resumed_bodies, cells.read_resumes.value()),
+            (&self.failed_over, cells.read_failovers.value()),
+            (&self.copies, cells.replication_copies_created.value()),
+        ] {
+            total.set(total.get() + more);
+        }
+    }
 }
 
 pub fn count(cell: &Cell<u64>) {
@@ -430,7 +467,23 @@ impl World {
                 self.violated("I7 (copies match the policy)", format!("{version:?} has {held} copies"));
             }
         }
+        self.check_live_versions();
         self.check_books();
+    }
+
+    /// A live blob is one of its key's live version.
+    fn check_live_versions(&self) {
+        let lookup = |key: &str| Query::Lookup { bucket: BUCKET.to_owned(), key: key.to_owned() };
+        let found = KEYS.iter().filter_map(|key| match now(self.store().query(lookup(key))) {
+            Ok(Answer::Lookup(located)) => located,
+            other => panic!("the memory store answered {other:?}"),
+        });
+        let of_keys: BTreeSet<String> = found.flat_map(|located| located.blobs).map(|blob| blob.name).collect();
+        let rows = self.backends.iter().flat_map(|backend| self.rows(backend));
+        let live: BTreeSet<String> = rows.filter(|row| row.state == BlobState::Live).map(|row| row.blob.name).collect();
+        if of_keys != live {
+            self.violated("I7 (live blobs are of live versions)", format!("rows {live:#?}\nkeys {of_keys:#?}"));
+        }
     }
 
     fn end_histories(&self) {
