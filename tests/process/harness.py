@@ -365,7 +365,7 @@ class Server:
 
         def clean():
             rows = self.status()["backends"]
-            return all(row["orphan_bytes"] == 0 and row["bytes_reserved"] == 0 for row in rows) and rows
+            return all(row["cleanup_queue"] == row["orphan_bytes"] == row["bytes_reserved"] == 0 for row in rows) and rows
 
         return wait_for("cleanup", clean, seconds, every=0.1)
 
