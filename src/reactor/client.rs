@@ -200,10 +200,8 @@ impl<'c> ClientExchange<'c> {
 
     /// Whether the whole body will be off the connection once the exchange has ended, so that another request can follow.
     fn can_go_on(&self) -> bool {
-        if self.body.is_over() {
-            return true;
-        }
-        // A client that was not told to continue may send its body or not: nobody can tell what its next bytes are.
+        // A client that was not told to continue may send its body or not: nobody can tell what its next bytes are. Even if
+        // there is none: botocore misreads every further answer on a connection where an answer came in place of `100`.
         !self.continue_due && self.body.unread().is_some_and(|left| left <= DRAIN_BYTES_MAX)
     }
 

@@ -107,6 +107,20 @@ def test_a_tree_of_real_files(server, tree, aws, place):
     }
 
 
+def test_empty_files_between_others(server, aws, place):
+    """The CLI sends files with `Expect: 100-continue`, empty ones too, and its botocore misreads every further answer on a
+    connection where an answer came without a `100 Continue`: it would wait a minute and try again."""
+    folder = place / f"empty-{server.port}"
+    folder.mkdir()
+    for i in range(60):
+        (folder / f"{i:02}").write_bytes(b"" if i % 2 else b"%d" % i)
+    aws(server, "s3", "cp", "--recursive", folder, "s3://photos/empty/", "--only-show-errors", timeout=50)
+    listed = aws(server, "s3", "ls", "s3://photos/empty/").stdout.splitlines()
+    assert {name: int(size) for _, _, size, name in map(str.split, listed)} == {
+        path.name: path.stat().st_size for path in folder.iterdir()
+    }
+
+
 @pytest.mark.timeout(600)
 def test_a_file_of_three_gib(server, aws, place):
     """Over HTTPS a smaller one: what differs is the client's upload form (aws-chunked with a trailer), not the size."""
