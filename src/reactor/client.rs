@@ -27,7 +27,6 @@ use crate::proto::http1::{CONTINUE, HeadWriter, Method, RequestHead};
 use crate::proto::target::Target;
 use crate::proto::xml;
 use std::io;
-use std::net::SocketAddr;
 
 /// Unread body bytes that are read away so that the connection can go on; a longer rest closes it.
 const DRAIN_BYTES_MAX: u64 = 256 * 1024;
@@ -63,7 +62,8 @@ pub struct Opening<'c> {
     pub early: &'c [u8],
     pub id: RequestId,
     pub arrived: Tick,
-    pub peer: SocketAddr,
+    /// The client's address and port.
+    pub peer: &'c str,
 }
 
 pub struct ClientExchange<'c> {
@@ -321,7 +321,7 @@ impl<'c> ClientExchange<'c> {
 }
 
 /// Answers a head that is no request: nothing else is known of it. The connection is closed afterwards.
-pub async fn refuse(site: &Site, stream: &mut Stream, peer: SocketAddr, scratch: &mut Scratch, error: &S3Error) {
+pub async fn refuse(site: &Site, stream: &mut Stream, peer: &str, scratch: &mut Scratch, error: &S3Error) {
     let id = site.request_id();
     let arrived = site.core().clock.tick();
     let body = &mut scratch.handlers.body;

@@ -23,7 +23,6 @@ use crate::proto::sigv4;
 use crate::proto::target::Target;
 use monoio::net::TcpStream;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -58,17 +57,18 @@ enum End {
 }
 
 async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
-    let Ok(peer) = stream.peer() else { return End::Closed };
+    // As audit lines name it, once for all of them.
+    let Ok(peer) = stream.peer().map(|peer| peer.to_string()) else { return End::Closed };
     let mut buffer = site.core().heads.take().await;
     // The first head is due at once: who connects has something to say.
     stream.deadline().arm(Phase::Head, site.view().server.read_header_timeout);
     loop {
         let mut scanned = 0;
         let turn = loop {
-            match serve_one(site, stream, peer, buffer.data(), &mut scanned).await {
+            match serve_one(site, stream, &peer, buffer.data(), &mut scanned).await {
                 Some(turn) => break turn,
                 None => {
-                    if let Err(end) = read_more(site, stream, peer, &mut buffer).await {
+                    if let Err(end) = read_more(site, stream, &peer, &mut buffer).await {
                         return end;
                     }
                 }
@@ -96,7 +96,7 @@ async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
 }
 
 /// Reads more of a head. An end of input between requests is an ordinary end.
-async fn read_more(site: &Site, stream: &mut Stream, peer: SocketAddr, buffer: &mut Buffer) -> Result<(), End> {
+async fn read_more(site: &Site, stream: &mut Stream, peer: &str, buffer: &mut Buffer) -> Result<(), End> {
     let started = !buffer.is_empty();
     if buffer.spare() == 0 {
         buffer.compact();
@@ -126,7 +126,7 @@ async fn read_more(site: &Site, stream: &mut Stream, peer: SocketAddr, buffer: &
 async fn serve_one(
     site: &Site,
     stream: &mut Stream,
-    peer: SocketAddr,
+    peer: &str,
     bytes: &[u8],
     scanned: &mut usize,
 ) -> Option<Turn> {
@@ -229,7 +229,7 @@ fn admit<'c>(
 }
 
 /// Answers a head that is no request, or none in time: nothing else is known of it.
-async fn refuse(site: &Site, stream: &mut Stream, peer: SocketAddr, error: &S3Error) {
+async fn refuse(site: &Site, stream: &mut Stream, peer: &str, error: &S3Error) {
     stream.deadline().arm(Phase::Body, site.view().server.body_progress_timeout);
     let mut scratch = site.scratch();
     client::refuse(site, stream, peer, &mut scratch, error).await;
