@@ -123,13 +123,7 @@ async fn read_more(site: &Site, stream: &mut Stream, peer: &str, buffer: &mut Bu
 }
 
 /// Serves the request at the start of `bytes`; None if its head is not complete yet.
-async fn serve_one(
-    site: &Site,
-    stream: &mut Stream,
-    peer: &str,
-    bytes: &[u8],
-    scanned: &mut usize,
-) -> Option<Turn> {
+async fn serve_one(site: &Site, stream: &mut Stream, peer: &str, bytes: &[u8], scanned: &mut usize) -> Option<Turn> {
     let max = site.view().server.max_header_bytes;
     let parsed = match RequestHead::parse(&bytes[..bytes.len().min(max)], scanned) {
         Ok(None) if bytes.len() >= max => Err(BadHead::TooLong),

@@ -198,9 +198,7 @@ impl<'b> Headers<'b> {
 impl Fields for Headers<'_> {
     fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let slice = |at: u16, len: u16| &self.head[usize::from(at)..][..usize::from(len)];
-        self.spans()
-            .iter()
-            .map(move |span| (slice(span.name_at, span.name_len), slice(span.value_at, span.value_len)))
+        self.spans().iter().map(move |span| (slice(span.name_at, span.name_len), slice(span.value_at, span.value_len)))
     }
 }
 
