@@ -7,6 +7,7 @@ use loadtest::load::{self, Mix, Plan, Verb};
 use loadtest::sign::Credentials;
 use loadtest::{size, stub};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 #[global_allocator]
@@ -124,8 +125,18 @@ impl Load {
     }
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("loadtest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Put(load) => drive(&load, Mix::only(Verb::Put)),
         Command::Get(load) => drive(&load, Mix::only(Verb::Get)),
         Command::List(load) => drive(&load, Mix::only(Verb::List)),

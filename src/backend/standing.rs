@@ -4,36 +4,36 @@
 //! the published view.
 
 use crate::store::record::BackendFacts;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// May be used: its marker was read and is ours.
-const USABLE: u8 = 1;
+const USABLE: u16 = 1;
 /// Takes no new blobs.
-const DRAINING: u8 = 1 << 1;
-const VERIFIES_SHA256: u8 = 1 << 2;
-const ETAG_IS_MD5: u8 = 1 << 3;
-const DELETE_REMOVES: u8 = 1 << 4;
-const MEASURED: u8 = 1 << 5;
-const VERIFIES_CRC32: u8 = 1 << 5;
-const VERIFIES_CRC32C: u8 = 1 << 6;
-const VERIFIES_CRC64NVME: u8 = 1 << 7;
+const DRAINING: u16 = 1 << 1;
+const VERIFIES_SHA256: u16 = 1 << 2;
+const ETAG_IS_MD5: u16 = 1 << 3;
+const DELETE_REMOVES: u16 = 1 << 4;
+const MEASURED: u16 = 1 << 8;
+const VERIFIES_CRC32: u16 = 1 << 5;
+const VERIFIES_CRC32C: u16 = 1 << 6;
+const VERIFIES_CRC64NVME: u16 = 1 << 7;
 
 #[derive(Debug, Default)]
 pub struct Standing {
-    backends: Box<[AtomicU8]>,
+    backends: Box<[AtomicU16]>,
 }
 
 impl Standing {
     /// Nothing is usable before its marker was seen.
     pub fn new(backends: usize) -> Self {
-        Self { backends: (0..backends).map(|_| AtomicU8::new(0)).collect() }
+        Self { backends: (0..backends).map(|_| AtomicU16::new(0)).collect() }
     }
 
-    fn has(&self, backend: usize, flag: u8) -> bool {
+    fn has(&self, backend: usize, flag: u16) -> bool {
         self.backends.get(backend).is_some_and(|cell| cell.load(Ordering::Relaxed) & flag != 0)
     }
 
-    fn set(&self, backend: usize, flag: u8, on: bool) {
+    fn set(&self, backend: usize, flag: u16, on: bool) {
         let cell = &self.backends[backend];
         if on {
             cell.fetch_or(flag, Ordering::Relaxed);
@@ -114,6 +114,9 @@ mod tests {
         standing.set_facts(0, &BackendFacts { measured: true, verifies_crc32c: true, ..BackendFacts::default() });
         let verified = |algorithm| standing.verifies_checksum(0, algorithm);
         assert_eq!(["CRC32", "CRC32C", "CRC64NVME", "SHA1"].map(verified), [false, true, false, false]);
+        assert!(standing.measured(0), "whatever was found");
+        standing.set_facts(0, &BackendFacts { verifies_crc32: true, ..BackendFacts::default() });
+        assert!(!standing.measured(0) && standing.verifies_checksum(0, "CRC32"));
         standing.set_usable(1, false);
         assert!(!standing.usable(1) && standing.etag_is_md5(1));
     }

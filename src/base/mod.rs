@@ -2,6 +2,7 @@
 
 pub mod blob_name;
 pub mod clock;
+pub mod decimal;
 pub mod dice;
 pub mod failure;
 pub mod ids;

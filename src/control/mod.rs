@@ -6,4 +6,5 @@ pub mod metadata;
 pub mod mover;
 pub mod schedule;
 pub mod start;
+mod threads;
 pub mod usage;

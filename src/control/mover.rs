@@ -1,6 +1,6 @@
 //! What the mover does: background jobs over the same ports as a reactor's handlers, each when the schedule says so.
 
-use super::start::start_thread;
+use super::threads::start_thread;
 use crate::backend::standing::Standing;
 use crate::base::failure::Kind;
 use crate::base::{Clock, Dice, Failure, Nonce};

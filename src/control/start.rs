@@ -6,6 +6,7 @@ use super::certificate::{self, Certificate};
 use super::metadata::{self, ControlMetadata};
 use super::mover;
 use super::schedule::{self, Bells};
+use super::threads::start_thread;
 use crate::backend::standing::Standing;
 use crate::base::{Clock, Timestamp};
 use crate::config::View;
@@ -16,7 +17,7 @@ use crate::reactor::accept;
 use crate::reactor::affinity;
 use crate::reactor::backends::BackendParts;
 use crate::reactor::clock::CoreClock;
-use crate::reactor::driver::{DriverChoice, DriverKind};
+use crate::reactor::driver::DriverChoice;
 use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
 use crate::reactor::readiness::Readiness;
@@ -27,13 +28,16 @@ use crate::store::location_cache::LocationCache;
 use crate::store::port::{BackendLimit, Metadata, Register, Registered, Rules};
 use crate::store::sqlite::SqliteStore;
 use anyhow::{Context, anyhow, bail};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A thread that has not started after this long never will.
-const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How often, and at most how many times, an address that is taken is tried again: for two seconds.
+const ADDRESS_LOOK: Duration = Duration::from_millis(20);
+const ADDRESS_LOOKS_MAX: u32 = 100;
 /// How long the start waits for the first look at all backends.
 const FIRST_CHECK: Duration = Duration::from_secs(10);
 /// Usage goes to the database this often, and at the end.
@@ -57,7 +61,8 @@ async fn run(view: Arc<View>) -> anyhow::Result<()> {
     let cores: Vec<_> = reactor_cells.iter().chain([&mover_cells]).cloned().collect();
 
     // The listeners first: a second process on the same port must fail before it touches anything.
-    let listeners = accept::listen(view.server.listen_addr, reactor_cells.len())
+    let listeners = listen(view.server.listen_addr, reactor_cells.len())
+        .await
         .with_context(|| format!("server.listen_addr: cannot listen on {}", view.server.listen_addr))?;
     let served_on = listeners[0].local_addr().context("the listener's address")?;
     let admin_listener = TcpListener::bind(view.admin.listen_addr)
@@ -125,7 +130,7 @@ async fn run(view: Arc<View>) -> anyhow::Result<()> {
     let (mut audit_ends, audit_writer) = audit_log(reactor_cells.len());
     std::thread::Builder::new()
         .name("audit".to_owned())
-        .spawn(move || audit_writer.run(&mut std::io::stdout()))
+        .spawn(move || audit_writer.run(&mut io::stdout()))
         .context("the audit thread")?;
     let stop = Arc::new(Stop::default());
     for ((cells, listener), processor) in reactor_cells.iter().zip(listeners).zip(&processors.reactors) {
@@ -148,6 +153,18 @@ async fn run(view: Arc<View>) -> anyhow::Result<()> {
     wait_for_signal().await?;
     stop_in_order(&view, &operations, &stop, reactor_cells.len() as u64).await;
     Ok(())
+}
+
+/// Takes the address for the reactors. That of a process that was killed is free a moment later only: the kernel ends a ring,
+/// and lets go of the sockets that it waited for, after the process.
+async fn listen(address: SocketAddr, reactors: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    for _ in 0..ADDRESS_LOOKS_MAX {
+        match accept::listen(address, reactors) {
+            Err(cause) if cause.kind() == io::ErrorKind::AddrInUse => tokio::time::sleep(ADDRESS_LOOK).await,
+            done => return done,
+        }
+    }
+    accept::listen(address, reactors)
 }
 
 /// Which processors the threads stay on: reactors from the second on, control and mover on the first; with one processor, or
@@ -229,24 +246,6 @@ fn note_registered(view: &View, standing: &Standing, registered: &Registered) {
     }
 }
 
-/// Starts a thread and waits until it says that it runs.
-pub(super) async fn start_thread<F>(
-    name: String,
-    body: impl FnOnce(flume::Sender<Result<DriverKind, String>>) -> F,
-) -> anyhow::Result<()>
-where
-    F: FnOnce() + Send + 'static,
-{
-    let (started, starts) = flume::bounded(1);
-    std::thread::Builder::new().name(name.clone()).spawn(body(started)).with_context(|| format!("thread {name}"))?;
-    match tokio::time::timeout(START_PATIENCE, starts.recv_async()).await {
-        Ok(Ok(Ok(_))) => Ok(()),
-        Ok(Ok(Err(cause))) => bail!("{name} could not start: {cause}"),
-        Ok(Err(_)) => bail!("{name} ended at its start"),
-        Err(_) => bail!("{name} did not start within {START_PATIENCE:?}"),
-    }
-}
-
 async fn serve_admin(view: &View, operations: &Arc<Operations>, listener: TcpListener) -> anyhow::Result<()> {
     let own_metrics = view.metrics.enabled && view.metrics.listen.is_some();
     let router = admin::router(Arc::clone(operations), view.admin.token.clone(), view.metrics.enabled && !own_metrics);
@@ -307,4 +306,25 @@ async fn stop_in_order(view: &View, operations: &Operations, stop: &Stop, reacto
         tracing::warn!(%failure, "usage could not be recorded");
     }
     tracing::info!("stopped");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_let_go_shortly_is_waited_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = holder.local_addr().expect("bound");
+        let kept = runtime.block_on(listen(address, 2)).expect_err("it stays taken");
+        assert_eq!(kept.kind(), io::ErrorKind::AddrInUse);
+        let (listeners, ()) = runtime.block_on(async {
+            tokio::join!(listen(address, 2), async {
+                tokio::time::sleep(ADDRESS_LOOK * 5).await;
+                drop(holder);
+            })
+        });
+        assert_eq!(listeners.expect("it was let go").len(), 2);
+    }
 }

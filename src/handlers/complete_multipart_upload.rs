@@ -83,13 +83,10 @@ async fn complete<P: Ports>(
     };
     let stored = match ports.complete_upload(&upload.blob, &upload.backend_upload, parts).await {
         Ok(stored) => stored,
-        // The answer to an earlier Complete was lost; what it made stands under the upload's exact name, if it made it.
-        Err(failure) if failure.kind == Kind::NotFound => find_completed(ports, upload, &object, failure).await?,
-        Err(failure) if failure.kind == Kind::Refused => {
-            reopen(ports, upload).await;
-            tracing::warn!(upload = upload.upload.as_str(), %failure, "a backend refused a manifest");
-            let message = "The parts could not be put together as they were listed.";
-            return Err(S3Error::new(ErrorCode::InvalidPart, message).into());
+        // An earlier Complete did it and its answer was lost, or it cannot be done. Backends have several words for an upload
+        // that they do not know any more; what stands under its exact name tells.
+        Err(failure) if matches!(failure.kind, Kind::NotFound | Kind::Refused) => {
+            find_completed(ports, upload, &object, failure).await?
         }
         // It may have happened: the upload stays as it is, and the client's next Complete goes on here.
         Err(failure) => return Err(failure.into()),
@@ -117,6 +114,7 @@ async fn reopen<P: Ports>(ports: &P, upload: &Upload) {
     }
 }
 
+/// The object that the backend has made of this upload already; if there is none, what to tell the client.
 async fn find_completed<P: Ports>(
     ports: &P,
     upload: &Upload,
@@ -132,7 +130,12 @@ async fn find_completed<P: Ports>(
         Some(head) if fits(head.size, &head.etag) => Ok(Stored { etag: head.etag, version_id: String::new() }),
         _ => {
             reopen(ports, upload).await;
-            Err(failure.into())
+            tracing::warn!(upload = upload.upload.as_str(), %failure, "a backend refused a manifest");
+            if failure.kind == Kind::NotFound {
+                return Err(ErrorCode::NoSuchUpload.into());
+            }
+            let message = "The parts could not be put together as they were listed.";
+            Err(S3Error::new(ErrorCode::InvalidPart, message).into())
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::config::checked::{Backend, Place};
 use crate::policy::placement::{self, BackendFacts};
 use crate::policy::read_order::{self, CopyFacts, ReadOrder};
 use crate::proto::body_check::Help;
-use crate::proto::checksum::{Algorithm, Digester};
+use crate::proto::checksum::{Algorithm, Algorithms, Digester};
 use crate::store::port::Candidate;
 use crate::store::record::BlobAt;
 
@@ -67,10 +67,15 @@ pub fn read_order<P: Ports>(ports: &P, copies: &[BlobAt]) -> ReadOrder {
     read_order::rank(&facts[..copies.len().min(COPIES_LOOKED_AT)])
 }
 
+/// Checksums that a backend may be left to verify.
+const CRCS: [Algorithm; 3] = [Algorithm::Crc32, Algorithm::Crc32c, Algorithm::Crc64Nvme];
+
 /// What a backend was measured to do for the body of a PUT, as far as the configuration lets it.
 pub fn help_of<P: Ports>(ports: &P, index: usize) -> Help {
     Help {
         verifies_sha256: ports.standing().verifies_sha256(index) && !signs_no_hash(&ports.view().backends[index]),
+        verifies_checksums: Algorithms::NONE
+            .and(CRCS.into_iter().filter(|one| ports.standing().verifies_checksum(index, one.name()))),
         tells_md5: ports.standing().etag_is_md5(index),
     }
 }

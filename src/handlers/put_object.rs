@@ -13,7 +13,8 @@ use crate::backend::port::{MoveEnd, Put, PutTarget, Stored};
 use crate::base::failure::Kind;
 use crate::base::limits::REPLAY_BYTES_MAX;
 use crate::base::{Failure, ObjectKey};
-use crate::proto::body_check::BodyCheck;
+use crate::proto::body_check::{BodyCheck, Help};
+use crate::proto::body_error::BodyError;
 use crate::proto::checksum::{Algorithm, Algorithms, Declared};
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::etag::ETag;
@@ -78,7 +79,9 @@ async fn put_in_hand<'p, P: Ports, X: Exchange<P>>(
 ) -> Result<(Reservation<'p, P>, Acknowledged), Trouble> {
     let mut reservation = write.begin(ports, None).await?;
     let first = reservation.backend;
-    let mut check = BodyCheck::new(declared, md5(), placing::help_of(ports, first));
+    // A checksum over a body in hand is nearly free.
+    let help = Help { verifies_checksums: Algorithms::NONE, ..placing::help_of(ports, first) };
+    let mut check = BodyCheck::new(declared, md5(), help);
     reservation.because("the body was refused");
     exchange.receive(write.size as usize, &mut check).await?;
     record.checksums.extend(check.sent_checksum().as_ref().map(stored_checksum));
@@ -129,12 +132,13 @@ async fn put_streamed<'p, P: Ports, X: Exchange<P>>(
     let (mut sink, mut check) = loop {
         let backend = reservation.backend;
         let check = BodyCheck::new(declared, md5(), placing::help_of(ports, backend));
+        let left = check.left_to_backend().map(|one| (one.algorithm().header(), one.to_base64()));
         let put = Put {
             blob: &reservation.blob,
             target: PutTarget::Object { record: &record },
             size: write.size,
             payload: placing::upstream_payload(ports, backend, check.declared_sha256(), None),
-            checksum: None,
+            checksum: left.as_ref().map(|(name, value)| (*name, value.as_str())),
         };
         match ports.create(put).await {
             Ok(sink) => break ([sink], check),
@@ -242,8 +246,15 @@ pub fn was_answered(failure: &Failure) -> bool {
 /// A backend that was left to verify the client's hash calls a body corrupt: then the client is wrong.
 pub fn trouble_of_refused_body(check: &BodyCheck, failure: Failure) -> Trouble {
     let left_to_it = check.declared_sha256().is_some() && check.found(Algorithm::Sha256).is_none();
-    if failure.kind == Kind::Corrupt && left_to_it {
-        return ErrorCode::XAmzContentSHA256Mismatch.into();
+    if failure.kind != Kind::Corrupt {
+        return failure.into();
     }
-    failure.into()
+    match check.left_to_backend() {
+        // Both may have been left to it: S3 calls a wrong hash by a name of its own.
+        Some(checksum) if !(left_to_it && failure.cause.contains("SHA256")) => {
+            S3Error::from(BodyError::ChecksumMismatch(checksum.algorithm())).into()
+        }
+        _ if left_to_it => ErrorCode::XAmzContentSHA256Mismatch.into(),
+        _ => failure.into(),
+    }
 }

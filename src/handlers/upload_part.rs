@@ -11,7 +11,7 @@ use crate::backend::port::{MoveEnd, Put, PutTarget};
 use crate::base::failure::Kind;
 use crate::base::{BucketName, Clock, Dice, Failure, Nonce, ObjectKey};
 use crate::proto::body_check::{BodyCheck, Help};
-use crate::proto::checksum::{Algorithm, Declared};
+use crate::proto::checksum::{Algorithm, Algorithms, Declared};
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::params::UploadPart;
 use crate::store::port::{AbandonPart, BeginPart, CommitPart, Metadata, PartBegun, Refusal, Upload};
@@ -137,7 +137,12 @@ async fn store<P: Ports, X: Exchange<P>>(
     }
     // A bad part must not replace a good one, so a declared MD5 is not left to be compared afterwards.
     let help = placing::help_of(ports, backend);
-    let help = Help { tells_md5: help.tells_md5 && declared.content_md5.is_none(), ..help };
+    let help = Help {
+        tells_md5: help.tells_md5 && declared.content_md5.is_none(),
+        // An upload takes no checksum that it was not created for.
+        verifies_checksums: Algorithms::NONE,
+        ..help
+    };
     let mut check = BodyCheck::new(declared, md5().and(wanted_algorithm), help);
     let put = Put {
         blob: &attempt.upload.blob,

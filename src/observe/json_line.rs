@@ -2,9 +2,11 @@
 //! Used by audit lines and log events, so that both have one form.
 
 use crate::base::Timestamp;
+use crate::base::decimal::{write_decimal, write_padded};
 use crate::proto::date;
 use std::fmt;
 use std::io::Write;
+use std::time::Duration;
 
 pub struct JsonLine<'a> {
     out: &'a mut Vec<u8>,
@@ -40,6 +42,15 @@ impl<'a> JsonLine<'a> {
         }
     }
 
+    /// A text in two parts.
+    pub fn text_in_two(&mut self, name: &str, start: &str, end: &str) {
+        self.name(name);
+        self.out.push(b'"');
+        escape(self.out, start);
+        escape(self.out, end);
+        self.out.push(b'"');
+    }
+
     pub fn display(&mut self, name: &str, value: impl fmt::Display) {
         struct Escaped<'a>(&'a mut Vec<u8>);
         impl fmt::Write for Escaped<'_> {
@@ -61,6 +72,20 @@ impl<'a> JsonLine<'a> {
         write!(self.out, "{value}").expect("writing to a vector");
     }
 
+    /// As `number`, without the detour through `fmt`.
+    pub fn whole(&mut self, name: &str, value: u64) {
+        self.name(name);
+        write_decimal(self.out, value);
+    }
+
+    /// Seconds with six decimals.
+    pub fn seconds(&mut self, name: &str, time: Duration) {
+        self.name(name);
+        write_decimal(self.out, time.as_secs());
+        self.out.push(b'.');
+        write_padded(self.out, u64::from(time.subsec_micros()), 6);
+    }
+
     pub fn flag(&mut self, name: &str, value: bool) {
         self.name(name);
         self.out.extend_from_slice(if value { b"true" } else { b"false" });
@@ -75,6 +100,10 @@ impl<'a> JsonLine<'a> {
 
 /// RFC 8259, 7. DEL and the C1 controls are escaped too: a log is read on terminals.
 fn escape(out: &mut Vec<u8>, text: &str) {
+    // Nearly every text is plain; asked of all bytes without a branch, the answer comes from vector instructions.
+    if text.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
+        return out.extend_from_slice(text.as_bytes());
+    }
     let mut plain_from = 0;
     for (at, c) in text.char_indices() {
         let short: &[u8] = match c {
@@ -97,6 +126,11 @@ fn escape(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&text.as_bytes()[plain_from..]);
 }
 
+/// Whether a byte stands for itself whatever surrounds it. 0xc2 begins the C1 controls, and some characters that are plain.
+fn is_plain(byte: u8) -> bool {
+    (byte >= b' ') & (byte != b'"') & (byte != b'\\') & (byte != 0x7f) & (byte != 0xc2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +144,9 @@ mod tests {
             line.text_if_any("none", "");
             line.display("shown", format_args!("{text}!"));
             line.number("n", 1.5);
+            line.whole("whole", u64::MAX);
+            line.seconds("seconds", Duration::new(61, 42_999));
+            line.text_in_two("two", text, "\n");
             line.flag("yes", true);
             line.end();
             assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1, "one line");
@@ -117,6 +154,8 @@ mod tests {
             assert_eq!((json["msg"].as_str(), json["n"].as_f64()), (Some(text), Some(1.5)));
             assert_eq!(json[text].as_str(), Some(text));
             assert_eq!(json["shown"].as_str(), Some(format!("{text}!").as_str()));
+            assert_eq!((json["whole"].as_u64(), json["seconds"].as_f64()), (Some(u64::MAX), Some(61.000_042)));
+            assert_eq!(json["two"].as_str(), Some(format!("{text}\n").as_str()));
             assert_eq!((json["yes"].as_bool(), json.get("none")), (Some(true), None));
             assert_eq!(json["time"].as_str(), Some("2026-09-21T14:13:20.123Z"));
         }

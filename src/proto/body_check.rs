@@ -11,6 +11,8 @@ use super::error_code::S3Error;
 pub struct Help {
     /// It refuses a body that has not the SHA-256 that its PUT was signed with.
     pub verifies_sha256: bool,
+    /// It refuses a body that has not the checksum of this kind that its PUT declares.
+    pub verifies_checksums: Algorithms,
     /// Its entity tag is the body's MD5; the handler compares it with Content-MD5.
     pub tells_md5: bool,
 }
@@ -18,6 +20,8 @@ pub struct Help {
 pub struct BodyCheck {
     declared: Declared,
     elsewhere: Algorithms,
+    /// The declared checksum that only the backend will check.
+    left: Option<Checksum>,
     inspector: Inspector,
     /// Of a body that was looked at to its end.
     digests: Option<Digests>,
@@ -50,7 +54,21 @@ impl BodyCheck {
             elsewhere = elsewhere.without(Algorithms::NONE.and(declared.trailer));
         }
         let here = declared.algorithms().and(wanted.iter()).without(elsewhere);
-        Self { declared, elsewhere, inspector: Inspector::new(here), digests: None, trailer: None }
+        // Over bytes that are looked at anyway a checksum costs little, and what was checked here needs nobody's word.
+        let left = declared.checksum.filter(|one| {
+            let alone = Algorithms::NONE.with(one.algorithm());
+            help.verifies_checksums.contains(one.algorithm()) && here == alone
+        });
+        if let Some(left) = left {
+            elsewhere = elsewhere.with(left.algorithm());
+        }
+        let here = here.without(elsewhere);
+        Self { declared, elsewhere, left, inspector: Inspector::new(here), digests: None, trailer: None }
+    }
+
+    /// The declared checksum that is left to the backend: its PUT must declare it.
+    pub fn left_to_backend(&self) -> Option<Checksum> {
+        self.left
     }
 
     /// Whether the bytes must pass through `update`. If not, they may be spliced.
@@ -124,8 +142,8 @@ mod tests {
     use super::*;
 
     const BODY: &[u8] = b"the body";
-    const GOOD: Help = Help { verifies_sha256: true, tells_md5: true };
-    const POOR: Help = Help { verifies_sha256: false, tells_md5: false };
+    const GOOD: Help = Help { verifies_sha256: true, verifies_checksums: Algorithms::NONE, tells_md5: true };
+    const POOR: Help = Help { verifies_sha256: false, verifies_checksums: Algorithms::NONE, tells_md5: false };
 
     fn of(algorithm: Algorithm) -> Option<Checksum> {
         Some(Digester::of(algorithm, BODY))
@@ -148,6 +166,7 @@ mod tests {
         let crc = Declared { checksum: of(Algorithm::Crc32), ..nothing };
         let content_md5 = Declared { content_md5: of(Algorithm::Md5), ..nothing };
         let trailer = Declared { trailer: Some(Algorithm::Sha256), ..sha };
+        let best = Help { verifies_checksums: Algorithms::NONE.with(Algorithm::Crc32), ..GOOD };
         for (declared, help, must_look) in [
             (nothing, GOOD, false),
             (nothing, POOR, true),
@@ -156,11 +175,29 @@ mod tests {
             (both, GOOD, false),
             (contradiction, GOOD, true),
             (crc, GOOD, true),
+            (crc, best, false),
+            (crc, Help { tells_md5: false, ..best }, true),
+            (Declared { checksum: of(Algorithm::Crc32c), ..nothing }, best, true),
+            (Declared { trailer: Some(Algorithm::Crc32), ..nothing }, best, true),
+            (Declared { checksum: of(Algorithm::Crc32), ..sha }, best, false),
             (content_md5, GOOD, false),
             (trailer, GOOD, true),
         ] {
             assert_eq!(BodyCheck::new(declared, md5(), help).must_look(), must_look, "{declared:?} {help:?}");
         }
+    }
+
+    #[test]
+    fn a_checksum_is_left_to_the_backend_only_where_nothing_else_must_be_seen() {
+        let best = Help { verifies_checksums: Algorithms::NONE.with(Algorithm::Crc32), ..GOOD };
+        let crc = Declared { checksum: wrong(Algorithm::Crc32), ..Declared::default() };
+        let mut check = BodyCheck::new(crc, md5(), best);
+        assert_eq!((check.left_to_backend(), check.must_look()), (crc.checksum, false));
+        check.end(None).expect("the backend will refuse it");
+        assert_eq!(check.sent_checksum(), crc.checksum, "kept with the object once the backend has taken it");
+        let seen = Help { tells_md5: false, ..best };
+        assert_eq!(BodyCheck::new(crc, md5(), seen).left_to_backend(), None);
+        assert_eq!(verdict(crc, seen, None), Err(ErrorCode::BadDigest));
     }
 
     fn verdict(declared: Declared, help: Help, trailer: Option<Checksum>) -> Result<(), ErrorCode> {

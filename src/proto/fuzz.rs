@@ -54,7 +54,7 @@ pub fn request_head(input: &[u8]) {
         let mut written = Vec::new();
         let mut writer = HeadWriter::request(&mut written, head.method_word, head.target);
         for header in head.headers() {
-            writer.header(header.name, header.value);
+            writer.header_in_two(header.name, "", header.value);
         }
         writer.finish();
         let again = RequestHead::parse(&written, &mut 0).expect("what was read is well-formed").expect("and whole");

@@ -27,7 +27,6 @@ use crate::proto::http1::{CONTINUE, HeadWriter, Method, RequestHead};
 use crate::proto::target::Target;
 use crate::proto::xml;
 use std::io;
-use std::net::SocketAddr;
 
 /// Unread body bytes that are read away so that the connection can go on; a longer rest closes it.
 const DRAIN_BYTES_MAX: u64 = 256 * 1024;
@@ -63,7 +62,8 @@ pub struct Opening<'c> {
     pub early: &'c [u8],
     pub id: RequestId,
     pub arrived: Tick,
-    pub peer: SocketAddr,
+    /// The client's address and port.
+    pub peer: &'c str,
 }
 
 pub struct ClientExchange<'c> {
@@ -169,11 +169,17 @@ impl<'c> ClientExchange<'c> {
         self.keep_alive = false;
     }
 
-    /// Sends `100 Continue` if the client waits for it, and watches the body's progress from here on.
-    pub(super) async fn before_body(&mut self) -> Result<(), Failure> {
+    /// The client has to read or to send: this long, until the deadline is disarmed again.
+    pub(super) fn time_client(&self) {
         self.stream.deadline().arm(Phase::Body, self.site.view().server.body_progress_timeout);
+    }
+
+    /// Sends `100 Continue` if the client waits for it.
+    pub(super) async fn before_body(&mut self) -> Result<(), Failure> {
         if std::mem::take(&mut self.continue_due) {
+            self.time_client();
             self.stream.write_all(CONTINUE, Follow::Nothing).await.map_err(|cause| self.lost_client(&cause))?;
+            self.stream.deadline().disarm();
         }
         Ok(())
     }
@@ -208,16 +214,14 @@ impl<'c> ClientExchange<'c> {
 
     /// Whether the whole body will be off the connection once the exchange has ended, so that another request can follow.
     fn can_go_on(&self) -> bool {
-        if self.body.is_over() {
-            return true;
-        }
-        // A client that was not told to continue may send its body or not: nobody can tell what its next bytes are.
+        // A client that was not told to continue may send its body or not: nobody can tell what its next bytes are. Even if
+        // there is none: botocore misreads every further answer on a connection where an answer came in place of `100`.
         !self.continue_due && self.body.unread().is_some_and(|left| left <= DRAIN_BYTES_MAX)
     }
 
     /// The head as it goes out, in `out`.
     fn write_head(&mut self, length: Option<u64>) {
-        self.keep_alive &= self.can_go_on();
+        self.keep_alive &= self.can_go_on() && !self.site.stopping.is_set();
         let mut head = HeadWriter::response(self.out, self.head.status);
         head.header("x-amz-request-id", self.opening.id.as_str());
         head.header("date", self.site.http_date().as_str());
@@ -233,6 +237,7 @@ impl<'c> ClientExchange<'c> {
 
     /// Sends what is held of the head together with the first body bytes.
     pub(super) async fn send_body(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.time_client();
         let sent = if self.progress == Progress::HeadHeld {
             self.progress = Progress::Body;
             self.site.cells().client_bytes_out.add(self.out.len() as u64);
@@ -241,6 +246,8 @@ impl<'c> ClientExchange<'c> {
             self.stream.write_all(bytes, Follow::Nothing).await
         };
         sent.map_err(|cause| self.lost_client(&cause))?;
+        // Whoever sends more of the body may wait for a backend first.
+        self.stream.deadline().disarm();
         self.count_sent(bytes.len() as u64);
         Ok(())
     }
@@ -274,6 +281,7 @@ impl<'c> ClientExchange<'c> {
         let Some(mut ahead) = self.ahead.take() else { return Turn::Next { ahead: None, head_len } };
         let Some(unread) = self.body.unread() else { return Turn::Close };
         let mut left = usize::try_from(unread).unwrap_or(usize::MAX);
+        self.time_client();
         loop {
             let count = ahead.len().min(left);
             ahead.consume(count);
@@ -327,7 +335,7 @@ impl<'c> ClientExchange<'c> {
 }
 
 /// Answers a head that is no request: nothing else is known of it. The connection is closed afterwards.
-pub async fn refuse(site: &Site, stream: &mut Stream, peer: SocketAddr, scratch: &mut Scratch, error: &S3Error) {
+pub async fn refuse(site: &Site, stream: &mut Stream, peer: &str, scratch: &mut Scratch, error: &S3Error) {
     let id = site.request_id();
     let arrived = site.core().clock.tick();
     let body = &mut scratch.handlers.body;
@@ -398,7 +406,7 @@ impl Exchange<CorePorts> for ClientExchange<'_> {
         };
         self.write_head(length);
         let body = if to_head || length.is_none() { &[] } else { body };
-        self.stream.deadline().arm(Phase::Body, self.site.view().server.body_progress_timeout);
+        self.time_client();
         let sent = self.stream.write_both(self.out, body, Follow::Nothing).await;
         sent.map_err(|cause| self.lost_client(&cause))?;
         self.sent = body.len() as u64;
@@ -412,7 +420,6 @@ impl Exchange<CorePorts> for ClientExchange<'_> {
         self.write_head(Some(length));
         self.body_left = length;
         self.progress = Progress::HeadHeld;
-        self.stream.deadline().arm(Phase::Body, self.site.view().server.body_progress_timeout);
         if length == 0 {
             self.send_body(&[]).await?;
         }

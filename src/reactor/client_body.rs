@@ -77,10 +77,6 @@ impl ClientBody {
         self.state = State::Over;
     }
 
-    pub fn is_over(&self) -> bool {
-        self.state == State::Over
-    }
-
     /// Bytes on the wire of a body that nobody has begun to read, if their number is known.
     pub fn unread(&self) -> Option<u64> {
         match (self.state, self.framing) {

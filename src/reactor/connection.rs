@@ -28,18 +28,15 @@ use crate::proto::target::{Target, bucket_of_host};
 use crate::proto::unfolded::unfold;
 use monoio::net::TcpStream;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
-/// Serves a connection to its end. Cancel: NOT safe, the connection is closed.
+/// Serves a connection to its end; `place` counts it until then. Cancel: NOT safe, the connection is closed.
 pub async fn serve(site: Rc<Site>, tcp: TcpStream, place: Place) {
     let patience = site.view().server.read_header_timeout;
     let stream = match &site.tls {
         None => Ok(Stream::plain(site.core(), tcp)),
         Some(config) => Stream::accept_tls(site.core(), tcp, config.current(), patience).await,
     };
-    site.cells().connections.inc();
-    site.cells().connections_open.inc();
     match stream {
         Ok(mut stream) => {
             if let End::Cut = serve_requests(&site, &mut stream).await {
@@ -52,7 +49,6 @@ pub async fn serve(site: Rc<Site>, tcp: TcpStream, place: Place) {
         // Scanners and clients that do not trust the certificate: nothing of ours.
         Err(cause) => tracing::debug!(%cause, "tls handshake failed"),
     }
-    site.cells().connections_open.dec();
     drop(place);
 }
 
@@ -65,17 +61,18 @@ enum End {
 }
 
 async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
-    let Ok(peer) = stream.peer() else { return End::Closed };
+    // As audit lines name it, once for all of them.
+    let Ok(peer) = stream.peer().map(|peer| peer.to_string()) else { return End::Closed };
     let mut buffer = site.core().heads.take().await;
     // The first head is due at once: who connects has something to say.
     stream.deadline().arm(Phase::Head, site.view().server.read_header_timeout);
     loop {
         let mut scanned = 0;
         let turn = loop {
-            match serve_one(site, stream, peer, buffer.data(), &mut scanned).await {
+            match serve_one(site, stream, &peer, buffer.data(), &mut scanned).await {
                 Some(turn) => break turn,
                 None => {
-                    if let Err(end) = read_more(site, stream, peer, &mut buffer).await {
+                    if let Err(end) = read_more(site, stream, &peer, &mut buffer).await {
                         return end;
                     }
                 }
@@ -103,7 +100,7 @@ async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
 }
 
 /// Reads more of a head. An end of input between requests is an ordinary end.
-async fn read_more(site: &Site, stream: &mut Stream, peer: SocketAddr, buffer: &mut Buffer) -> Result<(), End> {
+async fn read_more(site: &Site, stream: &mut Stream, peer: &str, buffer: &mut Buffer) -> Result<(), End> {
     let started = !buffer.is_empty();
     if buffer.spare() == 0 {
         buffer.compact();
@@ -130,13 +127,7 @@ async fn read_more(site: &Site, stream: &mut Stream, peer: SocketAddr, buffer: &
 }
 
 /// Serves the request at the start of `bytes`; None if its head is not complete yet.
-async fn serve_one(
-    site: &Site,
-    stream: &mut Stream,
-    peer: SocketAddr,
-    bytes: &[u8],
-    scanned: &mut usize,
-) -> Option<Turn> {
+async fn serve_one(site: &Site, stream: &mut Stream, peer: &str, bytes: &[u8], scanned: &mut usize) -> Option<Turn> {
     let max = site.view().server.max_header_bytes;
     let parsed = match RequestHead::parse(&bytes[..bytes.len().min(max)], scanned) {
         Ok(None) if bytes.len() >= max => Err(BadHead::TooLong),
@@ -191,9 +182,8 @@ async fn answer<'c>(
     let (meant, target) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
+            // The head was whole and its framing clear: only this request is lost.
             exchange.audit().event = "s3.InvalidPath";
-            // What can be read in two ways may hide another request behind it.
-            let error = error.closing();
             return trouble::refuse(opening.head, opening.id.as_str(), exchange, kept, &error).await;
         }
     };
@@ -321,7 +311,7 @@ fn admit<'c>(
 }
 
 /// Answers a head that is no request, or none in time: nothing else is known of it.
-async fn refuse(site: &Site, stream: &mut Stream, peer: SocketAddr, error: &S3Error) {
+async fn refuse(site: &Site, stream: &mut Stream, peer: &str, error: &S3Error) {
     stream.deadline().arm(Phase::Body, site.view().server.body_progress_timeout);
     let mut scratch = site.scratch();
     client::refuse(site, stream, peer, &mut scratch, error).await;

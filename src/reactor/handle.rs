@@ -5,7 +5,7 @@
 use monoio::net::TcpStream;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -70,7 +70,12 @@ impl Bell {
 pub fn send_vectored(tcp: &TcpStream, bytes: &[io::IoSlice<'_>], flags: SendFlags) -> io::Result<usize> {
     let flags = flags | SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     loop {
-        match sendmsg(borrow(tcp), bytes, &mut SendAncillaryBuffer::default(), flags) {
+        // A lone slice needs no vector, and the kernel then none to check and copy.
+        let sent = match bytes {
+            [one] => send(borrow(tcp), one, flags),
+            _ => sendmsg(borrow(tcp), bytes, &mut SendAncillaryBuffer::default(), flags),
+        };
+        match sent {
             Err(Errno::INTR) => {}
             Ok(count) => return Ok(count),
             Err(cause) => return Err(cause.into()),

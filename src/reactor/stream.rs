@@ -260,7 +260,9 @@ impl Stream {
     async fn send_both(&mut self, mut head: &[u8], mut body: &[u8], follow: Follow) -> io::Result<()> {
         let flags = if follow == Follow::Now { SendFlags::MORE } else { SendFlags::empty() };
         while !(head.is_empty() && body.is_empty()) {
-            match send_vectored(&self.tcp, &[IoSlice::new(head), IoSlice::new(body)], flags) {
+            let both = [IoSlice::new(head), IoSlice::new(body)];
+            let some = if body.is_empty() { &both[..1] } else { &both[..] };
+            match send_vectored(&self.tcp, some, flags) {
                 Ok(count) => {
                     let of_head = count.min(head.len());
                     head = &head[of_head..];

@@ -1,8 +1,6 @@
 """Fixtures: certificates, servers by kind, SDK clients. Servers are started per module and stopped with a clean exit."""
 
 import contextlib
-import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -17,35 +15,20 @@ import harness
 ORDER = ["test_real_data", "test_crash", "test_failures", "test_matrix", "test_boto3", "test_memory", "test_bad_input"]
 
 
-def not_yet():
-    """What is left out, and said so (not_yet.txt)."""
-    lines = (pathlib.Path(__file__).parent / "not_yet.txt").read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def pytest_collection_modifyitems(config, items):
-    if not os.environ.get("S3O_ALL_TESTS"):
-        out = [item for item in items if any(item.nodeid.split("tests/process/")[-1].startswith(one) for one in not_yet())]
-        items[:] = [item for item in items if item not in out]
-        config.hook.pytest_deselected(items=out)
+def pytest_collection_modifyitems(items):
     place = {name: i for i, name in enumerate(ORDER)}
     items.sort(key=lambda item: place.get(item.module.__name__, len(ORDER)))
-
-
-def pytest_terminal_summary(terminalreporter):
-    if not os.environ.get("S3O_ALL_TESTS"):
-        terminalreporter.section("NOT YET PASSING, left out (tests/process/not_yet.txt)")
-        terminalreporter.line("\n".join(not_yet()))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failure shows the end of every running server's log, audit lines apart."""
     report = yield
-    if report.failed:
-        for server in harness.Server.running:
-            if server.process:
-                report.sections.append((f"{server.log}", server.process.tail(12, but='"audit":true')))
+    for server in harness.Server.launched if report.failed else []:
+        if server.log.exists():
+            report.sections.append((f"{server.log}", harness.tail(server.log, 12, but='"audit":true')))
+    if call.when == "teardown":
+        harness.Server.launched = [one for one in harness.Server.launched if one.process and one.process.alive()]
     return report
 
 

@@ -84,10 +84,14 @@ class Process:
             self.child.send_signal(how)
         return self.child.wait(seconds)
 
-    def tail(self, lines=30, but=None):
-        """The last lines of the log, those that hold `but` apart."""
-        found = self.log.read_text(errors="replace").splitlines()
-        return "\n".join([line for line in found if not but or but not in line][-lines:])
+    def tail(self, lines=30):
+        return tail(self.log, lines)
+
+
+def tail(log, lines, but=None):
+    """The last lines of a log, those that hold `but` apart."""
+    found = pathlib.Path(log).read_text(errors="replace").splitlines()
+    return "\n".join([line for line in found if not but or but not in line][-lines:])
 
 
 class S3sFs(Process):
@@ -122,6 +126,10 @@ class S3sFs(Process):
             "max_key_bytes": 255,
             **more,
         }
+
+    def upload_file(self, upload):
+        """Where it remembers that an upload is open."""
+        return self.root / f".upload-{upload}.json"
 
     def stored(self):
         """Sizes by backend key of everything that is an object there and not its own bookkeeping."""
@@ -199,7 +207,8 @@ def merged(base, changes):
 class Server:
     """The product: `settings` are laid over a small, complete configuration."""
 
-    running = []
+    # Since the last test ended, for its report.
+    launched = []
 
     def __init__(self, folder, backends, settings=None, tls=None, start=True, environment=None, wrapper=()):
         self.folder = pathlib.Path(folder)
@@ -246,7 +255,7 @@ class Server:
 
     def launch(self):
         """Starts the process without waiting for it to serve."""
-        Server.running = [one for one in Server.running if one.process] + [self]
+        Server.launched = [one for one in Server.launched if one is not self] + [self]
         self.process = Process(
             self.log,
             [*self.wrapper, BINARY, "serve", "--config", self.write_config()],
@@ -356,7 +365,7 @@ class Server:
 
         def clean():
             rows = self.status()["backends"]
-            return all(row["orphan_bytes"] == 0 and row["bytes_reserved"] == 0 for row in rows) and rows
+            return all(row["cleanup_queue"] == row["orphan_bytes"] == row["bytes_reserved"] == 0 for row in rows) and rows
 
         return wait_for("cleanup", clean, seconds, every=0.1)
 

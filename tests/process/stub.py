@@ -5,6 +5,7 @@ never the bottleneck. Verifies a declared SHA-256 of what it keeps, answers MD5s
 s3s-fs's business. As a program (`python stub.py PORT`) it serves without faults until it is killed.
 """
 
+import contextlib
 import hashlib
 import re
 import socket
@@ -51,8 +52,20 @@ class Stub:
         self.port = port
         self.lock = threading.Lock()
         self.objects = {}
-        # GET bodies end by a reset after so many bytes; as often as `cuts` says.
+        self.mend()
+        self.requests = []
+        self.connections = set()
+        self.listener = socket.create_server(("127.0.0.1", port), backlog=256)
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def mend(self):
+        """No faults, or none any more."""
+        # GET bodies end by a reset after so many bytes, or before their last one; as often as `cuts` says.
         self.cut_after, self.cuts = None, Times(0)
+        # They stand still there in place of the reset.
+        self.stands_still = False
+        # Requests for objects that are read whole and never answered.
+        self.silences = Times(0)
         # Connections are closed without a word after each answer.
         self.hang_up = False
         # Statuses for methods: {"DELETE": 500}; for objects only, so that the backend stays itself.
@@ -63,10 +76,6 @@ class Stub:
         self.swallow_answers = False
         # Bytes added to the Content-Length and body of a GET.
         self.extra_bytes = 0
-        self.requests = []
-        self.connections = set()
-        self.listener = socket.create_server(("127.0.0.1", port), backlog=256)
-        threading.Thread(target=self.accept, daemon=True).start()
 
     def backend(self, name, **more):
         return backend_at(self.port, name, **more)
@@ -74,7 +83,8 @@ class Stub:
     def close(self):
         """Stops listening and resets every connection."""
         # A thread in accept() keeps the listener alive unless it is woken.
-        self.listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         with self.lock:
             for connection in list(self.connections):
@@ -125,21 +135,17 @@ class Stub:
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         body, rest = self.take_body(connection, rest, length, keep=length <= KEEP_BYTES_MAX)
         refused = self.refuse.get(method) if not name.startswith(".s3o/") else None
+        if not name.startswith(".s3o/") and self.silences.take():
+            wait_until_closed(connection)
+            return None
         if refused:
             send(connection, refused, [], b"<Error><Code>InternalError</Code></Error>")
         elif method == "PUT":
             if not self.put(connection, name, headers, body, length):
                 return None
         elif method in ("GET", "HEAD"):
-            if name == "" or "list-type" in query or "uploads" in query:
-                root = "ListMultipartUploadsResult" if "uploads" in query else "ListBucketResult"
-                send(
-                    connection,
-                    200,
-                    [],
-                    f"<{root}><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></{root}>".encode(),
-                    method,
-                )
+            if name == "":
+                send(connection, 200, [], empty_list(query), method)
             elif not self.get(connection, method, name, headers):
                 return None
         elif method == "DELETE":
@@ -171,7 +177,7 @@ class Stub:
         if body is not None and re.fullmatch("[0-9a-f]{64}", declared) and hashlib.sha256(body).hexdigest() != declared:
             send(connection, 400, [], b"<Error><Code>XAmzContentSHA256Mismatch</Code></Error>")
             return True
-        etag = hashlib.md5(body if body is not None else name.encode()).hexdigest()
+        etag = hashlib.md5(body if body is not None else str(length).encode()).hexdigest()
         kept = {
             n: v for n, v in headers.items() if n.startswith("x-amz-meta-") or n.startswith("content-") and n != "content-length"
         }
@@ -200,11 +206,11 @@ class Stub:
         if method == "HEAD":
             return True
         limit = None
-        if self.cut_after is not None and size > self.cut_after and self.cuts.take():
-            limit = self.cut_after
+        if self.cut_after is not None and self.cuts.take():
+            limit = max(0, min(self.cut_after, size - 1))
         send_bytes(connection, body, first, size if limit is None else limit)
         if limit is not None:
-            reset(connection)
+            (wait_until_closed if self.stands_still else reset)(connection)
             return False
         return True
 
@@ -213,6 +219,12 @@ def pattern(first, size):
     """The bytes that stand in for a discarded body."""
     start = first % 256
     return (BLOCK * (size // len(BLOCK) + 2))[start : start + size]
+
+
+def empty_list(query):
+    kinds = {"uploads": "ListMultipartUploadsResult", "versions": "ListVersionsResult"}
+    root = next((root for name, root in kinds.items() if name in query), "ListBucketResult")
+    return f"<{root}><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></{root}>".encode()
 
 
 def send_bytes(connection, body, first, size):
@@ -241,6 +253,11 @@ def send(connection, status, headers, body, method="GET"):
     fields = [("content-length", len(body))] if status != 204 else []
     lines = [f"HTTP/1.1 {status} x", *(f"{name}: {value}" for name, value in fields + list(headers))]
     connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + (body if method != "HEAD" else b""))
+
+
+def wait_until_closed(connection):
+    while connection.recv(65536):
+        pass
 
 
 def reset(connection):

@@ -336,19 +336,23 @@ def test_continue_is_sent_only_when_the_body_is_wanted(server):
             assert connection.head()[0] == 100
             connection.send(BODY)
             assert connection.response("PUT").status == 200
-        # Bad signature; too large; nothing fits; a condition that fails: the body never flows.
+            # An empty body is waited for as well.
+            connection.send(client.signed("PUT", BUCKET, "expected", headers=[*expect, ("content-length", "0")]).head())
+            assert [connection.head()[0], connection.response("PUT").status] == [100, 200]
+        # Bad signature; too large; nothing fits; a condition that fails: the body never flows, and nothing comes after it.
         too_large = [*expect, ("content-length", str(65 * harness.MIB))]
         for headers, how, status, code in [
             (expect, {"edit": broken_signature}, 403, "SignatureDoesNotMatch"),
             (too_large, {}, 400, "EntityTooLarge"),
             ([*expect, ("if-none-match", "*")], {}, 412, "PreconditionFailed"),
+            ([*expect, ("if-none-match", "*"), ("content-length", "0")], {}, 412, "PreconditionFailed"),
         ]:
             with client.connect() as connection:
                 head = client.signed("PUT", BUCKET, "there", headers=headers, body=b"" if headers is too_large else BODY)
                 how.get("edit", lambda _: None)(head.fields)
                 connection.send(head.head())
                 first = connection.head()
-                assert first[0] == status, first
+                assert (first[0], dict(first[2])["connection"]) == (status, "close"), first
         check_untouched(client)
 
 

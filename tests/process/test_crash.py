@@ -6,6 +6,7 @@ acknowledged one began cannot be what is there; a write that was never answered 
 check sees every key and compares whole bodies.
 """
 
+import contextlib
 import hashlib
 import os
 import random
@@ -151,8 +152,7 @@ class Writer(threading.Thread):
         if self.dice.random() < 0.2:
             assert client.delete(harness.BUCKET, key, query=[("uploadId", upload)]).status == 204
             return
-        named = "".join(f"<Part><PartNumber>{i}</PartNumber><ETag>{etag}</ETag></Part>" for i, etag in enumerate(etags, 1))
-        manifest = f"<CompleteMultipartUpload>{named}</CompleteMultipartUpload>".encode()
+        manifest = manifest_of(etags)
         write = self.world.began(key, hashlib.sha256(b"".join(parts)).hexdigest())
         self.world.completing[upload] = (key, write, manifest)
         answer = client.request("POST", harness.BUCKET, key, [("uploadId", upload)], body=manifest)
@@ -160,6 +160,11 @@ class Writer(threading.Thread):
         self.world.answered(key, write, answer.status)
         if answer.status == 200:
             del self.world.completing[upload]
+
+
+def manifest_of(etags):
+    named = "".join(f"<Part><PartNumber>{i}</PartNumber><ETag>{etag}</ETag></Part>" for i, etag in enumerate(etags, 1))
+    return f"<CompleteMultipartUpload>{named}</CompleteMultipartUpload>".encode()
 
 
 def check_every_key(server, world):
@@ -214,7 +219,7 @@ def test_sigkill_loses_nothing_acknowledged(place, stack):
     assert world.acknowledged > 20 * ROUNDS, "the load was too thin to mean anything"
     assert world.unanswered > ROUNDS, "the kills did not hit requests"
 
-    end_uploads(server, world)
+    end_uploads(server, world, s3s)
     check_every_key(server, world)
     server.wait_cleaned(60)
     charged = {one["name"]: one["bytes_used"] for one in server.status()["backends"]}
@@ -223,7 +228,7 @@ def test_sigkill_loses_nothing_acknowledged(place, stack):
     harness.check_bytes(server, {**stored, "cloud": s3s.stored()}, charged)
 
 
-def end_uploads(server, world):
+def end_uploads(server, world, s3s):
     """Uploads survive restarts. A Complete that nobody answered is asked again; every other open upload is aborted."""
     server.stop()
     open_uploads = harness.rows(server.database, "SELECT * FROM uploads WHERE state IN ('open', 'completing')")
@@ -231,13 +236,52 @@ def end_uploads(server, world):
     with server.client() as client:
         for row in open_uploads:
             query, known = [("uploadId", row["upload"])], world.completing.get(row["upload"])
-            if known is None:
-                answer = client.delete(row["bucket"], row["key"], query=query)
-                assert answer.status == 204, f"{row}: {answer}"
-                continue
-            key, write, manifest = known
-            answer = client.request("POST", row["bucket"], key, query, body=manifest)
-            assert answer.status == 200 and b"<Error>" not in answer.body, f"{row}: {answer}"
-            # Its version is as old as the first Complete: a later write of the key stays above it.
-            write.end, write.acknowledged = time.monotonic(), True
-            world.writes[key].append(write)
+            if known is not None:
+                key, write, manifest = known
+                answer = client.request("POST", row["bucket"], key, query, body=manifest)
+                if answer.status == 200 and b"<Error>" not in answer.body:
+                    # Its version is as old as the first Complete: a later write of the key stays above it.
+                    write.end, write.acknowledged = time.monotonic(), True
+                    world.writes[key].append(write)
+                    continue
+                # s3s-fs forgets an upload before it puts its parts together: a Complete that it was cut off from is lost.
+                lost = not s3s.upload_file(row["backend_upload"]).exists() and row["name"].decode() not in s3s.stored()
+                assert lost and answer.code == "InvalidPart", f"{row}: {answer}"
+            answer = client.delete(row["bucket"], row["key"], query=query)
+            assert answer.status == 204, f"{row}: {answer}"
+
+
+def test_what_was_asked_of_a_backend_and_never_answered(tmp_path):
+    """A Complete and an Abort that the backend carried out, and an upload that it lost, while the process was down."""
+    parts = [POOL[: 5 * harness.MIB], POOL[:1000]]
+    s3s = harness.S3sFs(tmp_path / "s3s")
+    with contextlib.ExitStack() as stack:
+        stack.callback(s3s.end)
+        backends = [s3s.backend("cloud", quota_bytes=harness.GIB)]
+        server = stack.enter_context(harness.Server(tmp_path / "server", backends, QUICK_CLEANUP))
+        uploads = {}
+        with server.client() as client:
+            for key in ("completed", "aborted", "lost"):
+                created = client.request("POST", harness.BUCKET, key, [("uploads", "")])
+                query = [("uploadId", lean.xml_texts(created.body, "UploadId")[0])]
+                put = [client.put(harness.BUCKET, key, part, query=[("partNumber", str(i)), *query]) for i, part in enumerate(parts, 1)]
+                uploads[key] = query, manifest_of([answer.header("etag") for answer in put])
+        server.stop()
+        there = {row["key"].decode(): row for row in harness.rows(server.database, "SELECT * FROM uploads")}
+        with lean.Client(("127.0.0.1", s3s.port), s3s.access_key, s3s.secret) as direct:
+            names = {key: (s3s.bucket, row["name"], [("uploadId", row["backend_upload"])]) for key, row in there.items()}
+            assert direct.request("POST", *names["completed"], body=uploads["completed"][1]).status == 200
+            assert direct.request("DELETE", *names["aborted"]).status == 204
+        s3s.upload_file(there["lost"]["backend_upload"]).unlink()
+        server.start()
+        with server.client() as client:
+            answers = {key: client.request("POST", harness.BUCKET, key, query, body=body) for key, (query, body) in uploads.items()}
+            assert [(one.status, one.code) for one in answers.values()] == [(200, None)] + [(400, "InvalidPart")] * 2, answers
+            for key in ("aborted", "lost"):
+                assert client.delete(harness.BUCKET, key, query=uploads[key][0]).status == 204
+            assert client.get(harness.BUCKET, "completed").body == b"".join(parts)
+            assert client.list_keys(harness.BUCKET) == ["completed"]
+        server.wait_cleaned()
+        charged = {"cloud": server.backend_status("cloud")["bytes_used"]}
+        server.stop()
+        harness.check_bytes(server, {"cloud": s3s.stored()}, charged)

@@ -21,6 +21,13 @@ BUCKET = harness.BUCKET
 BIG = 40 * harness.MIB
 
 
+@pytest.fixture
+def stack(tmp_path):
+    """Ends with each test, before its folder (hence the argument) goes."""
+    with contextlib.ExitStack() as open_things:
+        yield open_things
+
+
 @contextlib.contextmanager
 def stubbed(folder, count=1, settings=None, **backend):
     """A server over scripted backends."""
@@ -67,32 +74,143 @@ def test_a_broken_read_goes_on_at_the_exact_offset_on_another_copy(tmp_path):
         assert server.metric("s3o_read_resumes_total") >= 6
 
 
+def begun_read(client, key, count):
+    """A GET of which the client has taken that many bytes, and takes no more for now."""
+    connection = client.connect()
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    connection.send(client.signed("GET", BUCKET, key).head())
+    assert connection.head()[0] == 200
+    return connection, connection.body(count)
+
+
 def test_a_read_survives_a_backend_that_is_killed(tmp_path, stack):
-    """The same with real bytes on a real server: SIGKILL while the client is in the middle of the body."""
-    s3s = harness.S3sFs(tmp_path / "s3s")
-    stack.callback(s3s.end)
-    # The endpoint first, so that reads prefer it.
-    backends = [
-        s3s.backend("cloud", quota_bytes=harness.GIB),
-        harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB),
-    ]
+    """The same with real bytes on real servers: SIGKILL while the client is in the middle of the body."""
+    clouds = {name: harness.S3sFs(tmp_path / name) for name in ("east", "west")}
+    for cloud in clouds.values():
+        stack.callback(cloud.end)
+    backends = [cloud.backend(name, quota_bytes=harness.GIB) for name, cloud in clouds.items()]
     body = os.urandom(BIG)
+
+    def gets(server):
+        return {name: server.metric("s3o_backend_requests_total", backend=name, operation="get") for name in clouds}
+
     with harness.Server(tmp_path / "server", backends, harness.merged(QUICK_CLEANUP, COPIES)) as server:
         with server.client() as client:
             assert client.put(BUCKET, "big", body).status == 200
             wait_replicated(server, 1)
-            for name in ("cloud", "near"):
-                # One of the two orders is the one that reads use.
-                connection = client.connect()
-                connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-                connection.send(client.signed("GET", BUCKET, "big").head())
-                assert connection.head()[0] == 200
-                first = connection.body(1_000_000)
-                s3s.end(signal.SIGKILL)
+            for turn in (1, 2):
+                before = gets(server)
+                connection, first = begun_read(client, "big", 1_000_000)
+                asked = [name for name, count in gets(server).items() if count > before[name]]
+                assert len(asked) == 1, f"one copy serves a read: {asked}"
+                clouds[asked[0]].end(signal.SIGKILL)
                 assert first + connection.body(BIG - 1_000_000) == body
                 connection.close()
+                assert server.metric("s3o_read_resumes_total") == turn
                 assert client.get(BUCKET, "big").body == body, "and the next read finds the other copy at once"
-                s3s.start()
+                clouds[asked[0]].start()
+                assert client.get(BUCKET, "big").body == body
+
+
+def test_a_read_survives_a_file_that_is_damaged(tmp_path, stack):
+    """A directory's copy is cut short, or gone, or longer than it was: the copy on another backend serves."""
+    s3s = harness.S3sFs(tmp_path / "s3s")
+    stack.callback(s3s.end)
+    near = tmp_path / "near"
+    backends = [harness.directory_backend("near", near, quota_bytes=harness.GIB), s3s.backend("cloud", quota_bytes=harness.GIB)]
+    big, small = os.urandom(BIG), os.urandom(300_000)
+    with harness.Server(tmp_path / "server", backends, harness.merged(QUICK_CLEANUP, COPIES)) as server:
+        with server.client() as client:
+            assert client.put(BUCKET, "big", big).status == 200
+            for key in ("small", "whole"):
+                assert client.put(BUCKET, key, small).status == 200
+            wait_replicated(server, 3)
+            (file,) = [near / name for name in harness.stored_in(near) if "/big!" in name]
+            connection, first = begun_read(client, "big", 1_000_000)
+            os.truncate(file, BIG // 2 + 1)
+            assert first + connection.body(BIG - 1_000_000) == big, "a directory is read first, and broke off"
+            connection.close()
+            assert server.metric("s3o_read_resumes_total") == 1
+            others = 0
+
+            def meets_the_damage():
+                # After a failure the directory is avoided for a while, until it has served something whole.
+                assert client.get(BUCKET, "whole").body == small
+                assert client.get(BUCKET, "small").body == small
+                return server.metric("s3o_read_resumes_total") + server.metric("s3o_read_failovers_total") > others
+
+            (file,) = [near / name for name in harness.stored_in(near) if "/small!" in name]
+            for damage in (-1, +1, -len(small), None):
+                others = server.metric("s3o_read_resumes_total") + server.metric("s3o_read_failovers_total")
+                if damage is None:
+                    file.unlink()
+                else:
+                    os.truncate(file, len(small) + damage)
+                harness.wait_for(f"a read of a file with {damage} bytes more", meets_the_damage, every=0.2)
+            assert server.metric("s3o_bodies_cut_total") == 0
+
+
+READ_FAULTS = [
+    ("an error", {"refuse": {"GET": 500}}),
+    ("overload", {"refuse": {"GET": 503}}),
+    ("credentials that are not taken any more", {"refuse": {"GET": 403}}),
+    ("an object that is gone", {"refuse": {"GET": 404}}),
+    ("an object that has grown", {"extra_bytes": 1}),
+    ("an object that has shrunk", {"extra_bytes": -1}),
+    ("silence", {"silences": 1_000_000}),
+    ("a head and silence", {"cut_after": 0, "cuts": 1_000_000, "stands_still": True}),
+    ("a connection that ends", {"cut_after": 0, "cuts": 1_000_000}),
+]
+
+
+@pytest.mark.parametrize("fault", [fault for _, fault in READ_FAULTS], ids=[name for name, _ in READ_FAULTS])
+def test_reads_fail_over_to_another_copy(tmp_path, fault):
+    """Whatever one copy's backend does: the object comes from the other one, whole."""
+    bodies = {"big": pattern(0, 5_000_000), "small": pattern(3, 5_000)}
+    with stubbed(tmp_path, 2, {**COPIES, "server": {"backend_timeout": "1s"}}) as (server, stubs), server.client() as client:
+        for key, body in bodies.items():
+            assert unsigned_put(client, key, body).status == 200
+        wait_replicated(server, len(bodies))
+        for stub in stubs:
+            for name, value in fault.items():
+                setattr(stub, name, Times(value) if name in ("silences", "cuts") else value)
+            for key, body in bodies.items():
+                answer = client.get(BUCKET, key)
+                assert (answer.status, answer.body == body) == (200, True), f"{key}: {answer.status}, {len(answer.body)} bytes"
+            stub.mend()
+        assert server.metric("s3o_read_failovers_total") + server.metric("s3o_read_resumes_total") >= 1
+        assert server.metric("s3o_bodies_cut_total") == 0
+
+
+def test_a_backend_that_stands_still(tmp_path):
+    """No answer, or none any more: an error or a cut after `backend_timeout`, and nobody else waits for it."""
+    settings = {"server": {"reactors": 1, "backend_timeout": "1s"}}
+    with stubbed(tmp_path, settings=settings) as (server, (stub,)), server.client() as client, server.client() as other:
+        for key, size in [("big", BIG), ("small", 5_000)]:
+            assert unsigned_put(client, key, pattern(0, size)).status == 200
+        for key in ("big", "small"):
+            stub.cut_after, stub.cuts, stub.stands_still = 1_000, Times(1_000), True
+            connection = client.connect()
+            connection.send(client.signed("GET", BUCKET, key).head())
+            started = time.monotonic()
+            assert other.request("HEAD", BUCKET, "small").status == 200 and other.list_keys(BUCKET) == ["big", "small"]
+            assert time.monotonic() - started < 0.9, "others are served meanwhile"
+            with contextlib.suppress(lean.Cut):
+                answer = connection.response()
+                assert answer.status == 503, f"{answer.status}: never an answer that looks whole"
+            assert time.monotonic() - started < 10
+            connection.close()
+            stub.cuts = Times(0)
+        for method, body in [("GET", b""), ("PUT", pattern(1, 5_000)), ("PUT", pattern(1, 1_000_000))]:
+            stub.silences = Times(1_000)
+            started = time.monotonic()
+            answer = client.request(method, BUCKET, "small", body=body)
+            assert (answer.status, answer.code) == (503, "ServiceUnavailable"), f"{method} of {len(body)}: {answer}"
+            assert time.monotonic() - started < 10
+            stub.silences = Times(0)
+            assert client.get(BUCKET, "small").body == pattern(0, 5_000), "what was there is there"
+        server.wait_cleaned()
+        assert len(stub.blobs()) == 2, stub.blobs()
 
 
 def test_a_broken_read_without_another_copy_is_cut(tmp_path):
@@ -399,13 +517,30 @@ def test_too_many_connections_are_turned_away(tmp_path):
     settings = {"server": {"reactors": 1, "max_connections": 20}}
     with harness.Server(tmp_path / "server", backends, settings) as server:
         with contextlib.ExitStack() as crowd:
-            held = [crowd.enter_context(server.client()) for _ in range(20)]
-            for client in held:
-                assert client.request("HEAD", BUCKET).status == 200
+            held = []
+            # The health checks' own connections may still be closing.
+            while len(held) < 20:
+                client = crowd.enter_context(server.client())
+                if client.request("HEAD", BUCKET).status == 503:
+                    assert len(held) >= 18
+                    break
+                held.append(client)
             with contextlib.suppress(OSError, lean.Cut), server.client(timeout=3) as client:
                 assert client.request("HEAD", BUCKET).status == 503
             assert all(client.request("HEAD", BUCKET).status == 200 for client in held), "those that are in stay"
         harness.wait_for("room again", lambda: server.ready(), 10)
+
+
+def test_idle_connections_are_let_go(tmp_path):
+    backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
+    with harness.Server(tmp_path / "server", backends, {"server": {"idle_timeout": "2s"}}) as server, server.client() as client:
+        connection = client.connect()
+        for pause in (0, 0.5, 1):
+            time.sleep(pause)
+            connection.send(client.signed("HEAD", BUCKET).head())
+            assert connection.response("HEAD").status == 200, "the same connection serves again"
+        started = time.monotonic()
+        assert connection.ended(10) and 1.5 < time.monotonic() - started < 8
 
 
 def test_tls(tmp_path, certificates):

@@ -89,6 +89,7 @@ def test_memory_does_not_grow_with_object_size(tmp_path, relay):
             storm(server, "warm", 10 * harness.MIB, 2)
             small = storm(server, "small", 10 * harness.MIB, 8)
             large = storm(server, "large", 256 * harness.MIB, 1)
+            print(f"{small / harness.MIB:.1f} MiB, then {large / harness.MIB:.1f} MiB")
             assert large - small < DIFFERENCE_BYTES_MAX, f"{small / harness.MIB:.1f} MiB, then {large / harness.MIB:.1f} MiB"
             assert large < 256 * harness.MIB, f"{large / harness.MIB:.1f} MiB resident"
     finally:

@@ -107,6 +107,20 @@ def test_a_tree_of_real_files(server, tree, aws, place):
     }
 
 
+def test_empty_files_between_others(server, aws, place):
+    """The CLI sends files with `Expect: 100-continue`, empty ones too, and its botocore misreads every further answer on a
+    connection where an answer came without a `100 Continue`: it would wait a minute and try again."""
+    folder = place / f"empty-{server.port}"
+    folder.mkdir()
+    for i in range(60):
+        (folder / f"{i:02}").write_bytes(b"" if i % 2 else b"%d" % i)
+    aws(server, "s3", "cp", "--recursive", folder, "s3://photos/empty/", "--only-show-errors", timeout=50)
+    listed = aws(server, "s3", "ls", "s3://photos/empty/").stdout.splitlines()
+    assert {name: int(size) for _, _, size, name in map(str.split, listed)} == {
+        path.name: path.stat().st_size for path in folder.iterdir()
+    }
+
+
 @pytest.mark.timeout(600)
 def test_a_file_of_three_gib(server, aws, place):
     """Over HTTPS a smaller one: what differs is the client's upload form (aws-chunked with a trailer), not the size."""
@@ -130,6 +144,25 @@ def test_a_file_of_three_gib(server, aws, place):
     assert source.stat().st_size == size + 12_345
     assert digest_of(source) == digest.hexdigest()
     source.unlink()
+
+
+def test_boto3_and_the_cli_read_each_other(server, tree, boto, aws, place):
+    folder, digests = tree
+    s3 = boto(server)
+    names = [*sorted(digests)[:: len(digests) // 40], *(name for name in digests if name.startswith("names/"))]
+    for name in names:
+        found = s3.get_object(Bucket=harness.BUCKET, Key=f"tree/{name}")["Body"].read()
+        assert hashlib.sha256(found).hexdigest() == digests[name], name
+    source, target = place / f"from-boto3-{server.port}", place / f"to-the-cli-{server.port}"
+    source.write_bytes(os.urandom(30 * harness.MIB + 17))
+    s3.upload_file(str(source), harness.BUCKET, "boto3/many parts")
+    s3.put_object(Bucket=harness.BUCKET, Key="boto3/one piece", Body=source.read_bytes()[:1_000_000])
+    aws(server, "s3", "cp", "s3://photos/boto3/many parts", target, "--only-show-errors")
+    assert digest_of(target) == digest_of(source)
+    aws(server, "s3", "cp", "s3://photos/boto3/one piece", target, "--only-show-errors")
+    assert target.read_bytes() == source.read_bytes()[:1_000_000]
+    source.unlink()
+    target.unlink()
 
 
 @pytest.mark.timeout(600)

@@ -4,10 +4,13 @@
 //! caller: once a request is under way it may take effect although its answer is lost, long after the caller has given up,
 //! or after the caller's process has died. What is on a backend changes nowhere else, so the checks hook in here.
 
+mod bodies;
+
 use super::channel::oneshot;
 use super::executor::{Sim, WORLD};
+use bodies::Arriving;
 use md5::{Digest, Md5};
-use s3_orchestrator::backend::port::{BlobHead, Put, PutTarget, Stored, UpstreamPayload};
+use s3_orchestrator::backend::port::{BlobHead, Put, Stored, UpstreamPayload};
 use s3_orchestrator::base::failure::Kind;
 use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Retry};
 use s3_orchestrator::store::record::PartRecord;
@@ -15,6 +18,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
+
+pub use bodies::{Sink, Source};
 
 pub type Body = Rc<[u8]>;
 
@@ -48,7 +53,7 @@ pub struct Faults {
 
 impl Faults {
     pub const NONE: Self = Self { before: 0, answer_lost: 0, late: 0, slow: 0, broken_body: 0, full: 0 };
-    pub const SOME: Self = Self { before: 15, answer_lost: 12, late: 12, slow: 20, broken_body: 15, full: 3 };
+    pub const SOME: Self = Self { before: 15, answer_lost: 12, late: 12, slow: 20, broken_body: 30, full: 3 };
 }
 
 /// Bytes sent may appear so long after they were given up; the settle time must be longer.
@@ -59,14 +64,18 @@ pub struct Object {
     pub body: Body,
     pub etag: String,
     durable: bool,
+    /// What a directory has in its place if the power goes before it is durable: the upload that it was made of.
+    made_of: Option<(String, Upload)>,
 }
 
+#[derive(Clone)]
 struct Part {
     nonce: String,
     etag: String,
     body: Body,
 }
 
+#[derive(Clone)]
 struct Upload {
     name: String,
     /// By number; an endpoint keeps one attempt of each, a directory all of them.
@@ -78,6 +87,8 @@ struct Contents {
     objects: BTreeMap<String, Object>,
     /// A directory's half-written files, by the final name.
     temporary: BTreeMap<String, u64>,
+    /// Deleted from a directory that was not synced since.
+    unlinked: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Upload>,
 }
 
@@ -191,25 +202,48 @@ impl Backend {
         self.sim.now_nanos() < self.down_until_nanos.get()
     }
 
-    /// The power goes: a directory loses what it had not synced, or some of it.
+    /// The power goes: whatever a directory had not synced is undone, or is not.
     pub fn power_lost(&self) {
         if self.flavour != Flavour::Directory {
             return;
         }
-        let sim = &self.sim;
-        let lost: Vec<String> = {
-            let contents = self.contents.borrow();
-            contents
-                .objects
-                .iter()
-                .filter(|(_, one)| !one.durable && sim.chance(600))
-                .map(|(name, _)| name.clone())
-                .collect()
+        let chosen = |names: &mut dyn Iterator<Item = &String>| -> Vec<String> {
+            names.filter(|_| self.sim.chance(600)).cloned().collect()
         };
-        for name in lost {
+        let (half_written, renamed, unlinked) = {
+            let contents = self.contents.borrow();
+            let unsynced = contents.objects.iter().filter(|(_, one)| !one.durable);
+            let half_written = chosen(&mut contents.temporary.keys());
+            (half_written, chosen(&mut unsynced.map(|(name, _)| name)), chosen(&mut contents.unlinked.keys()))
+        };
+        for name in half_written {
+            self.change(&name, Effect::Gone, |contents| contents.temporary.remove(&name));
+        }
+        for name in renamed {
             self.change(&name, Effect::Gone, |contents| {
-                contents.objects.remove(&name);
+                let made_of = contents.objects.remove(&name).and_then(|object| object.made_of);
+                contents.uploads.extend(made_of);
             });
+        }
+        for name in unlinked {
+            self.change(&name, Effect::Appeared, |contents| {
+                let back = contents.unlinked.remove(&name);
+                contents.objects.extend(back.map(|object| (name.clone(), object)));
+            });
+        }
+        let contents = &mut *self.contents.borrow_mut();
+        contents.unlinked.clear();
+        contents.objects.values_mut().for_each(|object| object.durable = true);
+    }
+
+    /// fsync of a directory.
+    fn synced(&self, name: &str) {
+        if self.flavour == Flavour::Directory && !self.never_syncs.get() {
+            let mut contents = self.contents.borrow_mut();
+            contents.unlinked.remove(name);
+            if let Some(object) = contents.objects.get_mut(name) {
+                (object.durable, object.made_of) = (true, None);
+            }
         }
     }
 
@@ -345,11 +379,7 @@ impl Backend {
         let is_part = arriving.part.is_some();
         let stored = self.store(arriving, body, is_part)?; // rename
         self.sim.sleep(self.latency()).await;
-        if let Some(object) = self.contents.borrow_mut().objects.get_mut(&name)
-            && !self.never_syncs.get()
-        {
-            object.durable = true; // fsync of the directory
-        }
+        self.synced(&name);
         if self.sim.chance(self.faults.get().answer_lost) { Err(self.unavailable("fsync")) } else { Ok(stored) }
     }
 
@@ -366,7 +396,7 @@ impl Backend {
         let Some((upload, number, nonce)) = arriving.part else {
             self.change(&name, Effect::Appeared, |contents| {
                 contents.temporary.remove(&name);
-                contents.objects.insert(name.clone(), Object { body, etag, durable });
+                contents.objects.insert(name.clone(), Object { body, etag, durable, made_of: None });
             });
             return Ok(stored);
         };
@@ -416,18 +446,21 @@ impl Backend {
     // ---- the rest ----
 
     pub async fn delete(&self, name: &str) -> Result<(), Failure> {
-        let name = self.place(name);
+        let (name, place) = (self.place(name), self.place(name));
         self.call("delete", move |this| {
             this.change(&name, Effect::Gone, |contents| {
-                contents.objects.remove(&name);
+                let gone = contents.objects.remove(&name);
                 if this.flavour == Flavour::Directory {
+                    contents.unlinked.extend(gone.map(|object| (name.clone(), object)));
                     contents.temporary.remove(&name);
                     contents.uploads.retain(|_, upload| upload.name != name);
                 }
             });
             Ok(())
         })
-        .await
+        .await?;
+        self.synced(&place);
+        Ok(())
     }
 
     pub async fn head(&self, name: &str) -> Result<Option<BlobHead>, Failure> {
@@ -457,7 +490,10 @@ impl Backend {
     pub async fn complete_upload(&self, name: &str, id: &str, parts: &[PartRecord]) -> Result<Stored, Failure> {
         let (name, id, parts) = (self.place(name), id.to_owned(), parts.to_vec());
         let id = if self.flavour == Flavour::Directory { format!("directory {name}") } else { id };
-        self.call("complete upload", move |this| this.assemble(&name, &id, &parts)).await
+        let place = name.clone();
+        let stored = self.call("complete upload", move |this| this.assemble(&name, &id, &parts)).await?;
+        self.synced(&place);
+        Ok(stored)
     }
 
     fn assemble(&self, name: &str, id: &str, parts: &[PartRecord]) -> Result<Stored, Failure> {
@@ -486,8 +522,10 @@ impl Backend {
             Flavour::Directory => String::new(),
         };
         self.change(name, Effect::Appeared, |contents| {
-            contents.uploads.remove(id);
-            contents.objects.insert(name.to_owned(), Object { body: body.into(), etag: etag.clone(), durable: true });
+            let durable = self.flavour != Flavour::Directory;
+            let made_of = contents.uploads.remove(id).filter(|_| !durable).map(|upload| (id.to_owned(), upload));
+            let object = Object { body: body.into(), etag: etag.clone(), durable, made_of };
+            contents.objects.insert(name.to_owned(), object);
         });
         Ok(Stored { etag, version_id: String::new() })
     }
@@ -499,98 +537,6 @@ impl Backend {
             Ok(())
         })
         .await
-    }
-}
-
-/// A body on its way in.
-struct Arriving {
-    name: String,
-    payload: UpstreamPayload,
-    /// The backend's upload id, the part's number, the attempt's nonce.
-    part: Option<(String, u16, String)>,
-}
-
-impl Arriving {
-    fn new(put: &Put<'_>) -> Self {
-        let part = match put.target {
-            PutTarget::Object { .. } => None,
-            PutTarget::Part { backend_upload, number, nonce } => {
-                Some((backend_upload.to_owned(), number.get(), nonce.to_owned()))
-            }
-        };
-        Self { name: put.blob.name.clone(), payload: put.payload, part }
-    }
-}
-
-pub struct Sink {
-    backend: Rc<Backend>,
-    arriving: Option<Arriving>,
-    size: u64,
-    bytes: Vec<u8>,
-    breaks_at: Option<u64>,
-}
-
-impl Sink {
-    pub fn push(&mut self, piece: &[u8]) -> Result<(), Failure> {
-        self.bytes.extend_from_slice(piece);
-        assert!(self.bytes.len() as u64 <= self.size, "more bytes than were declared");
-        match self.breaks_at {
-            Some(at) if self.bytes.len() as u64 >= at => Err(self.backend.unavailable("put")),
-            _ if self.backend.is_down() => Err(self.backend.unavailable("put")),
-            _ => Ok(()),
-        }
-    }
-
-    pub async fn finish(mut self) -> Result<Stored, Failure> {
-        assert_eq!(self.bytes.len() as u64, self.size, "a body that is finished is whole");
-        let arriving = self.arriving.take().expect("a sink ends once");
-        let body = std::mem::take(&mut self.bytes);
-        self.backend.clone().finish_body(arriving, body.into()).await
-    }
-}
-
-impl Drop for Sink {
-    /// Given up, or its process died: a whole body may still be accepted, a part of one never is.
-    fn drop(&mut self) {
-        let Some(arriving) = self.arriving.take() else { return };
-        let whole = self.bytes.len() as u64 == self.size;
-        if !whole || self.backend.flavour == Flavour::Directory || self.backend.sim.chance(500) {
-            return;
-        }
-        let (backend, body) = (self.backend.clone(), std::mem::take(&mut self.bytes));
-        let after = Duration::from_nanos(backend.sim.below(LATE_MAX.as_nanos() as u64));
-        let sim = backend.sim.clone();
-        sim.clone().spawn(WORLD, async move {
-            sim.sleep(after).await;
-            // Nobody waits for the answer.
-            let _ = backend.store(arriving, body.into(), true);
-        });
-    }
-}
-
-pub struct Source {
-    backend: Rc<Backend>,
-    body: Body,
-    from: u64,
-    len: u64,
-    sent: u64,
-    breaks_at: Option<u64>,
-}
-
-impl Source {
-    /// The next piece; None at the end; Err when the source breaks off.
-    pub fn pull(&mut self, max: usize) -> Result<Option<Body>, Failure> {
-        if self.breaks_at.is_some_and(|at| self.sent >= at) || self.backend.is_down() {
-            return Err(self.backend.unavailable("get"));
-        }
-        let left = self.len - self.sent;
-        if left == 0 {
-            return Ok(None);
-        }
-        let piece = left.min(max as u64);
-        let at = (self.from + self.sent) as usize;
-        self.sent += piece;
-        Ok(Some(self.body[at..at + piece as usize].into()))
     }
 }
 

@@ -53,8 +53,8 @@ impl Client {
             self.world.sim.sleep(Duration::from_micros(self.world.sim.below(30_000))).await;
             let key = KEYS[self.world.sim.below(KEYS.len() as u64) as usize];
             match self.world.sim.below(100) {
-                0..26 => self.get(key, None).await,
-                26..33 => self.get(key, Some(self.world.sim.below(1_000))).await,
+                0..26 => drop(self.get(key, None).await),
+                26..33 => drop(self.get(key, Some(self.world.sim.below(1_000))).await),
                 33..40 => self.head(key).await,
                 40..66 => self.put(key, Condition::None).await,
                 66..71 => self.put(key, Condition::Absent).await,
@@ -102,9 +102,16 @@ impl Client {
     /// Compare and swap: reads, then writes if nothing has changed.
     async fn swap(&self, key: &'static str) {
         let response = call(&self.world, Ask::new("HEAD", format!("/{BUCKET}/{key}"))).await;
-        match response.field(&format!("x-amz-meta-{VALUE_NAME}")).and_then(|value| value.parse().ok()) {
-            Some(value) if response.status == 200 => self.put(key, Condition::Is(value)).await,
-            _ => self.put(key, Condition::Absent).await,
+        let value = response.field(&format!("x-amz-meta-{VALUE_NAME}")).and_then(|value| value.parse().ok());
+        let etag = response.field("etag").map(|etag| etag.trim_matches('"').to_owned());
+        match value.zip(etag).filter(|_| response.status == 200) {
+            // Empty bodies all have one ETag.
+            Some(_) if response.length == 0 => self.put(key, Condition::None).await,
+            Some((value, etag)) => {
+                self.world.etags.borrow_mut().insert(etag, value);
+                self.put(key, Condition::Is(value)).await;
+            }
+            None => self.put(key, Condition::Absent).await,
         }
     }
 
@@ -147,8 +154,18 @@ impl Client {
         self.world.answered(key, operation, told);
     }
 
-    /// `range_seed`: asks for a part.
-    async fn get(&self, key: &'static str, range_seed: Option<u64>) {
+    /// In peace: reads the key until it is told what is there.
+    pub async fn look(&self, key: &'static str) {
+        for _ in 0..20 {
+            if self.get(key, None).await {
+                return;
+            }
+        }
+        self.world.violated("I1 (what is there can be read)", format!("{key} cannot be read in peace"));
+    }
+
+    /// `range_seed`: asks for a part. Whether the whole answer came.
+    async fn get(&self, key: &'static str, range_seed: Option<u64>) -> bool {
         let world = &self.world;
         let operation = world.new_operation();
         let mut ask = Ask::new("GET", format!("/{BUCKET}/{key}"));
@@ -165,6 +182,7 @@ impl Client {
             self.check_body(value, &response);
         }
         world.answered(key, operation, told);
+        told != Answer::Nothing && response.is_whole()
     }
 
     /// I2: what came is this version's, from its first byte to its last or to where the connection was cut.
@@ -182,7 +200,7 @@ impl Client {
             world.violated("I2 (one version)", story);
         }
         if !response.is_whole() {
-            count(&world.counts.resumed_or_cut);
+            count(&world.counts.cut_bodies);
         }
     }
 
@@ -288,8 +306,8 @@ pub fn value_fields(value: u64) -> String {
 
 fn etag_of_value(world: &World, value: u64) -> String {
     let etags = world.etags.borrow();
-    let found = etags.iter().find(|(_, one)| **one == value);
-    found.map_or_else(|| "unknown".into(), |(etag, _)| etag.clone())
+    let (etag, _) = etags.iter().find(|(_, one)| **one == value).expect("a value that was seen has its ETag");
+    etag.clone()
 }
 
 /// Some bodies are declared, some of them wrongly.
@@ -318,11 +336,12 @@ fn base64_md5(body: &[u8]) -> String {
     s3_orchestrator::proto::checksum::Digester::of(s3_orchestrator::proto::checksum::Algorithm::Md5, body).to_base64()
 }
 
-/// Mostly small, sometimes empty, sometimes too big to be replayed.
+/// Mostly small, often the same, sometimes empty, sometimes too big to be replayed.
 fn pick_size(world: &World) -> usize {
     match world.sim.below(100) {
         0..3 => 0,
-        3..97 => 16 + world.sim.below(5_000) as usize,
+        3..70 => 3_000,
+        70..97 => 16 + world.sim.below(5_000) as usize,
         _ => 262_145 + world.sim.below(40_000) as usize,
     }
 }

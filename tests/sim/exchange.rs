@@ -45,7 +45,10 @@ pub struct SimExchange {
     pub response: Response,
 }
 
-const PIECE_BYTES: usize = 48 * 1024;
+/// What a body moves in: a few pieces, so that something may happen between two of them.
+pub fn piece_bytes(size: usize) -> usize {
+    (size / 5).max(1_024)
+}
 
 impl SimExchange {
     pub fn new(sim: &Sim, is_head: bool, body: Body, gone_after: Option<usize>) -> Self {
@@ -61,7 +64,7 @@ impl SimExchange {
     }
 
     async fn pace(&self) {
-        let micros = if self.sim.chance(20) { self.sim.below(400_000) } else { self.sim.below(300) };
+        let micros = if self.sim.chance(50) { self.sim.below(400_000) } else { self.sim.below(300) };
         self.sim.sleep(Duration::from_micros(micros)).await;
     }
 
@@ -104,7 +107,7 @@ impl Exchange<Instance> for SimExchange {
         let body = self.body.clone();
         let until = self.sent_until();
         let mut bytes = 0;
-        for piece in body[..until].chunks(PIECE_BYTES) {
+        for piece in body[..until].chunks(piece_bytes(body.len())) {
             self.pace().await;
             check.update(piece);
             let is_last = bytes as usize + piece.len() == body.len();
@@ -152,7 +155,7 @@ impl Exchange<Instance> for SimExchange {
             if self.gone_after.is_some_and(|after| self.response.body.len() >= after) {
                 return Moved { bytes, end: MoveEnd::Sink(gone()) };
             }
-            match source.pull(PIECE_BYTES) {
+            match source.pull(piece_bytes(self.response.length as usize)) {
                 Ok(Some(piece)) => {
                     self.response.body.extend_from_slice(&piece);
                     bytes += piece.len() as u64;
@@ -164,6 +167,8 @@ impl Exchange<Instance> for SimExchange {
     }
 
     fn note_backend(&mut self, _backend: usize) {}
+
+    fn note_error(&mut self, _error: &S3Error) {}
 
     fn answered(&self) -> bool {
         self.response.status != 0

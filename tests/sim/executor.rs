@@ -324,22 +324,6 @@ impl Drop for Sleep {
     }
 }
 
-/// Runs one future to its end beside the spawned tasks. Panics if it can never end.
-pub fn run_until<T: 'static>(sim: &Sim, future: impl Future<Output = T> + 'static) -> T {
-    let result = Rc::new(RefCell::new(None));
-    let slot = result.clone();
-    sim.spawn(WORLD, async move {
-        let value = future.await;
-        *slot.borrow_mut() = Some(value);
-    });
-    loop {
-        if let Some(value) = result.borrow_mut().take() {
-            return value;
-        }
-        assert!(sim.step(), "the run stands still, but the future has not ended");
-    }
-}
-
 #[test]
 fn time_passes_only_when_nobody_can_go_on() {
     let sim = Sim::new(1);

@@ -1,12 +1,13 @@
-//! Is what the clients saw explained by one order of the operations on each key (I1, I2 across reads, I3)? An online
-//! linearizability check in the manner of Wing and Gong: all explanations that are still possible are kept, and each
-//! answer throws out those that contradict it.
+//! Is what the clients saw explained by one order of the operations on each key (I1, I2 across reads, I3)? A linearizability
+//! check in the manner of Wing and Gong with Lowe's just-in-time order: all explanations that are still possible are kept,
+//! equal ones once, and each answer throws out those that contradict it. An operation enters the check when its answer is
+//! known, so that an explanation holds no more than the value, and which operations under way have happened in it.
 //!
 //! A write without an answer may have happened at any time or never, with one restriction that is stricter than
 //! linearizability (TRAPS L22): it does not replace what was begun (had its version minted) after it. An acknowledged one
 //! may, in an explanation, if something else replaced it at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 
 /// What was written, by the number that the client gave it. None: the key does not exist.
@@ -54,503 +55,326 @@ pub enum Answer {
     Unknown,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy)]
+enum Event {
+    Called(Call),
+    /// The version of a put was minted.
+    Begun,
+    Answered,
+    /// Whatever was over by now without an answer has happened by now, or never will.
+    Decided,
+}
+
+/// An operation in the check: its answer is known, and its call has been looked at.
+#[derive(Clone, Copy, Debug)]
 struct Pending {
+    operation: u64,
     call: Call,
+    answer: Answer,
     invoked: u64,
+    answered: u64,
     /// When its version was minted. A put that was not begun has not happened; a delete is begun and done in one.
     begun: Option<u64>,
-    /// When it was over without an answer.
-    over: Option<u64>,
 }
 
 impl Pending {
-    /// The earliest time at which it can have happened.
-    fn start(&self) -> Option<u64> {
+    /// What a write makes of this value: None if it cannot happen now. The second is the earliest time of its start.
+    fn after(&self, config: &Config) -> Option<(Value, u64)> {
+        let known = match self.answer {
+            Answer::Done => true,
+            Answer::Unknown => false,
+            _ => return None,
+        };
         match self.call {
-            Call::Delete => Some(self.invoked),
-            Call::Put { .. } => self.begun,
+            Call::Put { value, condition } => {
+                let start = self.begun?;
+                (condition.holds(config.value) && (known || start >= config.horizon)).then_some((Some(value), start))
+            }
+            Call::Delete => (known || self.answered >= config.horizon).then_some((None, self.invoked)),
             Call::Read => None,
+        }
+    }
+
+    fn is_unanswered_delete(&self) -> bool {
+        self.call == Call::Delete && self.answer == Answer::Unknown
+    }
+
+    /// Whether it changes nothing and its answer is right at this value.
+    fn is_told_by(&self, value: Value) -> bool {
+        match (self.answer, self.call) {
+            (Answer::Found(seen), _) => seen == value,
+            (Answer::Precondition, Call::Put { condition, .. }) => value.is_some() && !condition.holds(value),
+            (Answer::NoSuchKey, _) => value.is_none(),
+            _ => false,
         }
     }
 }
 
-/// One explanation of everything answered so far.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+/// Operations under way, by their places in the table.
+type Places = u128;
+const PLACES: usize = Places::BITS as usize;
+
+/// One explanation of everything looked at so far.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Config {
     value: Value,
     /// The latest start of a write that has happened: no unanswered one that was begun before it can follow.
     horizon: u64,
-    /// Pending puts that have followed a later one all the same: they must be acknowledged.
-    late: BTreeSet<u64>,
-    /// Pending writes that have already happened in it (or, for those without an answer, never will).
-    placed: BTreeSet<u64>,
-    /// What each other pending operation may have seen since it was called.
-    seen: BTreeMap<u64, BTreeSet<Value>>,
+    /// Pending operations that have happened in it.
+    happened: Places,
+}
+
+impl Config {
+    fn has(&self, place: usize) -> bool {
+        self.happened & (1 << place) != 0
+    }
 }
 
 /// More explanations than this mean that the run is too wide to be checked, not that it is wrong.
-const CONFIGS_MAX: usize = 20_000;
+const CONFIGS_MAX: usize = 200_000;
 const STORY_LINES: usize = 120;
 
 /// The history of one key.
 pub struct KeyHistory {
     name: String,
+    /// What happened, from the first call on whose answer is not known yet.
+    events: VecDeque<(u64, u64, Event)>,
+    /// Known answers of operations that stand in `events`, with their times.
+    answers: BTreeMap<u64, (u64, Answer)>,
     configs: BTreeSet<Config>,
-    pending: BTreeMap<u64, Pending>,
-    story: Vec<String>,
+    pending: Vec<Option<Pending>>,
+    story: VecDeque<String>,
+    widest: usize,
 }
 
 impl KeyHistory {
     pub fn new(name: impl Into<String>) -> Self {
-        let nothing =
-            Config { value: None, horizon: 0, late: BTreeSet::new(), placed: BTreeSet::new(), seen: BTreeMap::new() };
-        Self { name: name.into(), configs: [nothing].into(), pending: BTreeMap::new(), story: Vec::new() }
+        Self {
+            name: name.into(),
+            events: VecDeque::new(),
+            answers: BTreeMap::new(),
+            configs: [Config { value: None, horizon: 0, happened: 0 }].into(),
+            pending: Vec::new(),
+            story: VecDeque::new(),
+            widest: 0,
+        }
     }
 
     pub fn called(&mut self, at: u64, operation: u64, call: Call) {
-        self.tell(at, operation, format_args!("{call:?}"));
-        self.pending.insert(operation, Pending { call, invoked: at, begun: None, over: None });
-        self.configs = std::mem::take(&mut self.configs)
-            .into_iter()
-            .map(|mut config| {
-                config.seen.insert(operation, [config.value].into());
-                config
-            })
-            .collect();
+        self.events.push_back((at, operation, Event::Called(call)));
     }
 
     /// The version of a put was minted at this time; a put that is begun anew keeps its last.
     pub fn begun(&mut self, operation: u64, at: u64) {
-        if let Some(pending) = self.pending.get_mut(&operation) {
-            pending.begun = Some(at);
-        }
+        self.events.push_back((at, operation, Event::Begun));
     }
 
-    /// Err tells the key's story when no explanation is left.
+    /// Err tells the key's story when no explanation is left of what is known completely.
     pub fn answered(&mut self, at: u64, operation: u64, answer: Answer) -> Result<(), String> {
-        self.tell(at, operation, format_args!("-> {answer:?}"));
-        let call = self.pending[&operation].call;
-        match answer {
-            Answer::Nothing => self.forget(operation),
-            Answer::Unknown if matches!(call, Call::Read) => self.forget(operation),
-            Answer::Unknown => {
-                self.pending.get_mut(&operation).expect("called before").over = Some(at);
-                self.configs.retain(|config| !config.late.contains(&operation));
-            }
-            Answer::Done => self.keep(|config| config.placed.contains(&operation), Some(operation), operation),
-            Answer::Found(value) => {
-                self.keep(|config| config.has_seen(operation, |seen| seen == value), None, operation)
-            }
-            Answer::Precondition => self.keep(|config| config.has_seen(operation, refuses(call)), None, operation),
-            Answer::NoSuchKey => self.keep(|config| config.has_seen(operation, |seen| seen.is_none()), None, operation),
-        }
-        self.settle();
-        if self.configs.is_empty() {
-            Err(format!("key {}: no order explains this\n{}", self.name, self.story()))
-        } else {
-            Ok(())
-        }
+        self.answers.insert(operation, (at, answer));
+        self.events.push_back((at, operation, Event::Answered));
+        self.look()
     }
 
     /// Every write without an answer is decided by now: the instance that ran it is gone and recovered.
-    pub fn close_unknown(&mut self) {
-        let over: Vec<u64> = self.pending.iter().filter(|(_, one)| one.over.is_some()).map(|(&id, _)| id).collect();
-        if over.is_empty() {
-            return;
-        }
-        let mut all = BTreeSet::new();
-        let mut todo: Vec<Config> = std::mem::take(&mut self.configs).into_iter().collect();
-        while let Some(config) = todo.pop() {
-            for &id in over.iter().filter(|&&id| !config.placed.contains(&id)) {
-                todo.extend(self.place(&config, id));
-            }
-            all.insert(config);
-        }
-        self.configs = all;
-        over.into_iter().for_each(|id| self.forget(id));
-        self.settle();
+    pub fn close_unknown(&mut self, at: u64) {
+        self.events.push_back((at, 0, Event::Decided));
     }
 
-    /// Values that the key may have now.
-    pub fn possible_values(&self) -> BTreeSet<Value> {
-        let mut values = BTreeSet::new();
-        let mut todo: Vec<Config> = self.configs.iter().cloned().collect();
-        let mut known: BTreeSet<Config> = self.configs.clone();
-        while let Some(config) = todo.pop() {
-            values.insert(config.value);
-            for &id in self.pending.keys() {
-                if let Some(next) = self.place(&config, id)
-                    && known.insert(next.clone())
-                {
-                    todo.push(next);
+    /// Nobody calls any more. What has no answer yet never gets one.
+    pub fn end(&mut self, at: u64) -> Result<(), String> {
+        let called = self.events.iter().filter(|(_, _, event)| matches!(event, Event::Called(_)));
+        let open: Vec<u64> = called.map(|one| one.1).filter(|id| !self.answers.contains_key(id)).collect();
+        open.into_iter().try_for_each(|operation| self.answered(at, operation, Answer::Unknown))?;
+        self.look()
+    }
+
+    /// The most explanations that ever stood beside each other.
+    pub fn widest(&self) -> usize {
+        self.widest
+    }
+
+    /// Looks at what happened, up to the first call whose answer is not known yet.
+    fn look(&mut self) -> Result<(), String> {
+        while let Some(&(at, operation, event)) = self.events.front() {
+            match event {
+                Event::Called(call) => {
+                    let Some(&(answered, answer)) = self.answers.get(&operation) else { return Ok(()) };
+                    self.tell(at, operation, format_args!("{call:?}"));
+                    let unheard = matches!((call, answer), (_, Answer::Nothing) | (Call::Read, Answer::Unknown));
+                    if !unheard {
+                        self.enter(Pending { operation, call, answer, invoked: at, answered, begun: None });
+                    }
                 }
+                Event::Begun => {
+                    if let Some(one) = self.pending.iter_mut().flatten().find(|one| one.operation == operation) {
+                        one.begun = Some(at);
+                    }
+                }
+                Event::Answered => {
+                    let (_, answer) = self.answers.remove(&operation).expect("an answer is kept until it is looked at");
+                    self.tell(at, operation, format_args!("-> {answer:?}"));
+                    let place = self.pending.iter().position(|one| one.is_some_and(|one| one.operation == operation));
+                    if let Some(place) = place.filter(|_| answer != Answer::Unknown) {
+                        self.must_have_happened(place)?;
+                    }
+                    self.drop_impossible(at);
+                }
+                Event::Decided => self.decide(at),
             }
+            self.events.pop_front();
+            self.widest = self.widest.max(self.configs.len());
         }
-        values
+        Ok(())
     }
 
-    /// Keeps the explanations in which `fits`, and extends the others by pending writes until they fit. With `must_end_in`,
-    /// an extension ends with that write.
-    fn keep(&mut self, fits: impl Fn(&Config) -> bool, must_end_in: Option<u64>, operation: u64) {
+    fn enter(&mut self, one: Pending) {
+        let place = self.pending.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.pending.push(None);
+            self.pending.len() - 1
+        });
+        assert!(place < PLACES, "key {}: too many operations at once\n{}", self.name, self.story());
+        self.pending[place] = Some(one);
+        let told = |mut config: Config| {
+            config.happened |= Places::from(one.is_told_by(config.value)) << place;
+            config
+        };
+        self.configs = self.configs.iter().copied().map(told).collect();
+    }
+
+    /// Keeps the explanations in which it has happened, and extends the others by pending writes until it has.
+    fn must_have_happened(&mut self, place: usize) -> Result<(), String> {
+        let (kept, _) = self.extend(|config| config.has(place));
+        if kept.is_empty() {
+            return Err(format!("key {}: no order explains this\n{}", self.name, self.story()));
+        }
+        self.configs = kept;
+        self.forget(1 << place);
+        Ok(())
+    }
+
+    /// Extends every explanation by pending writes in every order until it is `enough`. Returns those, and all others.
+    fn extend(&self, enough: impl Fn(&Config) -> bool) -> (BTreeSet<Config>, BTreeSet<Config>) {
         let mut kept = BTreeSet::new();
-        let mut known = BTreeSet::new();
-        let mut todo: Vec<Config> = std::mem::take(&mut self.configs).into_iter().collect();
+        let mut others = self.configs.clone();
+        let mut todo: Vec<Config> = self.configs.iter().copied().collect();
         while let Some(config) = todo.pop() {
-            if fits(&config) {
+            if enough(&config) {
+                others.remove(&config);
                 kept.insert(config);
                 continue;
             }
-            for &id in self.pending.keys().filter(|&&id| must_end_in.is_some() || id != operation) {
-                if let Some(next) = self.place(&config, id)
-                    && known.insert(next.clone())
+            for place in 0..self.pending.len() {
+                if let Some(next) = self.place(&config, place)
+                    && others.insert(next)
                 {
                     todo.push(next);
                 }
             }
-            assert!(known.len() < CONFIGS_MAX, "key {}: too many explanations\n{}", self.name, self.story());
+            assert!(others.len() < CONFIGS_MAX, "key {}: too many explanations\n{}", self.name, self.story());
         }
-        self.configs = kept;
-        self.forget(operation);
+        (kept, others)
     }
 
-    /// `config` after the pending write `id`; None if it is no write, is placed already, or its condition fails.
-    fn place(&self, config: &Config, id: u64) -> Option<Config> {
-        let (start, late) = self.open_start(config, id)?;
-        let value = match self.pending[&id].call {
-            Call::Put { value, condition } if condition.holds(config.value) => Some(value),
-            Call::Delete => None,
-            _ => return None,
-        };
-        let mut next = config.clone();
-        next.value = value;
-        next.placed.insert(id);
-        next.seen.remove(&id);
-        next.seen.values_mut().for_each(|seen| {
-            seen.insert(value);
-        });
-        next.horizon = next.horizon.max(start);
-        if late {
-            next.late.insert(id);
+    /// `config` after this pending write; None if it is no write, has happened, or cannot.
+    fn place(&self, config: &Config, place: usize) -> Option<Config> {
+        let one = self.pending[place].filter(|_| !config.has(place))?;
+        let (value, start) = one.after(config)?;
+        if self.is_needless(config, place, &one) {
+            return None;
         }
-        Some(next)
+        let mut happened = config.happened | 1 << place;
+        for (other, one) in self.pending.iter().enumerate() {
+            happened |= Places::from(one.is_some_and(|one| one.is_told_by(value))) << other;
+        }
+        Some(Config { value, horizon: config.horizon.max(start), happened })
     }
 
-    /// When the write `id` was begun, if it may still happen in this explanation, and whether that is late.
-    fn open_start(&self, config: &Config, id: u64) -> Option<(u64, bool)> {
-        let pending = &self.pending[&id];
-        let start = pending.start()?;
-        let late = match pending.call {
-            Call::Delete => pending.over.is_some_and(|over| over < config.horizon),
-            _ => start < config.horizon,
-        };
-        let possible = !late || pending.over.is_none();
-        (possible && !config.placed.contains(&id)).then_some((start, late))
-    }
-
-    fn forget(&mut self, operation: u64) {
-        self.pending.remove(&operation);
-        self.configs = std::mem::take(&mut self.configs)
-            .into_iter()
-            .map(|mut config| {
-                config.placed.remove(&operation);
-                config.seen.remove(&operation);
-                config.late.remove(&operation);
-                config
+    /// During an outage dozens of deletes end without an answer. One of a key that is not there explains nothing, and where
+    /// two would do, the one that began and ended first does.
+    fn is_needless(&self, config: &Config, place: usize, one: &Pending) -> bool {
+        if !one.is_unanswered_delete() {
+            return false;
+        }
+        let does_as_well = |(other, rival): (usize, &Option<Pending>)| {
+            rival.is_some_and(|rival| {
+                let order = |one: &Pending, place: usize| (one.invoked, one.answered, place);
+                rival.is_unanswered_delete()
+                    && !config.has(other)
+                    && rival.after(config).is_some()
+                    && rival.answered <= one.answered
+                    && order(&rival, other) < order(one, place)
             })
-            .collect();
+        };
+        config.value.is_none() || self.pending.iter().enumerate().any(does_as_well)
+    }
+
+    /// Unanswered writes that are over by now stop being possible: each has happened in an explanation, or never does.
+    fn decide(&mut self, now: u64) {
+        let over = self.over(now);
+        if over != 0 {
+            let (_, all) = self.extend(|_| false);
+            self.configs = all;
+            self.forget(over);
+        }
     }
 
     /// Unanswered writes that can happen in no explanation any more need no more thought. One whose condition fails now may
     /// hold later, so it stays.
-    fn settle(&mut self) {
-        let done: Vec<u64> = self
-            .pending
-            .iter()
-            .filter(|(id, one)| {
-                one.over.is_some() && self.configs.iter().all(|config| self.open_start(config, **id).is_none())
-            })
-            .map(|(&id, _)| id)
-            .collect();
-        done.into_iter().for_each(|id| self.forget(id));
+    fn drop_impossible(&mut self, now: u64) {
+        let lowest = self.configs.iter().map(|config| config.horizon).min().unwrap_or(0);
+        let mut impossible = 0;
+        for (place, one) in self.pending.iter().enumerate() {
+            let Some(one) = one.filter(|one| one.answer == Answer::Unknown && one.answered <= now) else { continue };
+            let too_late = match one.call {
+                Call::Delete => one.answered < lowest,
+                _ => one.begun.is_none_or(|begun| begun < lowest),
+            };
+            let is_past = too_late || self.configs.iter().all(|config| config.has(place));
+            impossible |= Places::from(is_past) << place;
+        }
+        self.forget(impossible);
+    }
+
+    fn over(&self, now: u64) -> Places {
+        let is_over = |one: &Pending| one.answer == Answer::Unknown && one.answered <= now;
+        let places = self.pending.iter().enumerate();
+        places.fold(0, |all, (place, one)| all | Places::from(one.as_ref().is_some_and(is_over)) << place)
+    }
+
+    fn forget(&mut self, gone: Places) {
+        if gone == 0 {
+            return;
+        }
+        for (place, one) in self.pending.iter_mut().enumerate() {
+            if gone & (1 << place) != 0 {
+                *one = None;
+            }
+        }
+        let without = |mut config: Config| {
+            config.happened &= !gone;
+            config
+        };
+        self.configs = self.configs.iter().copied().map(without).collect();
     }
 
     fn tell(&mut self, at: u64, operation: u64, what: std::fmt::Arguments<'_>) {
         if self.story.len() == STORY_LINES {
-            self.story.remove(0);
+            self.story.pop_front();
         }
-        self.story.push(format!("{:>12.6} s  op {operation} {what}", at as f64 / 1e9));
+        self.story.push_back(format!("{:>12.6} s  op {operation} {what}", at as f64 / 1e9));
     }
 
-    pub fn story(&self) -> String {
-        let mut text = self.story.join("\n");
-        let values: Vec<_> = self.configs.iter().map(|config| config.value).collect();
-        write!(text, "\npossible: {values:?}").expect("writing to a string");
+    fn story(&self) -> String {
+        let mut text = String::new();
+        for line in &self.story {
+            writeln!(text, "{line}").expect("writing to a string");
+        }
+        let values: BTreeSet<Value> = self.configs.iter().map(|config| config.value).collect();
+        write!(text, "possible: {values:?}").expect("writing to a string");
         text
     }
 }
 
-impl Config {
-    fn has_seen(&self, operation: u64, wanted: impl Fn(Value) -> bool) -> bool {
-        self.seen.get(&operation).is_some_and(|seen| seen.iter().any(|&value| wanted(value)))
-    }
-}
-
-/// What a 412 says of the key at some time of the call.
-fn refuses(call: Call) -> impl Fn(Value) -> bool {
-    move |value| match call {
-        Call::Put { condition, .. } => !condition.holds(value) && value.is_some(),
-        Call::Delete | Call::Read => false,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use Answer::{Done, Found, NoSuchKey, Precondition, Unknown};
-    use Condition::{Absent, Is, None as Always};
-
-    #[derive(Clone, Copy)]
-    enum Event {
-        /// It is called, and begun at once.
-        Calls(u64, Call),
-        /// The same of a put that is not begun yet.
-        Waits(u64, Call),
-        Begins(u64),
-        Gets(u64, Answer),
-        Restart,
-    }
-    use Event::{Begins, Calls, Gets, Restart, Waits};
-
-    fn put(value: u64) -> Call {
-        Call::Put { value, condition: Always }
-    }
-
-    fn put_if(value: u64, condition: Condition) -> Call {
-        Call::Put { value, condition }
-    }
-
-    fn check(name: &str, explained: bool, events: &[Event]) {
-        let mut history = KeyHistory::new(name);
-        let mut result = Ok(());
-        for (at, event) in events.iter().enumerate() {
-            match *event {
-                Calls(id, call) => {
-                    history.called(at as u64, id, call);
-                    history.begun(id, at as u64);
-                }
-                Waits(id, call) => history.called(at as u64, id, call),
-                Begins(id) => history.begun(id, at as u64),
-                Gets(id, answer) => result = result.and_then(|()| history.answered(at as u64, id, answer)),
-                Restart => history.close_unknown(),
-            }
-        }
-        assert_eq!(result.is_ok(), explained, "{name}: {result:?}");
-    }
-
-    #[test]
-    fn what_is_explained_and_what_is_not() {
-        let read = Call::Read;
-        check("own write", true, &[Calls(1, put(1)), Gets(1, Done), Calls(2, read), Gets(2, Found(Some(1)))]);
-        check("lost write", false, &[Calls(1, put(1)), Gets(1, Done), Calls(2, read), Gets(2, Found(None))]);
-        check(
-            "stale read",
-            false,
-            &[
-                Calls(1, put(1)),
-                Gets(1, Done),
-                Calls(2, put(2)),
-                Gets(2, Done),
-                Calls(3, read),
-                Gets(3, Found(Some(1))),
-            ],
-        );
-        check(
-            "a read beside a write may see either",
-            true,
-            &[
-                Calls(1, put(1)),
-                Gets(1, Done),
-                Calls(3, read),
-                Calls(2, put(2)),
-                Gets(2, Done),
-                Gets(3, Found(Some(1))),
-            ],
-        );
-        check(
-            "two reads in order do not go back",
-            false,
-            &[
-                Calls(1, put(1)),
-                Gets(1, Done),
-                Calls(2, put(2)),
-                Calls(3, read),
-                Gets(3, Found(Some(2))),
-                Calls(4, read),
-                Gets(4, Found(Some(1))),
-                Gets(2, Done),
-            ],
-        );
-        check(
-            "overwritten at once",
-            true,
-            &[
-                Calls(1, put(1)),
-                Calls(2, put(2)),
-                Gets(2, Done),
-                Gets(1, Done),
-                Calls(3, read),
-                Gets(3, Found(Some(2))),
-            ],
-        );
-        check(
-            "a deleted key stays deleted",
-            false,
-            &[
-                Calls(1, put(1)),
-                Gets(1, Done),
-                Calls(2, Call::Delete),
-                Gets(2, Done),
-                Calls(3, read),
-                Gets(3, Found(Some(1))),
-            ],
-        );
-    }
-
-    #[test]
-    fn writes_without_an_answer() {
-        let read = Call::Read;
-        check(
-            "it may have happened",
-            true,
-            &[Calls(1, put(1)), Gets(1, Unknown), Calls(2, read), Gets(2, Found(Some(1)))],
-        );
-        check(
-            "or happen late",
-            true,
-            &[
-                Calls(1, put(1)),
-                Gets(1, Unknown),
-                Calls(2, read),
-                Gets(2, Found(None)),
-                Calls(3, read),
-                Gets(3, Found(Some(1))),
-            ],
-        );
-        check(
-            "but not after a later acknowledged write (L22)",
-            false,
-            &[
-                Calls(1, put(1)),
-                Gets(1, Unknown),
-                Calls(2, put(2)),
-                Gets(2, Done),
-                Calls(3, read),
-                Gets(3, Found(Some(1))),
-            ],
-        );
-        check(
-            "a concurrent one may",
-            true,
-            &[
-                Calls(2, put(2)),
-                Calls(1, put(1)),
-                Gets(1, Unknown),
-                Gets(2, Done),
-                Calls(3, read),
-                Gets(3, Found(Some(1))),
-            ],
-        );
-        check(
-            "an acknowledged one may, if it is replaced at once",
-            true,
-            &[
-                Calls(1, put(1)),
-                Calls(2, put_if(2, Absent)),
-                Gets(2, Done),
-                Calls(3, Call::Delete),
-                Gets(3, Done),
-                Gets(1, Done),
-                Calls(4, read),
-                Gets(4, Found(None)),
-            ],
-        );
-        check(
-            "but not before a condition that did not see it",
-            false,
-            &[
-                Calls(1, put(1)),
-                Calls(2, put_if(2, Absent)),
-                Gets(2, Done),
-                Gets(1, Done),
-                Calls(4, read),
-                Gets(4, Found(Some(2))),
-            ],
-        );
-        check(
-            "nor after the restart",
-            false,
-            &[
-                Calls(1, put(1)),
-                Gets(1, Unknown),
-                Restart,
-                Calls(2, read),
-                Gets(2, Found(None)),
-                Calls(3, read),
-                Gets(3, Found(Some(1))),
-            ],
-        );
-        check(
-            "a delete without an answer does not hit a later write",
-            false,
-            &[
-                Calls(1, Call::Delete),
-                Gets(1, Unknown),
-                Calls(2, put(2)),
-                Gets(2, Done),
-                Calls(3, read),
-                Gets(3, Found(None)),
-            ],
-        );
-    }
-
-    #[test]
-    fn conditions() {
-        check(
-            "only one of two creators wins",
-            false,
-            &[Calls(1, put_if(1, Absent)), Calls(2, put_if(2, Absent)), Gets(1, Done), Gets(2, Done)],
-        );
-        check(
-            "the loser is told",
-            true,
-            &[Calls(1, put_if(1, Absent)), Calls(2, put_if(2, Absent)), Gets(1, Done), Gets(2, Precondition)],
-        );
-        check("a refusal needs a reason", false, &[Calls(1, put_if(1, Absent)), Gets(1, Precondition)]);
-        check(
-            "compare and swap",
-            true,
-            &[
-                Calls(1, put(1)),
-                Gets(1, Done),
-                Calls(2, put_if(2, Is(1))),
-                Gets(2, Done),
-                Calls(3, put_if(3, Is(1))),
-                Gets(3, Precondition),
-            ],
-        );
-        check(
-            "swapped under it",
-            false,
-            &[
-                Calls(1, put(1)),
-                Gets(1, Done),
-                Calls(2, put(2)),
-                Gets(2, Done),
-                Calls(3, put_if(3, Is(1))),
-                Gets(3, Done),
-            ],
-        );
-        check("nothing to match", true, &[Calls(1, put_if(1, Is(9))), Gets(1, NoSuchKey)]);
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! One run of the product: the desk over the store, the ports of one core, the workers. It ends by a crash.
 
 use super::backend::{Sink, Source};
+use super::exchange::piece_bytes;
 use super::executor::{Group, Sim};
 use super::mutant::Mutant;
 use super::store::FaultyStore;
@@ -42,9 +43,6 @@ pub struct Instance {
     this: Weak<Self>,
 }
 
-/// What a body is moved in.
-const PIECE_BYTES: usize = 64 * 1024;
-
 impl Instance {
     /// Starts a run and registers it; None of the world's tasks is served before.
     pub async fn boot(world: Rc<World>, group: Group) -> Rc<Self> {
@@ -55,7 +53,7 @@ impl Instance {
         } else {
             (None, None)
         };
-        let store = FaultyStore { inner: world.store.clone(), world: world.clone() };
+        let store = FaultyStore { inner: world.store(), world: world.clone() };
         let desk = Rc::new(Desk::new(store, sim.clone(), sim.clone(), DeskLimits::default(), writer));
         let (calls, inbox) = local(cache);
         let running = desk.clone();
@@ -102,6 +100,7 @@ impl Instance {
     /// Every task of the run ends where it stands.
     pub fn crash(&self) {
         self.alive.set(false);
+        self.world.counts.add(&self.cells);
         self.world.sim.kill(self.group);
     }
 
@@ -263,7 +262,7 @@ impl Backends for Instance {
     async fn copy(&self, mut source: Source, sink: &mut Sink, check: &mut BodyCheck) -> Moved {
         let mut bytes = 0;
         loop {
-            let piece = match source.pull(PIECE_BYTES) {
+            let piece = match source.pull(piece_bytes(source.len())) {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
                 Err(failure) => return Moved { bytes, end: MoveEnd::Source(failure) },

@@ -19,10 +19,12 @@ mod world;
 
 use mutant::Mutant;
 use run::{Outcome, run};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use world::Setting;
 
-/// Runs of the ordinary test, and the steps of each: a million in all.
-const SEEDS: u64 = 20;
+/// Runs of the ordinary test, and the steps of each: more than a million in all.
+const SEEDS: u64 = 40;
 const STEPS: u64 = 50_000;
 
 fn check(setting: Setting, steps: u64) -> Outcome {
@@ -47,6 +49,57 @@ fn invariants_hold_for_a_million_steps() {
         println!("seed {seed}: {} steps, hash {:016x}, {}", outcome.steps, outcome.hash, outcome.summary);
         return;
     }
-    let steps: u64 = (1..=SEEDS).map(|seed| check(Setting::of(seed, Mutant::None), STEPS).steps).sum();
+    let (mut steps, mut happened) = (0, BTreeMap::new());
+    for seed in 1..=SEEDS {
+        let outcome = check(Setting::of(seed, Mutant::None), STEPS);
+        steps += outcome.steps;
+        for (what, times) in outcome.counts {
+            *happened.entry(what).or_insert(0) += times;
+        }
+    }
+    println!("{steps} steps: {happened:?}");
     assert!(steps >= 1_000_000, "{steps} steps");
+    let idle: Vec<_> = happened.into_iter().filter(|(_, times)| *times < SEEDS).collect();
+    assert!(idle.is_empty(), "hardly anything was tried: {idle:?}");
+    if let Some(more) = number_from_environment("S3O_SIM_SEEDS") {
+        let first = RandomState::new().build_hasher().finish() >> 16;
+        for seed in first..first + more {
+            println!("seed {seed}");
+            check(Setting::of(seed, Mutant::None), STEPS);
+        }
+    }
+}
+
+#[test]
+fn one_seed_twice_is_the_same_run() {
+    let hash = |seed| {
+        let outcome = check(Setting::of(seed, Mutant::None), STEPS / 5);
+        (outcome.steps, outcome.hash)
+    };
+    for seed in 1..=4 {
+        assert_eq!(hash(seed), hash(seed), "seed {seed}");
+    }
+    assert_ne!(hash(1).1, hash(2).1, "the hash tells runs apart");
+}
+
+/// Seeds that a mutant has to get past.
+const MUTANT_SEEDS: u64 = 12;
+
+#[test]
+fn bugs_put_back_are_caught() {
+    for (mutant, checks) in Mutant::ALL {
+        let mut outcomes = (1..=MUTANT_SEEDS).map(|seed| (seed, run(Setting::of(seed, mutant), STEPS)));
+        let caught = outcomes.find_map(|(seed, outcome)| Some((seed, outcome.violation?, outcome.steps)));
+        match caught {
+            Some((seed, violation, steps)) => {
+                let again = run(Setting { told: true, ..Setting::of(seed, mutant) }, STEPS);
+                assert_eq!(again.violation.as_ref(), Some(&violation), "seed {seed} of {mutant:?} does not reproduce");
+                let violation = violation.lines().next().unwrap_or_default();
+                println!("{mutant:?} after {steps} steps of seed {seed}: {violation}");
+                let expected = checks.iter().any(|check| violation.starts_with(&format!("{check} ")));
+                assert!(expected, "{mutant:?} was caught by another check than {checks:?}: {violation}");
+            }
+            None => panic!("{mutant:?} was not caught"),
+        }
+    }
 }

@@ -27,5 +27,26 @@ pub enum Mutant {
     /// DESIGN, decision 5: a read that breaks midway goes on with whatever the key holds now.
     ResumeOnAnotherVersion,
     /// A directory that does not sync before it acknowledges.
-    NoSync,
+    NoSyncDirectory,
+    /// A database that does not.
+    NoSyncStore,
+}
+
+impl Mutant {
+    /// Each, with the checks that may be the first to catch it.
+    pub const ALL: [(Self, &[&str]); 13] = [
+        (Self::NamesReused, &["I1", "I4"]),
+        (Self::BytesBeforeRow, &["I4"]),
+        (Self::ChargeFreedEarly, &["I5"]),
+        (Self::NoIntent, &["I5"]),
+        (Self::RecoveryForgets, &["I2"]),
+        (Self::RecoveryPromotes, &["I1-I3", "I2"]),
+        (Self::CleanupByKey, &["I4"]),
+        (Self::DeadlockCleansUp, &["I4"]),
+        (Self::RecoveryReimports, &["I1-I3"]),
+        (Self::NoSettleTime, &["I5"]),
+        (Self::ResumeOnAnotherVersion, &["I2"]),
+        (Self::NoSyncDirectory, &["I4", "I5"]),
+        (Self::NoSyncStore, &["I1", "I1-I3", "I4", "I5"]),
+    ];
 }

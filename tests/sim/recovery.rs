@@ -40,7 +40,8 @@ async fn promote(world: &Rc<World>, calls: &LocalMetadata, backend: &Rc<Backend>
         Mutant::RecoveryPromotes => {
             // A key that is reused: what is there may be what was there before.
             let stem = row.blob.name.rsplit_once('!').map_or("", |(stem, _)| stem);
-            let former = backend.names().into_iter().rfind(|name| name.starts_with(stem) && *name != row.blob.name);
+            let fits = |name: &str| backend.object_at(name).is_some_and(|one| one.body.len() as u64 == row.bytes);
+            let former = backend.names().into_iter().rfind(|name| name.starts_with(stem) && fits(name));
             if backend.object(&row.blob.name).is_none()
                 && let Some(former) = former
             {

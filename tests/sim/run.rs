@@ -6,7 +6,7 @@ use super::executor::{Group, Sim, WORLD};
 use super::instance::Instance;
 use super::multipart;
 use super::store::StoreFaults;
-use super::world::{Setting, World, count};
+use super::world::{KEYS, Setting, World, count};
 use s3_orchestrator::base::Clock;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,6 +19,7 @@ pub struct Outcome {
     pub steps: u64,
     pub hash: u64,
     pub violation: Option<String>,
+    pub counts: [(&'static str, u64); 11],
     pub summary: String,
     pub story: String,
 }
@@ -40,11 +41,11 @@ pub fn run(setting: Setting, steps: u64) -> Outcome {
     if world.violation().is_none() {
         world.check_quiescence();
     }
-    let summary = format!("{:?} {:?}", world.counts, setting);
-    let outcome =
-        Outcome { steps: sim.steps(), hash: sim.hash(), violation: world.violation(), summary, story: world.story() };
     end(&world, &sim);
-    outcome
+    let counts = world.counts.all();
+    let summary = format!("{setting:?}, at most {} explanations, {counts:?}", world.widest());
+    let (steps, hash) = (sim.steps(), sim.hash());
+    Outcome { steps, hash, violation: world.violation(), counts, summary, story: world.story() }
 }
 
 /// Tasks hold the world and the world holds the tasks: they are let go of one another.
@@ -63,6 +64,7 @@ async fn operator(world: Rc<World>, steps: u64, quiet: Rc<Cell<bool>>) {
     while sim.steps() < steps {
         sim.sleep(Duration::from_millis(100 + sim.below(2_500))).await;
         match sim.below(10) {
+            0..6 if !world.setting.killed => {}
             0..6 => {
                 crash(&world);
                 sim.sleep(Duration::from_millis(sim.below(500))).await;
@@ -88,6 +90,10 @@ async fn operator(world: Rc<World>, steps: u64, quiet: Rc<Cell<bool>>) {
     sim.sleep(Duration::from_secs(30)).await;
     multipart::abort_all(&world).await;
     sim.sleep(Duration::from_secs(40)).await;
+    let last = Client { world: world.clone() };
+    for key in KEYS {
+        last.look(key).await;
+    }
     quiet.set(true);
 }
 
@@ -104,6 +110,6 @@ fn crash(world: &World) {
         instance.crash();
     }
     if world.sim.chance(300) {
-        world.backends.iter().for_each(|backend| backend.power_lost());
+        world.power_lost();
     }
 }

@@ -2,6 +2,7 @@
 //! for a while. What `apply_now` has done is durable, as a COMMIT is; what was not applied when the process died is not.
 
 use super::executor::Sim;
+use super::mutant::Mutant;
 use super::world::World;
 use s3_orchestrator::base::{Clock, Failure};
 use s3_orchestrator::store::memory::MemoryStore;
@@ -55,10 +56,13 @@ impl MetadataStore for FaultyStore {
             self.way().await;
             return Err(ApplyError::Unknown(Failure::metadata("the connection broke before COMMIT")));
         }
+        if self.world.setting.mutant == Mutant::NoSyncStore && self.world.sim.chance(50) {
+            *self.world.store_synced.borrow_mut() = Some((*self.inner).clone());
+        }
         let applied = self.inner.apply_now(id, &changes);
         self.world.applied(&changes, &applied);
         self.way().await;
-        if lost {
+        if lost || self.is_away() {
             Err(ApplyError::Unknown(Failure::metadata("the connection broke after COMMIT")))
         } else {
             Ok(applied)

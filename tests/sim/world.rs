@@ -9,11 +9,12 @@ use super::mutant::Mutant;
 use super::store::StoreFaults;
 use s3_orchestrator::base::{BlobId, BucketName, Incarnation, Nonce, ObjectKey, Version};
 use s3_orchestrator::config::View;
+use s3_orchestrator::observe::cells::CoreCells;
 use s3_orchestrator::store::memory::MemoryStore;
 use s3_orchestrator::store::port::*;
 use s3_orchestrator::store::record::{BlobAt, BlobState, ObjectRecord};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
@@ -38,6 +39,8 @@ pub struct Setting {
     pub cached: bool,
     pub spread: bool,
     pub quota_bytes: u64,
+    /// Whether the instance is killed now and then. If not, what it forgets to end is still there when all is quiet.
+    pub killed: bool,
     /// Keep a story of what happens.
     pub told: bool,
 }
@@ -52,6 +55,7 @@ impl Setting {
             cached: pick.chance(500),
             spread: pick.chance(500),
             quota_bytes: [60_000, 700_000, 4_000_000][pick.below(3) as usize],
+            killed: pick.chance(700),
             told: false,
         }
     }
@@ -96,7 +100,9 @@ pub struct World {
     pub setting: Setting,
     pub view: Rc<View>,
     pub backends: Vec<Rc<Backend>>,
-    pub store: Rc<MemoryStore<Sim>>,
+    store: RefCell<Rc<MemoryStore<Sim>>>,
+    /// For a mutant: what its store has synced.
+    pub store_synced: RefCell<Option<MemoryStore<Sim>>>,
     pub store_faults: Cell<StoreFaults>,
     pub store_away_until_nanos: Cell<u64>,
     pub instance: RefCell<Option<Rc<Instance>>>,
@@ -138,16 +144,49 @@ pub struct Written {
 }
 
 /// How much of what happened, to see that a run was not idle.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counts {
     pub acknowledged_writes: Cell<u64>,
     pub unknown_writes: Cell<u64>,
     pub reads: Cell<u64>,
-    pub resumed_or_cut: Cell<u64>,
+    pub cut_bodies: Cell<u64>,
+    pub resumed_bodies: Cell<u64>,
+    pub failed_over: Cell<u64>,
+    pub copies: Cell<u64>,
     pub crashes: Cell<u64>,
     pub no_room: Cell<u64>,
     pub conflicts: Cell<u64>,
     pub completed_uploads: Cell<u64>,
+}
+
+impl Counts {
+    pub fn all(&self) -> [(&'static str, u64); 11] {
+        [
+            ("acknowledged writes", &self.acknowledged_writes),
+            ("unknown writes", &self.unknown_writes),
+            ("reads", &self.reads),
+            ("cut bodies", &self.cut_bodies),
+            ("resumed bodies", &self.resumed_bodies),
+            ("reads from another copy", &self.failed_over),
+            ("copies", &self.copies),
+            ("crashes", &self.crashes),
+            ("no room", &self.no_room),
+            ("conflicts", &self.conflicts),
+            ("completed uploads", &self.completed_uploads),
+        ]
+        .map(|(name, cell)| (name, cell.get()))
+    }
+
+    /// What a run of the instance has counted itself.
+    pub fn add(&self, cells: &CoreCells) {
+        for (total, more) in [
+            (&self.resumed_bodies, cells.read_resumes.value()),
+            (&self.failed_over, cells.read_failovers.value()),
+            (&self.copies, cells.replication_copies_created.value()),
+        ] {
+            total.set(total.get() + more);
+        }
+    }
 }
 
 pub fn count(cell: &Cell<u64>) {
@@ -162,7 +201,8 @@ impl World {
             flavours.into_iter().enumerate().map(|(index, flavour)| Backend::new(&sim, index, flavour)).collect();
         let world = Rc::new(Self {
             view: Rc::new(setting.view()),
-            store: Rc::new(MemoryStore::new(sim.clone(), setting.rules())),
+            store: RefCell::new(Rc::new(MemoryStore::new(sim.clone(), setting.rules()))),
+            store_synced: RefCell::default(),
             store_faults: Cell::new(StoreFaults::SOME),
             store_away_until_nanos: Cell::new(0),
             instance: RefCell::new(None),
@@ -192,7 +232,7 @@ impl World {
             let weak = Rc::downgrade(&world);
             backend.faults.set(Faults::SOME);
             backend.names_reused.set(setting.mutant == Mutant::NamesReused);
-            backend.never_syncs.set(setting.mutant == Mutant::NoSync);
+            backend.never_syncs.set(setting.mutant == Mutant::NoSyncDirectory);
             backend.watched_by(Rc::new(move |index, place, effect| {
                 if let Some(world) = weak.upgrade() {
                     world.bytes_changed(index, place, effect);
@@ -200,6 +240,19 @@ impl World {
             }));
         }
         world
+    }
+
+    /// The database as it is now.
+    pub fn store(&self) -> Rc<MemoryStore<Sim>> {
+        self.store.borrow().clone()
+    }
+
+    /// The power goes: what was not synced is lost. What the store has applied it has synced, unless a mutant does not.
+    pub fn power_lost(&self) {
+        self.backends.iter().for_each(|backend| backend.power_lost());
+        if let Some(synced) = self.store_synced.borrow_mut().take() {
+            *self.store.borrow_mut() = Rc::new(synced);
+        }
     }
 
     /// One line of the run's story, if it is told.
@@ -266,7 +319,8 @@ impl World {
 
     /// Recovery has run: what has no answer yet is decided.
     pub fn recovered(&self) {
-        self.histories.borrow_mut().values_mut().for_each(KeyHistory::close_unknown);
+        let now = self.sim.now_nanos();
+        self.histories.borrow_mut().values_mut().for_each(|history| history.close_unknown(now));
     }
 
     // ---- what the store did ----
@@ -356,7 +410,7 @@ impl World {
         let mut rows = Vec::new();
         loop {
             let after = rows.last().map(|row: &BlobRow| row.blob.name.clone()).unwrap_or_default();
-            match now(self.store.query(Query::Blobs { backend: backend.name.clone(), after, max: 1000 })) {
+            match now(self.store().query(Query::Blobs { backend: backend.name.clone(), after, max: 1000 })) {
                 Ok(Answer::Blobs(page)) if page.is_empty() => return rows,
                 Ok(Answer::Blobs(page)) => rows.extend(page),
                 other => panic!("the memory store answered {other:?}"),
@@ -383,6 +437,7 @@ impl World {
 
     /// I7: after quiescence copies match the policy, no orphan is left, and charges are bytes.
     pub fn check_quiescence(&self) {
+        self.end_histories();
         let mut copies: BTreeMap<Version, (u32, u64)> = BTreeMap::new();
         for backend in &self.backends {
             let rows = self.rows(backend);
@@ -412,7 +467,36 @@ impl World {
                 self.violated("I7 (copies match the policy)", format!("{version:?} has {held} copies"));
             }
         }
+        self.check_live_versions();
         self.check_books();
+    }
+
+    /// A live blob is one of its key's live version.
+    fn check_live_versions(&self) {
+        let lookup = |key: &str| Query::Lookup { bucket: BUCKET.to_owned(), key: key.to_owned() };
+        let found = KEYS.iter().filter_map(|key| match now(self.store().query(lookup(key))) {
+            Ok(Answer::Lookup(located)) => located,
+            other => panic!("the memory store answered {other:?}"),
+        });
+        let of_keys: BTreeSet<String> = found.flat_map(|located| located.blobs).map(|blob| blob.name).collect();
+        let rows = self.backends.iter().flat_map(|backend| self.rows(backend));
+        let live: BTreeSet<String> = rows.filter(|row| row.state == BlobState::Live).map(|row| row.blob.name).collect();
+        if of_keys != live {
+            self.violated("I7 (live blobs are of live versions)", format!("rows {live:#?}\nkeys {of_keys:#?}"));
+        }
+    }
+
+    fn end_histories(&self) {
+        for history in self.histories.borrow_mut().values_mut() {
+            if let Err(story) = history.end(self.sim.now_nanos()) {
+                self.violated("I1-I3 (linearizable per key)", story);
+            }
+        }
+    }
+
+    /// The most explanations that any key's history had beside each other.
+    pub fn widest(&self) -> usize {
+        self.histories.borrow().values().map(KeyHistory::widest).max().unwrap_or(0)
     }
 
     fn could_take_another(&self, version: Version, size: u64) -> bool {
@@ -423,7 +507,7 @@ impl World {
     }
 
     fn check_books(&self) {
-        let Ok(Answer::Audit(books)) = now(self.store.query(Query::Audit)) else {
+        let Ok(Answer::Audit(books)) = now(self.store().query(Query::Audit)) else {
             panic!("the memory store did not answer the audit");
         };
         for book in books {
@@ -455,14 +539,10 @@ impl World {
 
     pub fn erase_live(&self, bucket: &BucketName, key: &ObjectKey) {
         let query = Query::Lookup { bucket: bucket.as_str().to_owned(), key: key.as_str().to_owned() };
-        let Ok(Answer::Lookup(Some(located))) = now(self.store.query(query)) else { return };
+        let Ok(Answer::Lookup(Some(located))) = now(self.store().query(query)) else { return };
         for blob in located.blobs {
             self.backends[self.view.backend_index(&blob.backend).expect("configured")].erase(&blob.name);
         }
-    }
-
-    pub fn possible_values(&self, key: &str) -> String {
-        format!("{:?}", self.histories.borrow()[key].possible_values())
     }
 }
 

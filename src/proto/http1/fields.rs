@@ -1,9 +1,10 @@
 //! What request and response heads share: where a head ends, its fields, and how a body's length is declared.
 //!
-//! Fields are kept as offsets into the head's bytes: 96 of them take 768 bytes and no allocation.
+//! Fields are kept as offsets into the head's bytes: those of an ordinary head without an allocation.
 
-use crate::base::limits::{HEAD_BYTES_MAX, HEAD_FIELDS_MAX};
+use crate::base::limits::HEAD_BYTES_MAX;
 use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::fields::Fields;
 use std::fmt;
 
 const _: () = assert!(HEAD_BYTES_MAX <= u16::MAX as usize, "offsets into a head are 16 bits wide");
@@ -113,29 +114,41 @@ struct Span {
 #[derive(Clone)]
 pub struct Headers<'b> {
     head: &'b [u8],
-    spans: [Span; HEAD_FIELDS_MAX],
+    /// The first `count`, if there are no more than fit.
+    few: [Span; FIELDS_IN_PLACE],
     count: usize,
+    /// All of them otherwise.
+    many: Vec<Span>,
 }
+
+/// Clients send about a dozen. Heads are moved by value, so room for the most that are allowed would cost every request.
+const FIELDS_IN_PLACE: usize = 24;
 
 impl<'b> Headers<'b> {
     /// From fields that httparse found in `head`.
     pub(super) fn new(head: &'b [u8], parsed: &[httparse::Header<'b>]) -> Self {
         let offset = |part: &[u8]| (part.as_ptr() as usize - head.as_ptr() as usize) as u16;
-        let mut spans = [Span::default(); HEAD_FIELDS_MAX];
-        for (span, field) in spans.iter_mut().zip(parsed) {
-            *span = Span {
-                name_at: offset(field.name.as_bytes()),
-                name_len: field.name.len() as u16,
-                // An empty value may be a slice of nothing rather than of the head.
-                value_at: if field.value.is_empty() { 0 } else { offset(field.value) },
-                value_len: field.value.len() as u16,
-            };
+        let spans = parsed.iter().map(|field| Span {
+            name_at: offset(field.name.as_bytes()),
+            name_len: field.name.len() as u16,
+            // An empty value may be a slice of nothing rather than of the head.
+            value_at: if field.value.is_empty() { 0 } else { offset(field.value) },
+            value_len: field.value.len() as u16,
+        });
+        let mut few = [Span::default(); FIELDS_IN_PLACE];
+        if parsed.len() > FIELDS_IN_PLACE {
+            return Self { head, few, count: parsed.len(), many: spans.collect() };
         }
-        Self { head, spans, count: parsed.len() }
+        few.iter_mut().zip(spans).for_each(|(place, span)| *place = span);
+        Self { head, few, count: parsed.len(), many: Vec::new() }
+    }
+
+    fn spans(&self) -> &[Span] {
+        if self.count > FIELDS_IN_PLACE { &self.many } else { &self.few[..self.count] }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Header<'b>> + '_ {
-        self.spans[..self.count].iter().map(|span| Header { name: self.name(span), value: self.value(span) })
+        self.spans().iter().map(|span| Header { name: self.name(span), value: self.value(span) })
     }
 
     fn name(&self, span: &Span) -> &'b str {
@@ -149,7 +162,7 @@ impl<'b> Headers<'b> {
 
     /// Values of every field of this name, in the order sent.
     pub fn all<'n>(&self, name: &'n str) -> impl Iterator<Item = &'b [u8]> + use<'_, 'b, 'n> {
-        self.spans[..self.count]
+        self.spans()
             .iter()
             .filter(move |span| {
                 let sent = &self.head[span.name_at as usize..][..span.name_len as usize];
@@ -182,12 +195,10 @@ impl<'b> Headers<'b> {
     }
 }
 
-impl crate::proto::fields::Fields for Headers<'_> {
+impl Fields for Headers<'_> {
     fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let slice = |at: u16, len: u16| &self.head[usize::from(at)..][..usize::from(len)];
-        self.spans[..self.count]
-            .iter()
-            .map(move |span| (slice(span.name_at, span.name_len), slice(span.value_at, span.value_len)))
+        self.spans().iter().map(move |span| (slice(span.name_at, span.name_len), slice(span.value_at, span.value_len)))
     }
 }
 
@@ -236,10 +247,10 @@ impl DeclaredLength {
     /// `http11`: HTTP/1.0 has no transfer codings.
     pub(super) fn of(headers: &Headers<'_>, http11: bool) -> Result<Self, BadHead> {
         let mut declared = Self::Nothing;
-        for Header { name, value } in headers.iter() {
-            let one = if name.eq_ignore_ascii_case("content-length") {
+        for (name, value) in headers.fields() {
+            let one = if name.eq_ignore_ascii_case(b"content-length") {
                 Self::Length(plain_number(value).ok_or(BadHead::Length)?)
-            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
                 Self::transfer(value, http11)?
             } else {
                 continue;

@@ -65,7 +65,7 @@ pub struct RequestHead<'b> {
     pub framing: BodyFraming,
     /// Whether another request may follow. Never after HTTP/1.0.
     pub keep_alive: bool,
-    /// The client sends its body only after `100 Continue`.
+    /// The client sends its body, which may be empty, only after `100 Continue`.
     pub expects_continue: bool,
     /// Bytes up to the body, with the empty line.
     pub head_len: usize,
@@ -102,7 +102,7 @@ impl<'b> RequestHead<'b> {
             DeclaredLength::Chunked => BodyFraming::Chunked,
         };
         check_host(&headers, http11)?;
-        let expects = http11 && expects_continue(&headers)?;
+        let expects_continue = http11 && expects_continue(&headers)?;
         Ok(Some(Self {
             method: Method::parse(method_word),
             method_word,
@@ -110,7 +110,7 @@ impl<'b> RequestHead<'b> {
             http11,
             framing,
             keep_alive: http11 && !list_holds(&headers, "connection", "close"),
-            expects_continue: expects && !framing.is_empty(),
+            expects_continue,
             head_len,
             headers,
         }))
@@ -335,7 +335,7 @@ mod tests {
         let expects = |fields: &str| parse(&text(fields)).map(|head| head.expect("complete").expects_continue);
         assert_eq!(expects("Content-Length: 5\r\nExpect: 100-Continue\r\n"), Ok(true));
         assert_eq!(expects("Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n"), Ok(true));
-        assert_eq!(expects("Content-Length: 0\r\nExpect: 100-continue\r\n"), Ok(false), "there is nothing to wait for");
+        assert_eq!(expects("Content-Length: 0\r\nExpect: 100-continue\r\n"), Ok(true), "it waits all the same");
         assert_eq!(expects("Expect: 200-maybe\r\n"), Err(BadHead::Expectation));
         assert_eq!(expects("Expect: 100-continue, more\r\n"), Err(BadHead::Expectation));
         assert_eq!(expects("Expect: 100-continue\r\nExpect: 100-continue\r\n"), Err(BadHead::Expectation));

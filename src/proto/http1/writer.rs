@@ -3,6 +3,7 @@
 //! The connection answers clients with it, the upstream exchange asks backends. No byte of a name or value can end a line:
 //! controls become blanks, so that stored metadata can never add a header to an answer.
 
+use crate::base::decimal::write_decimal;
 use std::io::Write;
 
 /// Told to a client that waits with its body.
@@ -17,7 +18,7 @@ pub struct HeadWriter<'v> {
 impl<'v> HeadWriter<'v> {
     pub fn response(out: &'v mut Vec<u8>, status: u16) -> Self {
         out.extend_from_slice(b"HTTP/1.1 ");
-        write_number(out, u64::from(status));
+        write_decimal(out, u64::from(status));
         out.push(b' ');
         out.extend_from_slice(reason_phrase(status).as_bytes());
         out.extend_from_slice(b"\r\n");
@@ -33,8 +34,11 @@ impl<'v> HeadWriter<'v> {
         Self { out }
     }
 
-    pub fn header(&mut self, name: &str, value: impl AsRef<[u8]>) -> &mut Self {
-        self.header_in_two(name, "", value)
+    /// A field of ours.
+    pub fn header(&mut self, name: &'static str, value: impl AsRef<[u8]>) -> &mut Self {
+        debug_assert!(name.bytes().all(is_token_byte), "a field's name is a token: {name}");
+        self.out.extend_from_slice(name.as_bytes());
+        self.value(value.as_ref())
     }
 
     /// A name in two parts, such as `x-amz-meta-` and the user's own.
@@ -42,8 +46,12 @@ impl<'v> HeadWriter<'v> {
         for part in [prefix, name] {
             self.out.extend(part.bytes().map(|b| if is_token_byte(b) { b } else { b'-' }));
         }
+        self.value(value.as_ref())
+    }
+
+    fn value(&mut self, value: &[u8]) -> &mut Self {
         self.out.extend_from_slice(b": ");
-        self.out.extend(value.as_ref().iter().map(|&b| if b < 0x20 && b != b'\t' || b == 0x7f { b' ' } else { b }));
+        self.out.extend(value.iter().map(|&b| if b < 0x20 && b != b'\t' || b == 0x7f { b' ' } else { b }));
         self.out.extend_from_slice(b"\r\n");
         self
     }
@@ -51,7 +59,7 @@ impl<'v> HeadWriter<'v> {
     pub fn header_u64(&mut self, name: &str, value: u64) -> &mut Self {
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b": ");
-        write_number(self.out, value);
+        write_decimal(self.out, value);
         self.out.extend_from_slice(b"\r\n");
         self
     }
@@ -80,10 +88,6 @@ impl<'v> HeadWriter<'v> {
     pub fn finish(self) {
         self.out.extend_from_slice(b"\r\n");
     }
-}
-
-fn write_number(out: &mut Vec<u8>, number: u64) {
-    write!(out, "{number}").expect("writing to a vector");
 }
 
 /// RFC 9110, 5.6.2.
@@ -143,7 +147,7 @@ mod tests {
     fn no_value_can_end_a_line() {
         let mut out = Vec::new();
         let mut head = HeadWriter::response(&mut out, 200);
-        head.header("X-Evil", "a\r\nSet-Cookie: b\0").header("X:\r\nY", "c").etag("q\"\r\n\r\n");
+        head.header("X-Evil", "a\r\nSet-Cookie: b\0").header_in_two("X:", "\r\nY", "c").etag("q\"\r\n\r\n");
         head.finish();
         let head = ResponseHead::parse(&out, true, &mut 0).expect("well-formed").expect("complete");
         let fields: Vec<_> = head.headers.iter().map(|h| (h.name, h.value)).collect();

@@ -18,6 +18,7 @@ use crate::reactor::relay::copy::{Body, Inspect, Looked, Refused, Wire, copy_bod
 use crate::reactor::relay::splice::splice_body;
 use crate::reactor::relay::{End, Patience};
 use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// Pages of open uploads, or of versions, of one name: more than this is not a leftover but a mistake.
@@ -335,16 +336,23 @@ pub(super) async fn delete_versions(remote: &Remote, name: &str) -> Result<(), F
 }
 
 async fn abort_remote(remote: &Remote, name: &str, known: &str) -> Result<(), Failure> {
+    // A refusal may be the backend's way to say that there is no such upload: its listing tells.
+    let mut refusal = None;
     if !known.is_empty() {
-        abort_one(remote, name, known).await?;
+        match abort_one(remote, name, known).await {
+            Err(failure) if failure.kind == Kind::Refused => refusal = Some(failure),
+            done => done?,
+        }
     }
+    let status = Cell::new(0);
     for _ in 0..ROUNDS_MAX {
-        let listed = remote.ask(&Ask::ListUploads { prefix: name }, &[], |_| ()).await;
+        let listed = remote.ask(&Ask::ListUploads { prefix: name }, &[], |head| status.set(head.status)).await;
         let uploads = match listed {
             Ok((_, body)) => answer::uploads_of(&body, name)?,
             Err(failure) if failure.kind == Kind::Refused => {
                 tracing::debug!(backend = &*remote.account.name, %failure, "a backend does not list its uploads");
-                return Ok(());
+                // What nobody can list is not waited for; what we may not see may be there.
+                return refusal.filter(|_| status.get() != 501).map_or(Ok(()), Err);
             }
             Err(failure) => return Err(failure),
         };

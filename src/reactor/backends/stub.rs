@@ -53,6 +53,8 @@ pub(super) struct State {
     pub(super) faults: VecDeque<Fault>,
     pub(super) is_versioned: bool,
     pub(super) lists_no_uploads: bool,
+    /// An upload that it does not know is an upload that nobody may touch.
+    pub(super) forbids_unknown_uploads: bool,
     pub(super) ignores_sha256: bool,
     /// Method and target of every request.
     pub(super) log: Vec<String>,
@@ -246,6 +248,7 @@ impl Stub {
             ("DELETE", false) => match parameter("uploadId") {
                 Some(upload) => match state.uploads.remove(&(name, upload)) {
                     Some(_) => Answer::new(204),
+                    None if state.forbids_unknown_uploads => error(403, "AccessDenied"),
                     None => error(404, "NoSuchUpload"),
                 },
                 None => delete(&mut state, &name, parameter("versionId")),

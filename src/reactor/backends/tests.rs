@@ -403,6 +403,16 @@ fn every_upload_of_a_name_is_aborted() {
         bench.stub.state().lists_no_uploads = true;
         let blob = bench.blob(CLOUD, "bkt/ab");
         bench.backends.abort_uploads(&blob, "u+/999").await.expect("what cannot be listed is not waited for");
+
+        // A dialect that refuses what it does not know. Its listing says whether the upload is there, if there is one.
+        for lists in [true, false] {
+            bench.stub.state().forbids_unknown_uploads = true;
+            bench.stub.state().lists_no_uploads = !lists;
+            bench.backends.abort_uploads(&blob, "u+/999").await.expect("there is none");
+        }
+        bench.stub.fail_next([Fault::Answer(403, "AccessDenied"), Fault::Answer(403, "AccessDenied")]);
+        let forbidden = bench.backends.abort_uploads(&blob, "u+/999").await;
+        assert_eq!(kind(forbidden), Err(Kind::Refused), "what we may not see may be there");
     });
 }
 

@@ -1,8 +1,8 @@
 //! Multipart uploads of a directory: parts as files, completed by a manifest and a rename, nothing copied.
 
+use super::files::{names_in, write_file};
 use super::read::read_manifest;
-use super::tree::names_in;
-use super::{DIRECTORY_MODE, Directory, FILE_MODE, REMAKES_MAX, failure, size_of};
+use super::{DIRECTORY_MODE, Directory, REMAKES_MAX, failure, size_of};
 use crate::backend::directory::manifest::{self, Manifest};
 use crate::backend::directory::paths::part_file;
 use crate::backend::directory::{BlobPath, UPLOAD_ID, XATTR_NAME};
@@ -11,8 +11,8 @@ use crate::backend::travel::Label;
 use crate::base::failure::Kind;
 use crate::base::{Blame, Failure, PartNumber, Retry};
 use crate::store::record::{ObjectRecord, PartRecord};
-use rustix::fs::{AtFlags, OFlags, XattrFlags, fsetxattr, fsync, mkdirat, openat, renameat, statat, unlinkat};
-use rustix::io::{Errno, write};
+use rustix::fs::{AtFlags, XattrFlags, fsetxattr, fsync, mkdirat, renameat, statat, unlinkat};
+use rustix::io::Errno;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -119,23 +119,6 @@ fn check_parts(name: &str, holder: BorrowedFd<'_>, manifest: &Manifest) -> Resul
         }
     }
     Ok(())
-}
-
-/// Writes a small file whole, durable under its final name.
-pub(super) fn write_file(holder: BorrowedFd<'_>, temporary: &str, name: &str, mut bytes: &[u8]) -> Result<(), Errno> {
-    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = openat(holder, temporary, flags, FILE_MODE)?;
-    while !bytes.is_empty() {
-        match write(&file, bytes) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(count) => bytes = &bytes[count..],
-            Err(Errno::INTR) => {}
-            Err(cause) => return Err(cause),
-        }
-    }
-    fsync(&file)?;
-    renameat(holder, temporary, holder, name)?;
-    fsync(holder)
 }
 
 /// Attempts that were given up, or replaced by a later one: nobody will name or charge them again.

@@ -1,7 +1,7 @@
 //! Deleting a blob: whatever is there under its names, then the parents that it leaves empty. May be repeated from any
 //! point; done only when it would survive a power cut.
 
-use super::tree::names_in;
+use super::files::names_in;
 use super::{Directory, failure, open_beneath};
 use crate::backend::directory::{BlobPath, manifest};
 use crate::base::Failure;

@@ -1,6 +1,6 @@
 //! Looking into a directory backend: its marker, and its listing.
 
-use super::multipart::write_file;
+use super::files::write_file;
 use super::read::{read_manifest, read_whole};
 use super::{DIRECTORY_MODE, Directory, failure, open_beneath, size_of};
 use crate::backend::directory::listing::{self, Entry, Tree};
@@ -11,7 +11,7 @@ use crate::base::Failure;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fsync, mkdirat, open, statat};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 
 /// What was found at the backend's path.
@@ -122,18 +122,6 @@ impl Tree for Directory {
             manifest => Ok(manifest?.map(|manifest| manifest.size())),
         }
     }
-}
-
-/// The names in a directory, without `.` and `..`.
-pub(super) fn names_in(directory: BorrowedFd<'_>) -> Result<Vec<String>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if !matches!(name.as_str(), "." | "..") {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }
 
 #[cfg(test)]

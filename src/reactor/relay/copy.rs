@@ -72,8 +72,8 @@ pub struct Body<'a> {
     pub ahead: &'a mut Buffer,
 }
 
-/// Copies a whole body. `size` is checked: a body that turns out longer or shorter is refused. Both deadlines are disarmed
-/// at a good end. Cancel: NOT safe, all sides are to be closed.
+/// Copies a whole body. `size` is checked: a body that turns out longer or shorter is refused. All deadlines are disarmed
+/// at the beginning and at a good end. Cancel: NOT safe, all sides are to be closed.
 pub async fn copy_body<'b>(
     core: &Core,
     source: Source<'b>,
@@ -88,6 +88,9 @@ pub async fn copy_body<'b>(
         Some(buffer) => buffer,
         None => core.bodies.take().await,
     };
+    for stream in source.socket().into_iter().chain(sinks.iter().filter_map(Sink::socket)) {
+        stream.deadline().disarm();
+    }
     let mut pass = Pass { core, source, sinks, patience, buffer, written: 0, budget: Budget::default() };
     match pass.run(body, inspect).await {
         Ok(()) => Moved::end(pass.written, End::Done),

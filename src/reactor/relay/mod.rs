@@ -34,7 +34,19 @@ pub enum Sink<'a> {
     File(&'a mut Draft),
 }
 
-/// How long each side may stand still. Only the side that is being waited for is timed.
+impl Source<'_> {
+    fn socket(&self) -> Option<&Stream> {
+        if let Self::Socket(stream) = self { Some(stream) } else { None }
+    }
+}
+
+impl Sink<'_> {
+    fn socket(&self) -> Option<&Stream> {
+        if let Self::Socket(stream) | Self::Answering(stream) = self { Some(stream) } else { None }
+    }
+}
+
+/// How long each side may stand still. Only the side that is being waited for is timed, whatever was armed before.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     pub source: Duration,

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// Moves `len` bytes. The sink is a plaintext socket, the source a plaintext socket or a file; bytes that were read ahead
-/// of them into a buffer are sent before. Both deadlines are disarmed at a good end.
+/// of them into a buffer are sent before. Both deadlines are disarmed at the beginning and at a good end.
 /// Cancel: NOT safe, both sides are to be closed.
 pub async fn splice_body(
     core: &Core,
@@ -32,6 +32,7 @@ pub async fn splice_body(
         Sink::Answering(stream) => (&*stream, true),
         Sink::File(_) => unreachable!("bodies are spliced to sockets only"),
     };
+    sink.deadline().disarm();
     let _sink_mode = match NonBlocking::set(sink) {
         Ok(mode) => mode,
         Err(cause) => return Moved::end(0, End::SinkFailed(0, cause.into())),
@@ -93,6 +94,7 @@ impl<'a> Feed<'a> {
             Source::File(file) => Self::File(file, patience.source),
             Source::Socket(stream) => {
                 let stream: &Stream = stream;
+                stream.deadline().disarm();
                 Self::Socket { stream, patience, _mode: NonBlocking::set(stream)? }
             }
         })

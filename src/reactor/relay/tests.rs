@@ -206,6 +206,22 @@ fn only_the_side_that_is_waited_for_is_timed() {
         drop((source, sink));
         join("the giver noticed", giving).await;
 
+        // Nor does it matter what was armed before: neither side waits here for longer than it may.
+        let ((mut source, mut giver), (mut sink, mut taker)) = (pair(&core), pair(&core));
+        source.deadline().arm(Phase::Body, SHORT);
+        sink.deadline().arm(Phase::Body, SHORT);
+        let giving = spawn(move || {
+            for part in 0..8 {
+                send_pattern(&mut giver, part * 1000, 1000, 1000);
+                pause_ms(100);
+            }
+        });
+        let taking = spawn(move || receive_pattern(&mut taker, 0, 1 << 20));
+        check_done(&relay(&core, how, &mut source, Sink::Socket(&mut sink), 8000, PATIENCE).await, 8000);
+        sink.end().await.expect("open");
+        assert_eq!(join("everything arrived", taking).await, 8000);
+        join("everything was sent", giving).await;
+
         // A reader that rests longer than the giver may: nobody is at fault.
         let ((mut source, mut giver), (mut sink, mut taker)) = (pair(&core), pair(&core));
         let giving = spawn(move || send_pattern(&mut giver, 0, 12 << 20, 1 << 20));

@@ -1,7 +1,7 @@
 //! Warm connections to one backend, per core. The most recently used is taken first, so that the others can grow old.
 //!
 //! A connection that the backend has closed meanwhile, or on which it has spoken unasked, is not used. One that goes stale
-//! between this look and the first byte of a request is the exchange's to notice: `Lent::reused` says that one more try
+//! after this look, or so soon that nobody looked, is the exchange's to notice: `Lent::reused` says that one more try
 //! on a fresh connection is due.
 
 use super::connect::{ConnectError, Target, connect};
@@ -26,6 +26,10 @@ pub struct PoolLimits {
     /// An idle connection older than this is not used again. Below what backends allow, or they close first.
     pub idle_for: Duration,
 }
+
+/// A connection that has been idle no longer than this is taken without a look: the look is a system call, and between
+/// requests that follow each other closely nothing has had time to go stale.
+const LOOK_AFTER: Duration = Duration::from_millis(5);
 
 pub struct Pool {
     core: Rc<Core>,
@@ -100,7 +104,8 @@ impl Pool {
         loop {
             let (mut stream, since) = self.idle.borrow_mut().pop()?;
             self.count(|cells| cells.connections_idle.dec());
-            if now.since(since) < self.limits.idle_for && self.is_quiet(&mut stream) {
+            let idle = now.since(since);
+            if idle < self.limits.idle_for && (idle < LOOK_AFTER || self.is_quiet(&mut stream)) {
                 return Some(stream);
             }
         }

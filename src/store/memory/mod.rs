@@ -17,8 +17,8 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use tables::Tables;
 
-/// One database in memory. `clock` is the database's clock.
-#[derive(Debug)]
+/// One database in memory. `clock` is the database's clock. A clone is a copy of all rows, as a backup is.
+#[derive(Debug, Clone)]
 pub struct MemoryStore<C> {
     clock: C,
     latest: Cell<Timestamp>,

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub(super) type Key = (BucketName, ObjectKey);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Backend {
     /// 0 = unlimited.
     pub(super) bytes_limit: u64,
@@ -28,7 +28,7 @@ pub(super) struct Share {
 }
 
 /// A live version. Its row ends with its being live: what is left of it are blobs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Live {
     pub(super) version: Version,
     pub(super) size: u64,
@@ -37,7 +37,7 @@ pub(super) struct Live {
     pub(super) record: ObjectRecord,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Blob {
     pub(super) backend: BackendName,
     pub(super) name: String,
@@ -62,14 +62,14 @@ pub(super) struct Blob {
     pub(super) reason: String,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Attempt {
     pub(super) nonce: Nonce,
     pub(super) incarnation: Incarnation,
     pub(super) size: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct UploadRow {
     pub(super) key: Key,
     pub(super) blob: BlobAt,
@@ -89,7 +89,7 @@ pub(super) struct UploadRow {
     pub(super) ended: Timestamp,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Tables {
     pub(super) rules: Rules,
     pub(super) deployment: Option<String>,
