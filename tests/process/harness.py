@@ -220,7 +220,8 @@ class Server:
             {
                 "server": {"listen_addr": f"127.0.0.1:{self.port}", "reactors": 2, "log_level": "info"},
                 "admin": {"listen_addr": f"127.0.0.1:{self.admin_port}"},
-                "database": {"driver": "sqlite", "path": str(self.folder / "metadata.db")},
+                # A disk that others keep busy can hold an fsync back for seconds.
+                "database": {"driver": "sqlite", "path": str(self.folder / "metadata.db"), "call_timeout": "20s"},
                 "buckets": [{"name": BUCKET, "credentials": [{"access_key_id": ACCESS_KEY, "secret_access_key": SECRET}]}],
                 "backends": backends,
             },
