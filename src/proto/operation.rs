@@ -228,6 +228,7 @@ fn of_bucket(method: Method, query: &Query<'_>) -> Result<Operation, S3Error> {
         Method::Get => Ok(Operation::ListObjects),
         Method::Post if query.has("delete") => Ok(Operation::DeleteObjects),
         Method::Post if query.is_empty() => Err(not_a_form()),
+        Method::Put if query.has("versioning") => Err(not_implemented("PutBucketVersioning")),
         Method::Put if query.is_empty() => Err(not_implemented("CreateBucket")),
         Method::Delete if query.is_empty() => Err(not_implemented("DeleteBucket")),
         other => Err(refused_method(other)),
