@@ -101,19 +101,23 @@ async fn read<'c>(
     Ok((form, principal, size))
 }
 
+fn too_long() -> S3Error {
+    ErrorCode::MaxPostPreDataLengthExceeded.into()
+}
+
 /// Reads until the file begins. Nothing is consumed yet, so that a refused form can be read away.
 async fn read_fields(exchange: &mut ClientExchange<'_>, total: u64, boundary: &str) -> Result<Form, S3Error> {
     loop {
         let ahead = exchange.ahead.as_mut().ok_or(ErrorCode::MalformedPOSTRequest)?;
         let have = ahead.len().min(usize::try_from(total).unwrap_or(usize::MAX));
         if let Some(form) = Form::read(&ahead.data()[..have], boundary)? {
-            return Ok(form);
+            return if form.file_at <= FIELDS_BYTES_MAX { Ok(form) } else { Err(too_long()) };
         }
         if have as u64 == total {
             return Err(ErrorCode::MalformedPOSTRequest.into());
         }
         if have >= FIELDS_BYTES_MAX {
-            return Err(ErrorCode::MaxPostPreDataLengthExceeded.into());
+            return Err(too_long());
         }
         read_ahead(exchange, total - have as u64).await?;
     }

@@ -533,7 +533,7 @@ DECLARED = [
     ("an algorithm that nobody knows", [("x-amz-checksum-crc99", "AAAAAA==")], {}, 400, "InvalidRequest"),
     ("two checksums", [("x-amz-checksum-crc32", "AAAAAA=="), ("x-amz-checksum-crc32c", "AAAAAA==")], {}, 400, "InvalidRequest"),
     ("metadata over 2 KiB", [("x-amz-meta-a", "a" * 2100)], {}, 400, "MetadataTooLarge"),
-    ("a copy", [("x-amz-copy-source", "/photos/other")], {}, 501, "NotImplemented"),
+    ("a copy of nothing", [("x-amz-copy-source", "/photos/other")], {}, 404, "NoSuchKey"),
     ("an ACL", [("x-amz-acl", "public-read")], {}, 400, "AccessControlListNotSupported"),
     ("encryption", [("x-amz-server-side-encryption", "AES256")], {}, 501, "NotImplemented"),
     ("a tag twice", [("x-amz-tagging", "a=b&a=c")], {}, 400, "InvalidArgument"),

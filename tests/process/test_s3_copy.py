@@ -160,7 +160,7 @@ def test_parts_that_are_copied(s3, in_parts):
     s3.put_object(Bucket=BUCKET, Key="first", Body=in_parts)
     target = {"Bucket": BUCKET, "Key": "assembled"}
     upload = s3.create_multipart_upload(**target)["UploadId"]
-    spans, named = [(0, len(in_parts) - 1), (7, 5 * harness.MIB + 6), (3, 3)], []
+    spans, named = [(0, len(in_parts) - 1), (2, 5 * harness.MIB + 1), (3, 3)], []
     for number, (first, last) in enumerate(spans, 1):
         copied = s3.upload_part_copy(
             **target,
@@ -197,13 +197,16 @@ def test_ranges_of_parts_that_are_refused(s3):
 
 
 def test_managed_copies(s3, server, aws, tmp_path):
-    """What programs use: boto3's copy and the AWS CLI's cp and mv, in parts where they choose to."""
+    """What programs use: boto3's copy and the AWS CLI's cp and mv, in parts where they choose to. Version 1 of the CLI
+    leaves the metadata behind when it copies in parts."""
     body = os.urandom(20 * harness.MIB + 3)
     s3.put_object(Bucket=BUCKET, Key="managed", Body=body, **SHOWN)
     s3.copy({"Bucket": BUCKET, "Key": "managed"}, BUCKET, "copied")
     assert s3.get_object(Bucket=BUCKET, Key="copied")["Body"].read() == body
     aws(server, "s3", "cp", f"s3://{BUCKET}/managed", f"s3://{BUCKET}/by-cli")
     aws(server, "s3", "mv", f"s3://{BUCKET}/by-cli", f"s3://{BUCKET}/moved/by-cli")
-    found = s3.get_object(Bucket=BUCKET, Key="moved/by-cli")
-    assert found["Body"].read() == body and found["Metadata"] == SHOWN["Metadata"]
+    assert s3.get_object(Bucket=BUCKET, Key="moved/by-cli")["Body"].read() == body
     assert code_of(s3.head_object, Bucket=BUCKET, Key="by-cli")[0] == 404
+    s3.put_object(Bucket=BUCKET, Key="small", Body=b"small", **SHOWN)
+    aws(server, "s3", "cp", f"s3://{BUCKET}/small", f"s3://{BUCKET}/small-by-cli")
+    check(s3, "small-by-cli", b"small")
