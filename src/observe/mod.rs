@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod catalogue;
 pub mod cells;
+pub mod circuit;
 mod json_line;
 pub mod logs;
 pub mod metrics;

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod body_path;
+pub mod breaker;
 pub mod cors;
 pub mod health;
 pub mod placement;
