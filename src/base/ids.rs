@@ -1,5 +1,6 @@
 //! The names of things, parsed at the edge: a value of these types is valid.
 
+use super::clock::Timestamp;
 use super::limits::{KEY_BYTES_MAX, PARTS_MAX};
 use std::fmt;
 use std::sync::Arc;
@@ -153,6 +154,14 @@ impl UploadId {
         Self(format!("{high:016x}{low:016x}").into())
     }
 
+    /// A new one. The first twelve digits are its time, so that the order of ids is that in which uploads were begun; the
+    /// other twenty are chance.
+    pub fn new(now: Timestamp, high: u64, low: u64) -> Self {
+        const TIME_BITS: u64 = 0xffff_ffff_ffff;
+        let millis = u64::try_from(now.millis).unwrap_or(0) & TIME_BITS;
+        Self::from_rolls(millis << 16 | high & 0xffff, low)
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         (text.len() == 32 && hex).then(|| Self(text.into()))
@@ -205,6 +214,14 @@ mod tests {
         assert_eq!(late.millis(), 1_700_000_000_001);
         assert!(Version::parse("8ZZZZZZZZZZZZZZZZZZZZZZZZZ").is_none(), "over 128 bits");
         assert!((0..=255).all(|byte| is_base32(byte) == BASE32.contains(&byte)));
+    }
+
+    #[test]
+    fn upload_ids_sort_by_time_and_end_in_chance() {
+        let at = |millis, high, low| UploadId::new(Timestamp { millis }, high, low);
+        assert!(at(1_700_000_000_000, u64::MAX, u64::MAX) < at(1_700_000_000_001, 0, 0));
+        assert_eq!(at(0x123, 0xffff_0007, 9).as_str(), "00000000012300070000000000000009");
+        assert!(UploadId::parse(at(-1, 1, 2).as_str()).is_some());
     }
 
     #[test]

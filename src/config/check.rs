@@ -249,6 +249,7 @@ fn cleanup_queue(reader: &mut Reader, at: &Section<'_>) -> CleanupQueue {
         retry_first: reader.duration(at, "retry_first", TIMEOUT),
         retry_max: reader.duration(at, "retry_max", WAIT),
         max_attempts: reader.number(at, "max_attempts", 1..=1000).unwrap_or_default() as u32,
+        multipart_stale_timeout: reader.duration(at, "multipart_stale_timeout", *TIMEOUT.start()..=*WAIT.end()),
     };
     if queue.retry_first > queue.retry_max {
         reader.problem(at.line_of("retry_first"), at.key("retry_first"), "is longer than `retry_max`");

@@ -234,6 +234,8 @@ pub struct CleanupQueue {
     pub retry_max: Duration,
     /// Failed DELETEs until a blob is a dead letter.
     pub max_attempts: u32,
+    /// Age at which a multipart upload that nobody finished is aborted.
+    pub multipart_stale_timeout: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -194,11 +194,7 @@ pub const KEYS: &[Key] = &[
     key("cleanup_queue.retry_first", Duration, Is("1m")),
     key("cleanup_queue.retry_max", Duration, Is("24h")),
     key("cleanup_queue.max_attempts", Number, Is("10")),
-    not_yet(
-        "cleanup_queue.multipart_stale_timeout",
-        "ending of stale uploads",
-        "remove it; clients abort their uploads",
-    ),
+    key("cleanup_queue.multipart_stale_timeout", Duration, Is("24h")),
     gone("cleanup_queue.claim_grace_period", "an instance's lease (`write_path.lease`) ends its claims; remove it"),
     key("write_path.lease", Duration, Is("10s")),
     key("write_path.settle", Duration, Is("20m")),

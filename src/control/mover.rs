@@ -12,14 +12,15 @@ use crate::reactor::ports::CorePorts;
 use crate::reactor::run::{CoreParts, mover};
 use crate::reactor::task;
 use crate::store::port::{Answer, Metadata, Query, RecordFacts, Registered};
-use crate::workers::{cleanup, recover, replicate};
+use crate::workers::{cleanup, recover, replicate, stale_uploads};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Services ask one at a time each.
 const ASKS_MAX: usize = 16;
-const SERVICES: [Service; 4] = [Service::Standing, Service::Cleanup, Service::Replicate, Service::Forget];
+const SERVICES: [Service; 5] =
+    [Service::Standing, Service::Cleanup, Service::Replicate, Service::StaleUploads, Service::Forget];
 
 /// Starts the mover's thread. `checked` hears when every backend has been looked at once.
 pub async fn spawn(
@@ -92,6 +93,10 @@ async fn run_pass(service: Service, ports: &CorePorts, book: &StandingBook) -> R
         Service::Replicate => {
             let report = replicate::pass(ports).await?;
             Ok(Pass { pending: Some(report.pending), more: report.copied > 0 && report.pending > 0, ..Pass::default() })
+        }
+        Service::StaleUploads => {
+            let report = stale_uploads::pass(ports).await?;
+            Ok(Pass { more: report.more, ..Pass::default() })
         }
         _ => recover::forget_old(ports).await.map(|()| Pass::default()),
     }

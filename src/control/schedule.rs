@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Finished uploads, old batches: nothing urgent.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
+/// Between two looks for uploads that nobody finishes.
+const STALE_EVERY_MAX: Duration = Duration::from_secs(600);
 /// A backend that could not be checked is tried again so often, one that is in order looked at so often.
 const STANDING_AGAIN: Duration = Duration::from_secs(2);
 const STANDING_EVERY: Duration = Duration::from_secs(60);
@@ -57,8 +59,14 @@ async fn wait_until_due(ask: Ask, bells: &Bells, operations: &Operations) {
             let every = if last.failed { STANDING_AGAIN } else { STANDING_EVERY };
             tokio::time::sleep(every).await;
         }
+        Service::StaleUploads => wait(last, stale_every(view.cleanup_queue.multipart_stale_timeout), pending()).await,
         _ => wait(last, FORGET_EVERY, pending()).await,
     }
+}
+
+/// An upload that is a little older than it may be does no harm.
+fn stale_every(age: Duration) -> Duration {
+    (age / 4).min(STALE_EVERY_MAX)
 }
 
 async fn wait(last: Pass, interval: Duration, woken: impl Future<Output = ()>) {

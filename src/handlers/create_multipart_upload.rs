@@ -7,7 +7,7 @@ use super::ports::{Exchange, Ports};
 use super::request::Request;
 use super::scratch::Scratch;
 use super::trouble::Trouble;
-use crate::base::{Dice, Failure, Nonce, ObjectKey, UploadId};
+use crate::base::{Clock, Dice, Failure, Nonce, ObjectKey, UploadId};
 use crate::proto::checksum::Algorithm;
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::http1::RequestHead;
@@ -33,7 +33,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         let create = CreateUpload {
             bucket: bucket.name.clone(),
             key: key.clone(),
-            upload: UploadId::from_rolls(ports.dice().roll(), ports.dice().roll()),
+            upload: UploadId::new(ports.clock().now(), ports.dice().roll(), ports.dice().roll()),
             candidates: candidates.clone(),
             nonce: Nonce::from_roll(ports.dice().roll()),
             record: record.clone(),

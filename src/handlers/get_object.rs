@@ -3,23 +3,17 @@
 //! Before the first byte any failure tries the next copy. Midway another copy of the same version goes on at the exact
 //! offset, since copies are byte-identical; if none can, the connection is cut.
 
-use super::object_headers::{write_object, write_version};
 use super::placing;
 use super::ports::{Exchange, Ports};
 use super::request::Request;
 use super::scratch::Scratch;
+use super::selection::{LOOKS_MAX, not_modified, select};
 use super::trouble::Trouble;
 use crate::backend::port::{MoveEnd, Span};
 use crate::base::failure::Kind;
 use crate::base::{Failure, Version};
-use crate::proto::conditional::{ReadConditions, Verdict};
-use crate::proto::error_code::{ErrorCode, S3Error};
-use crate::proto::range::Range;
 use crate::store::port::{Answer, Metadata, Query};
 use crate::store::record::{BlobAt, Located};
-
-/// Looks for a copy, the first one included (PROTOCOL.md, "Deleting bytes").
-const LOOKS_MAX: u32 = 3;
 
 pub async fn handle<P: Ports, X: Exchange<P>>(
     ports: &P,
@@ -30,74 +24,21 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     let mut looks = 0;
     loop {
         looks += 1;
-        look_up(ports, request, &mut scratch.located).await?;
+        let selected = select(ports, request, &mut scratch.located).await?;
         let located = &scratch.located;
-        let Some(range) = decide(request, located)? else {
+        let Some(selection) = selected else {
             return not_modified(exchange, located).await;
         };
-        write_head(exchange, request, located, range);
-        let span = Span { from: first_byte(range), len: range.len(located.size) };
-        if span.len == 0 {
+        selection.write_head(exchange, request, located)?;
+        if selection.span.len == 0 {
             return exchange.respond(b"").await.map_err(|_| Trouble::Cut);
         }
-        match send(ports, request, exchange, located, span).await? {
+        match send(ports, request, exchange, located, selection.span).await? {
             Sent::Whole => return Ok(()),
             // Its bytes may have been deleted since they were found: an overwrite, a move to another backend.
             Sent::NoCopy { stale: true, .. } if looks < LOOKS_MAX => {}
             Sent::NoCopy { failure, .. } => return Err(failure.into()),
         }
-    }
-}
-
-/// NoSuchKey if there is no live version.
-pub async fn look_up<P: Ports>(ports: &P, request: &Request<'_>, located: &mut Located) -> Result<(), Trouble> {
-    let found = ports.meta().lookup(request.bucket(), request.key(), located).await?;
-    if found { Ok(()) } else { Err(ErrorCode::NoSuchKey.into()) }
-}
-
-/// What of the object is to be sent; None: 304. PreconditionFailed, InvalidRange.
-pub fn decide(request: &Request<'_>, located: &Located) -> Result<Option<Range>, S3Error> {
-    let conditions = ReadConditions::of(request.head)?;
-    match conditions.test(&located.etag, located.modified) {
-        Verdict::Proceed => {}
-        Verdict::NotModified => return Ok(None),
-        Verdict::PreconditionFailed => return Err(ErrorCode::PreconditionFailed.into()),
-    }
-    let asked = request.head.header("range").filter(|_| conditions.range_applies(&located.etag, located.modified));
-    match Range::of(asked, located.size) {
-        Range::Unsatisfiable => Err(ErrorCode::InvalidRange.into()),
-        range => Ok(Some(range)),
-    }
-}
-
-pub async fn not_modified<P: Ports, X: Exchange<P>>(exchange: &mut X, located: &Located) -> Result<(), Trouble> {
-    let head = exchange.head();
-    head.clear();
-    head.status = ErrorCode::NotModified.http_status();
-    write_version(head, located);
-    for (name, value) in located.record.headers.iter().filter(|(name, _)| name == "cache-control" || name == "expires")
-    {
-        head.field(name, value);
-    }
-    exchange.respond(b"").await.map_err(|_| Trouble::Cut)
-}
-
-/// Status and fields for this range.
-pub fn write_head<P: Ports, X: Exchange<P>>(exchange: &mut X, request: &Request<'_>, located: &Located, range: Range) {
-    let head = exchange.head();
-    head.clear();
-    head.content_length = range.len(located.size);
-    if let Range::Part { first, last } = range {
-        head.status = 206;
-        head.format("content-range", format_args!("bytes {first}-{last}/{}", located.size));
-    }
-    write_object(head, request, located, range == Range::Whole);
-}
-
-fn first_byte(range: Range) -> u64 {
-    match range {
-        Range::Part { first, .. } => first,
-        Range::Whole | Range::Unsatisfiable => 0,
     }
 }
 

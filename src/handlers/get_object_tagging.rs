@@ -1,9 +1,9 @@
 //! GetObjectTagging: from the row alone.
 
-use super::get_object::look_up;
 use super::ports::{Exchange, Ports};
 use super::request::Request;
 use super::scratch::Scratch;
+use super::selection::look_up;
 use super::trouble::Trouble;
 use crate::proto::xml;
 

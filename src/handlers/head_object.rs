@@ -1,9 +1,9 @@
 //! HeadObject: as GetObject, from the row alone.
 
-use super::get_object::{decide, look_up, not_modified, write_head};
 use super::ports::{Exchange, Ports};
 use super::request::Request;
 use super::scratch::Scratch;
+use super::selection::{not_modified, select};
 use super::trouble::Trouble;
 
 pub async fn handle<P: Ports, X: Exchange<P>>(
@@ -12,10 +12,8 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     exchange: &mut X,
     scratch: &mut Scratch,
 ) -> Result<(), Trouble> {
-    look_up(ports, request, &mut scratch.located).await?;
-    match decide(request, &scratch.located)? {
-        Some(range) => write_head(exchange, request, &scratch.located, range),
-        None => return not_modified(exchange, &scratch.located).await,
-    }
+    let selected = select(ports, request, &mut scratch.located).await?;
+    let Some(selection) = selected else { return not_modified(exchange, &scratch.located).await };
+    selection.write_head(exchange, request, &scratch.located)?;
     exchange.respond(b"").await.map_err(|_| Trouble::Cut)
 }

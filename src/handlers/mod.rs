@@ -17,10 +17,12 @@ mod delete_objects;
 mod get_bucket_location;
 mod get_bucket_versioning;
 mod get_object;
+mod get_object_attributes;
 mod get_object_tagging;
 mod head_bucket;
 mod head_object;
 mod list_buckets;
+mod list_multipart_uploads;
 mod list_object_versions;
 mod list_objects;
 mod list_objects_v2;
@@ -35,6 +37,7 @@ pub mod request;
 pub mod reservation;
 pub mod response;
 pub mod scratch;
+mod selection;
 pub mod trouble;
 mod upload_part;
 mod upload_part_copy;
@@ -92,6 +95,9 @@ async fn dispatch<P: Ports, X: Exchange<P>>(
         Operation::CopyObject => Box::pin(copy_object::handle(ports, request, exchange, scratch)).await,
         Operation::PostObject => Box::pin(post_object::handle(ports, request, exchange, scratch)).await,
         Operation::DeleteObject => Box::pin(delete_object::handle(ports, request, exchange)).await,
+        Operation::GetObjectAttributes => {
+            Box::pin(get_object_attributes::handle(ports, request, exchange, scratch)).await
+        }
         Operation::GetObjectTagging => get_object_tagging::handle(ports, request, exchange, scratch).await,
         Operation::PutObjectTagging => Box::pin(put_object_tagging::handle(ports, request, exchange)).await,
         Operation::DeleteObjectTagging => Box::pin(delete_object_tagging::handle(ports, request, exchange)).await,
@@ -100,6 +106,9 @@ async fn dispatch<P: Ports, X: Exchange<P>>(
         Operation::ListObjects => Box::pin(list_objects::handle(ports, request, exchange, scratch)).await,
         Operation::ListObjectVersions => {
             Box::pin(list_object_versions::handle(ports, request, exchange, scratch)).await
+        }
+        Operation::ListMultipartUploads => {
+            Box::pin(list_multipart_uploads::handle(ports, request, exchange, scratch)).await
         }
         Operation::ListBuckets => list_buckets::handle(ports, request, exchange, scratch).await,
         Operation::HeadBucket => head_bucket::handle(ports, exchange).await,

@@ -10,8 +10,10 @@ use crate::proto::date;
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::http1::RequestHead;
 use crate::proto::tags;
+use crate::proto::target::{Query, decode_query};
 use crate::store::port::WriteCondition;
 use crate::store::record::{Located, ObjectRecord, StoredChecksum};
+use std::borrow::Cow;
 
 /// System headers that are kept and returned, in the order in which records hold them.
 const KEPT_HEADERS: [&str; 6] =
@@ -82,14 +84,25 @@ pub fn stored_checksum(checksum: &Checksum) -> StoredChecksum {
 }
 
 /// The fields of an answer to GET or HEAD that tell about the object; not those that tell about the body that is sent.
-pub fn write_object(head: &mut ResponseHead, request: &Request<'_>, located: &Located, whole: bool) {
+/// `checksums` are those of what is sent. InvalidURI for a `response-…` parameter that cannot be decoded.
+pub fn write_object(
+    head: &mut ResponseHead,
+    request: &Request<'_>,
+    located: &Located,
+    checksums: &[StoredChecksum],
+) -> Result<(), S3Error> {
     write_version(head, located);
     head.field("accept-ranges", "bytes");
     let record = &located.record;
-    if !record.headers.iter().any(|(name, _)| name == "content-type") {
+    let instead = asked_headers(&request.query())?;
+    let is_asked = |name: &str| instead.iter().any(|(asked, _)| *asked == name);
+    if !record.headers.iter().any(|(name, _)| name == "content-type") && !is_asked("content-type") {
         head.field("content-type", DEFAULT_CONTENT_TYPE);
     }
-    for (name, value) in &record.headers {
+    for (name, value) in record.headers.iter().filter(|(name, _)| !is_asked(name)) {
+        head.field(name, value);
+    }
+    for (name, value) in &instead {
         head.field(name, value);
     }
     for (name, value) in &record.user_metadata {
@@ -98,11 +111,26 @@ pub fn write_object(head: &mut ResponseHead, request: &Request<'_>, located: &Lo
     if !record.tags.is_empty() {
         head.format("x-amz-tagging-count", format_args!("{}", record.tags.len()));
     }
-    // A checksum is the whole object's, so a part of it is answered without (S3: "Checking object integrity").
-    let wanted = request.head.header("x-amz-checksum-mode").is_some_and(|mode| mode.eq_ignore_ascii_case(b"enabled"));
-    if wanted && whole {
-        write_checksums(head, &record.checksums);
+    if request.head.header("x-amz-checksum-mode").is_some_and(|mode| mode.eq_ignore_ascii_case(b"enabled")) {
+        write_checksums(head, checksums);
     }
+    Ok(())
+}
+
+/// System headers that the request wants in place of the object's (`response-content-type=…`). Nearly no request does.
+fn asked_headers<'t>(query: &Query<'t>) -> Result<Vec<(&'static str, Cow<'t, str>)>, S3Error> {
+    const PREFIX: &str = "response-";
+    let mut asked = Vec::new();
+    if query.raw_pairs().any(|(name, _)| name.starts_with(PREFIX) || name.contains('%')) {
+        for (raw_name, value) in query.raw_pairs() {
+            let name = decode_query(raw_name)?;
+            let kept = name.strip_prefix(PREFIX).and_then(|name| KEPT_HEADERS.into_iter().find(|kept| *kept == name));
+            if let Some(name) = kept {
+                asked.push((name, decode_query(value)?));
+            }
+        }
+    }
+    Ok(asked)
 }
 
 /// What also goes with a 304.
@@ -184,6 +212,19 @@ mod tests {
             let head = RequestHead::parse(bytes.as_bytes(), &mut 0).expect("a good head").expect("a whole head");
             assert_eq!(condition_of(&head).map_err(|error| error.code), Ok(want), "{fields:?}");
         }
+    }
+
+    #[test]
+    fn answers_have_the_headers_that_were_asked_for() {
+        let asked = |raw: &str| {
+            let asked = asked_headers(&Query::new(raw)).map_err(|error| error.code)?;
+            Ok(asked.into_iter().map(|(name, value)| (name, value.into_owned())).collect::<Vec<_>>())
+        };
+        assert_eq!(asked("x-id=GetObject&partNumber=1"), Ok(vec![]));
+        let raw = "response-content-type=a%2Fb&x-id=G&response%2Dexpires=never+ever";
+        let want = vec![("content-type", "a/b".to_owned()), ("expires", "never ever".to_owned())];
+        assert_eq!(asked(raw), Ok(want));
+        assert_eq!(asked("response-content-type=%zz"), Err(ErrorCode::InvalidURI));
     }
 
     #[test]

@@ -187,7 +187,7 @@ label!(
     /// A background job.
     Service {
         Recover = "recover", Cleanup = "cleanup", Replicate = "replicate", Usage = "usage", Forget = "forget",
-        Standing = "standing",
+        Standing = "standing", StaleUploads = "stale_uploads",
     }
 );
 

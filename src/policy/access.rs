@@ -91,8 +91,8 @@ pub fn needed(operation: Operation) -> Permissions {
     match operation {
         ListBuckets => Permissions::NONE,
         HeadBucket | GetBucketLocation | GetBucketVersioning => Permission::ListBuckets.into(),
-        ListObjects | ListObjectsV2 | ListObjectVersions | ListParts => Permission::List.into(),
-        GetObject | HeadObject | GetObjectTagging => Permission::Read.into(),
+        ListObjects | ListObjectsV2 | ListObjectVersions | ListParts | ListMultipartUploads => Permission::List.into(),
+        GetObject | HeadObject | GetObjectTagging | GetObjectAttributes => Permission::Read.into(),
         PutObject
         | PostObject
         | CreateMultipartUpload
@@ -221,6 +221,7 @@ mod tests {
             Op::HeadObject,
             Op::GetObjectTagging,
             Op::ListParts,
+            Op::ListMultipartUploads,
         ];
         assert_eq!(allowed, want);
     }

@@ -1,6 +1,7 @@
 //! Pure bytes to meaning and back. Nothing here does input or output, knows the time, or waits; every decoder takes bytes,
 //! says how many it used and what it learned.
 
+pub mod attributes;
 pub mod aws_chunked;
 pub mod body_check;
 pub mod body_error;

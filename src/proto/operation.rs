@@ -34,10 +34,12 @@ pub enum Operation {
     CompleteMultipartUpload,
     AbortMultipartUpload,
     ListParts,
+    ListMultipartUploads,
+    GetObjectAttributes,
 }
 
 impl Operation {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::ListBuckets,
         Self::HeadBucket,
         Self::GetBucketLocation,
@@ -61,6 +63,8 @@ impl Operation {
         Self::CompleteMultipartUpload,
         Self::AbortMultipartUpload,
         Self::ListParts,
+        Self::ListMultipartUploads,
+        Self::GetObjectAttributes,
     ];
 
     /// As S3's API reference, metrics and audit records call it.
@@ -89,6 +93,8 @@ impl Operation {
             Self::CompleteMultipartUpload => "CompleteMultipartUpload",
             Self::AbortMultipartUpload => "AbortMultipartUpload",
             Self::ListParts => "ListParts",
+            Self::ListMultipartUploads => "ListMultipartUploads",
+            Self::GetObjectAttributes => "GetObjectAttributes",
         }
     }
 
@@ -136,10 +142,13 @@ impl Operation {
             Self::UploadPart | Self::UploadPartCopy => &["uploadId", "partNumber"],
             Self::CompleteMultipartUpload | Self::AbortMultipartUpload => &["uploadId"],
             Self::ListParts => &["uploadId", "max-parts", "part-number-marker", "encoding-type"],
+            Self::ListMultipartUploads => {
+                &["uploads", "prefix", "delimiter", "key-marker", "upload-id-marker", "max-uploads", "encoding-type"]
+            }
+            Self::GetObject | Self::HeadObject => &READ_KEYS,
+            Self::GetObjectAttributes => &["attributes"],
             Self::ListBuckets
             | Self::HeadBucket
-            | Self::GetObject
-            | Self::HeadObject
             | Self::PutObject
             | Self::CopyObject
             | Self::PostObject
@@ -194,6 +203,17 @@ impl Operation {
     }
 }
 
+/// A part by its number, and fields of the answer.
+const READ_KEYS: [&str; 7] = [
+    "partNumber",
+    "response-cache-control",
+    "response-content-disposition",
+    "response-content-encoding",
+    "response-content-language",
+    "response-content-type",
+    "response-expires",
+];
+
 /// A key that no operation knows is never a reason to guess another operation.
 fn refuse_unknown_query(query: &Query<'_>) -> Result<(), S3Error> {
     for (raw_name, _) in query.raw_pairs() {
@@ -221,7 +241,7 @@ fn of_bucket(method: Method, query: &Query<'_>) -> Result<Operation, S3Error> {
     match method {
         Method::Head => Ok(Operation::HeadBucket),
         Method::Get if query.has("location") => Ok(Operation::GetBucketLocation),
-        Method::Get if query.has("uploads") => Err(not_implemented("ListMultipartUploads")),
+        Method::Get if query.has("uploads") => Ok(Operation::ListMultipartUploads),
         Method::Get if query.has("list-type") => Ok(Operation::ListObjectsV2),
         Method::Get if query.has("versioning") => Ok(Operation::GetBucketVersioning),
         Method::Get if query.has("versions") => Ok(Operation::ListObjectVersions),
@@ -241,6 +261,7 @@ fn of_object(method: Method, query: &Query<'_>, has_source: bool) -> Result<Oper
     let tagging = query.has("tagging");
     match method {
         Method::Get if upload => Ok(Operation::ListParts),
+        Method::Get if query.has("attributes") => Ok(Operation::GetObjectAttributes),
         Method::Get if tagging => Ok(Operation::GetObjectTagging),
         Method::Get => Ok(Operation::GetObject),
         Method::Head => Ok(Operation::HeadObject),
@@ -312,11 +333,19 @@ mod tests {
             ("GET /b/?prefix=a&delimiter=%2F&max-keys=5&marker=b&encoding-type=url", Operation::ListObjects),
             ("GET /b?versions&prefix=a&key-marker=b&version-id-marker=null", Operation::ListObjectVersions),
             ("GET /b?versioning", Operation::GetBucketVersioning),
+            ("GET /b?uploads", Operation::ListMultipartUploads),
+            (
+                "GET /b?uploads=&prefix=a&delimiter=%2F&key-marker=b&upload-id-marker=c&max-uploads=5&encoding-type=url",
+                Operation::ListMultipartUploads,
+            ),
             ("POST /b?delete", Operation::DeleteObjects),
             ("GET /b/k", Operation::GetObject),
             ("GET /b/k?x-id=GetObject", Operation::GetObject),
             ("GET /b//", Operation::GetObject),
+            ("GET /b/k?partNumber=2&response-content-type=a%2Fb&x-id=GetObject", Operation::GetObject),
+            ("GET /b/k?attributes", Operation::GetObjectAttributes),
             ("HEAD /b/k", Operation::HeadObject),
+            ("HEAD /b/k?partNumber=1", Operation::HeadObject),
             ("PUT /b/k?x-id=PutObject", Operation::PutObject),
             ("DELETE /b/k", Operation::DeleteObject),
             ("GET /b/k?tagging", Operation::GetObjectTagging),
@@ -379,7 +408,8 @@ mod tests {
             ("GET /b?list-type=2&location", ErrorCode::NotImplemented),
             ("GET /b?versioning&versions", ErrorCode::NotImplemented),
             ("GET /b?versions&list-type=2", ErrorCode::NotImplemented),
-            ("GET /b?uploads", ErrorCode::NotImplemented),
+            ("GET /b?uploads&list-type=2", ErrorCode::NotImplemented),
+            ("GET /b/k?uploads", ErrorCode::NotImplemented),
             ("GET /b?policy", ErrorCode::NotImplemented),
             ("PUT /b", ErrorCode::NotImplemented),
             ("PUT /b?versioning", ErrorCode::NotImplemented),

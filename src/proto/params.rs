@@ -125,11 +125,19 @@ pub struct UploadPart {
 
 impl UploadPart {
     pub fn parse(query: &Query<'_>) -> Result<Self, S3Error> {
-        let number = query.value("partNumber")?.and_then(|text| PartNumber::parse(&text)).ok_or_else(|| {
-            S3Error::new(ErrorCode::InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive")
-        })?;
+        let number = part_number(query)?.ok_or_else(bad_part_number)?;
         Ok(Self { upload: upload_id(query)?, number })
     }
+}
+
+/// `partNumber` of a part that is uploaded, or of a read.
+pub fn part_number(query: &Query<'_>) -> Result<Option<PartNumber>, S3Error> {
+    let Some(text) = query.value("partNumber")? else { return Ok(None) };
+    PartNumber::parse(&text).map(Some).ok_or_else(bad_part_number)
+}
+
+fn bad_part_number() -> S3Error {
+    S3Error::new(ErrorCode::InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive")
 }
 
 /// ListParts.
@@ -149,6 +157,40 @@ impl ListParts {
             upload: upload_id(query)?,
             after: count(query, "part-number-marker", u32::from(PARTS_MAX))?.unwrap_or(0) as u16,
             max_parts: count(query, "max-parts", PAGE_MAX)?.unwrap_or(PAGE_MAX),
+            url_encoding: url_encoding(query)?,
+        })
+    }
+}
+
+/// ListMultipartUploads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListMultipartUploads<'t> {
+    pub prefix: Cow<'t, str>,
+    /// Empty: none.
+    pub delimiter: Cow<'t, str>,
+    /// The page begins behind this key or common prefix.
+    pub key_marker: Cow<'t, str>,
+    /// With it, behind this upload of the key `key_marker`. S3 ignores it where there is no key marker.
+    pub upload_id_marker: Cow<'t, str>,
+    /// 0 to 1000.
+    pub max_uploads: u32,
+    /// Names in the answer are percent-encoded.
+    pub url_encoding: bool,
+}
+
+impl<'t> ListMultipartUploads<'t> {
+    pub fn parse(query: &Query<'t>) -> Result<Self, S3Error> {
+        let key_marker = query.value("key-marker")?.unwrap_or_default();
+        let upload_id_marker = query.value("upload-id-marker")?.filter(|_| !key_marker.is_empty()).unwrap_or_default();
+        if !upload_id_marker.is_empty() && UploadId::parse(&upload_id_marker).is_none() {
+            return Err(S3Error::new(ErrorCode::InvalidArgument, "Invalid uploadId marker"));
+        }
+        Ok(Self {
+            prefix: query.value("prefix")?.unwrap_or_default(),
+            delimiter: query.value("delimiter")?.unwrap_or_default(),
+            key_marker,
+            upload_id_marker,
+            max_uploads: count(query, "max-uploads", PAGE_MAX)?.unwrap_or(PAGE_MAX),
             url_encoding: url_encoding(query)?,
         })
     }
@@ -247,6 +289,23 @@ mod tests {
         assert_eq!(versions("versions&version-id-marker="), Ok((String::new(), Some(String::new()))));
         assert_eq!(versions("versions&version-id-marker=null"), Err(ErrorCode::InvalidArgument));
         assert_eq!(versions("versions&max-keys=-1"), Err(ErrorCode::InvalidArgument));
+    }
+
+    #[test]
+    fn markers_of_uploads() {
+        let id = UploadId::from_rolls(1, 2);
+        let parse = |raw: &str| {
+            let parsed = ListMultipartUploads::parse(&Query::new(raw)).map_err(|error| error.code);
+            parsed.map(|list| (list.key_marker.into_owned(), list.upload_id_marker.into_owned(), list.max_uploads))
+        };
+        let of = |key: &str, upload: &str, max| Ok((key.to_owned(), upload.to_owned(), max));
+        assert_eq!(parse("uploads"), of("", "", 1000));
+        let raw = format!("uploads&key-marker=a%2Fb&upload-id-marker={}&max-uploads=2", id.as_str());
+        assert_eq!(parse(&raw), of("a/b", id.as_str(), 2));
+        assert_eq!(parse("uploads&upload-id-marker=any&max-uploads=1001"), of("", "", 1000));
+        for bad in ["uploads&key-marker=k&upload-id-marker=any", "uploads&max-uploads=-1", "uploads&encoding-type=x"] {
+            assert_eq!(parse(bad), Err(ErrorCode::InvalidArgument), "{bad}");
+        }
     }
 
     #[test]

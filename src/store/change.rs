@@ -7,6 +7,7 @@ use super::record::{BackendFacts, BlobAt, ObjectRecord, PartRecord};
 use crate::base::{
     BackendName, BlobId, BucketName, Incarnation, Nonce, ObjectKey, PartNumber, Timestamp, UploadId, Version,
 };
+use std::time::Duration;
 
 /// Quota and naming facts of a backend, synchronised from the configuration at start.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -423,6 +424,15 @@ pub struct AbortUpload {
     pub upload: UploadId,
 }
 
+/// Aborts an upload that nobody finished: open and older than `age`, or completing since longer than that, when nobody is
+/// at it any more. `Busy` if it is younger; ended or unknown: `NoSuchUpload`. What it leaves is doomed as by `AbortUpload`;
+/// what its backend may have assembled can still appear.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AbortStale {
+    pub upload: UploadId,
+    pub age: Duration,
+}
+
 /// The bytes are gone (204 or NoSuchKey from a backend whose marker was seen). The row and its charge end, unless the blob
 /// may still appear and `found` lies before the end of its settle time: then it stays and is due again at that end.
 /// Idempotent; `Lost` for a blob that is not doomed or dead.
@@ -544,6 +554,7 @@ steps! {
     FinishComplete -> Committed,
     ReopenUpload -> Done,
     AbortUpload -> Done,
+    AbortStale -> Done,
     CleanupDone -> Done,
     CleanupFailed -> CleanupFailedOutcome,
     RecordUsage -> Done,
@@ -587,6 +598,7 @@ impl Change {
             Self::FinishComplete(one) => [key(&one.bucket, &one.key), Some(Subject::Upload(&one.upload))],
             Self::ReopenUpload(one) => [Some(Subject::Upload(&one.upload)), None],
             Self::AbortUpload(one) => [Some(Subject::Upload(&one.upload)), None],
+            Self::AbortStale(one) => [Some(Subject::Upload(&one.upload)), None],
             Self::CleanupDone(one) => [Some(Subject::Blob(one.blob)), None],
             Self::CleanupFailed(one) => [Some(Subject::Blob(one.blob)), None],
             Self::RecordUsage(_) | Self::ForgetOld(_) => [None, None],

@@ -4,6 +4,7 @@
 use super::change::{Upload, Usage};
 use super::record::{BlobAt, BlobState, Located, PartRecord, StoredChecksum};
 use crate::base::{BackendName, BucketName, ObjectKey, Timestamp, UploadId, Version};
+use std::time::Duration;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Query {
@@ -24,6 +25,20 @@ pub enum Query {
     Parts {
         upload: UploadId,
         after: u16,
+        max: u32,
+    },
+    /// The parts that a live version was made of, after this number.
+    VersionParts {
+        bucket: String,
+        key: String,
+        version: Version,
+        after: u16,
+        max: u32,
+    },
+    ListUploads(ListUploadsQuery),
+    /// Uploads that `AbortStale` with this age would abort, oldest first.
+    StaleUploads {
+        age: Duration,
         max: u32,
     },
     /// Doomed blobs on these backends whose time has come, oldest due first. The caller names the backends that it can
@@ -96,6 +111,41 @@ pub struct ListPage {
     pub last: String,
 }
 
+/// Open uploads of a bucket, ended ones left out, ordered by key and id.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ListUploadsQuery {
+    pub bucket: String,
+    pub prefix: String,
+    /// Empty: none.
+    pub delimiter: String,
+    /// Entries (keys and common prefixes) greater than this, as in `ListQuery::after`.
+    pub after: String,
+    /// With it also uploads of the key `after` itself whose ids are greater than this; empty: none.
+    pub after_upload: String,
+    /// Entries of both kinds together, 0 to 1000. A page of 0 is empty and not truncated.
+    pub max: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedUpload {
+    pub key: String,
+    pub upload: UploadId,
+    pub initiated: Timestamp,
+    pub checksum_algorithm: Option<String>,
+    pub checksum_full_object: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UploadsPage {
+    pub uploads: Vec<ListedUpload>,
+    pub common_prefixes: Vec<String>,
+    /// More entries follow.
+    pub truncated: bool,
+    /// The last entry of the page: the next page's `after` and `after_upload` (empty if it is a common prefix).
+    pub last: String,
+    pub last_upload: String,
+}
+
 /// A doomed blob that is due.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DueCleanup {
@@ -158,6 +208,15 @@ pub struct BackendStatus {
     pub usage: Usage,
 }
 
+/// A page of the parts of a version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VersionParts {
+    pub parts: Vec<PartRecord>,
+    pub truncated: bool,
+    /// Bytes of the object before the page's first part.
+    pub before_bytes: u64,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     Lookup(Option<Located>),
@@ -168,6 +227,10 @@ pub enum Answer {
         parts: Vec<PartRecord>,
         truncated: bool,
     },
+    /// None: no such live version, or not one of parts.
+    VersionParts(Option<VersionParts>),
+    ListUploads(UploadsPage),
+    StaleUploads(Vec<UploadId>),
     DueCleanups(Vec<DueCleanup>),
     /// `next`: pass as `after` to go on; None when all were examined.
     UnderReplicated {

@@ -25,6 +25,11 @@ pub fn mint_version(now: Timestamp, floor: Option<Version>, chance: u128) -> Ver
     }
 }
 
+/// When a version was minted, or later (`mint_version`).
+pub fn version_time(version: Version) -> Timestamp {
+    Timestamp { millis: i64::try_from(version.millis()).unwrap_or(i64::MAX) }
+}
+
 /// The 80 bits of chance of a version: the ten characters of the attempt's nonce.
 pub fn chance_of_nonce(nonce: Nonce) -> u128 {
     nonce.as_str().bytes().fold(0, |bits, byte| bits << 8 | u128::from(byte))

@@ -4,4 +4,5 @@
 pub mod cleanup;
 pub mod recover;
 pub mod replicate;
+pub mod stale_uploads;
 pub mod usage;

@@ -20,7 +20,7 @@ use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, local};
 use s3_orchestrator::store::location_cache::LocationCache;
 use s3_orchestrator::store::port::*;
 use s3_orchestrator::store::record::{BackendFacts, BlobAt, Located, ObjectRecord, PartRecord};
-use s3_orchestrator::workers::{cleanup, recover, replicate};
+use s3_orchestrator::workers::{cleanup, recover, replicate, stale_uploads};
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -94,6 +94,7 @@ impl Instance {
         });
         sim.spawn(group, instance.clone().clean_up());
         sim.spawn(group, instance.clone().replicate());
+        sim.spawn(group, instance.clone().end_stale_uploads());
         instance
     }
 
@@ -116,6 +117,14 @@ impl Instance {
             self.until_wanted(Worker::Replicate, Duration::from_millis(2_500)).await;
             // A pass that failed is run again at the next interval.
             let _ = replicate::pass(&*self).await;
+        }
+    }
+
+    async fn end_stale_uploads(self: Rc<Self>) {
+        loop {
+            self.world.sim.sleep(Duration::from_secs(1)).await;
+            let ended = stale_uploads::pass(&*self).await.map_or(0, |report| report.aborted);
+            self.world.counts.stale_uploads.set(self.world.counts.stale_uploads.get() + ended);
         }
     }
 

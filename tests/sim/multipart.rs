@@ -1,12 +1,11 @@
-//! A client that uploads in parts: parts are sent again when they fail, Complete is asked again, some uploads are left.
+//! A client that uploads in parts: parts are sent again when they fail, Complete is asked again, some uploads are left to the
+//! worker that ends stale ones.
 
 use super::client::{Ask, call, new_value, value_fields};
 use super::history::{Answer, Call, Condition};
 use super::world::{BUCKET, World, body_of, count};
-use s3_orchestrator::base::{Clock, UploadId};
-use s3_orchestrator::handlers::ports::Ports;
+use s3_orchestrator::base::Clock;
 use s3_orchestrator::proto::xml;
-use s3_orchestrator::store::port::{Metadata, ReopenUpload};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -89,29 +88,4 @@ async fn complete(world: &Rc<World>, target: &str, manifest: &str, value: u64) -
 
 async fn abort(world: &Rc<World>, target: &str) {
     call(world, Ask::new("DELETE", target)).await;
-}
-
-async fn reopen(world: &Rc<World>, id: &str) {
-    let instance = world.instance.borrow().clone();
-    if let (Some(instance), Some(upload)) = (instance, UploadId::parse(id)) {
-        // Asked again if it did not reach the database.
-        let _ = instance.meta().step(ReopenUpload { upload }).await;
-    }
-}
-
-/// At the end: every upload that was left open is aborted. Those that have ended answer 404.
-pub async fn abort_all(world: &Rc<World>) {
-    let opened: Vec<(String, String)> = world.opened.borrow_mut().drain(..).collect();
-    for (key, id) in opened {
-        for _ in 0..20 {
-            let response = call(world, Ask::new("DELETE", format!("/{BUCKET}/{key}?uploadId={id}"))).await;
-            match response.status {
-                204 | 404 => break,
-                // Its client gave up while it was completing; nobody will ask again.
-                409 => reopen(world, &id).await,
-                _ => {}
-            }
-            world.sim.sleep(Duration::from_millis(50)).await;
-        }
-    }
 }

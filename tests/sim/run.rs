@@ -4,7 +4,6 @@ use super::backend::Faults;
 use super::client::Client;
 use super::executor::{Group, Sim, WORLD};
 use super::instance::Instance;
-use super::multipart;
 use super::store::StoreFaults;
 use super::world::{KEYS, Setting, World, count};
 use s3_orchestrator::base::Clock;
@@ -19,7 +18,7 @@ pub struct Outcome {
     pub steps: u64,
     pub hash: u64,
     pub violation: Option<String>,
-    pub counts: [(&'static str, u64); 11],
+    pub counts: [(&'static str, u64); 12],
     pub summary: String,
     pub story: String,
 }
@@ -86,10 +85,9 @@ async fn operator(world: Rc<World>, steps: u64, quiet: Rc<Cell<bool>>) {
         backend.faults.set(Faults::NONE);
         backend.down_for(Duration::ZERO);
     }
-    // Clients end what they are doing; late bodies arrive; what was given up is deleted; copies are made.
-    sim.sleep(Duration::from_secs(30)).await;
-    multipart::abort_all(&world).await;
-    sim.sleep(Duration::from_secs(40)).await;
+    // Clients end what they are doing; uploads that were left are ended; late bodies arrive; what was given up is deleted;
+    // copies are made.
+    sim.sleep(Duration::from_secs(70)).await;
     let last = Client { world: world.clone() };
     for key in KEYS {
         last.look(key).await;

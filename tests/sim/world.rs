@@ -83,7 +83,7 @@ impl Setting {
         let text = format!(
             "server:\n  listen_addr: 127.0.0.1:9\ndatabase:\n  driver: sqlite\n  path: x.db\nbuckets:\n  - name: {BUCKET}\n    credentials:\n      \
              - access_key_id: k\n        secret_access_key: s\nrouting_strategy: {strategy}\nreplication:\n  \
-             factor: {}\n  concurrency: 3\nwrite_path:\n  multipart:\n    enforce_min_part_size: false\nbackends:\n\
+             factor: {}\n  concurrency: 3\ncleanup_queue:\n  multipart_stale_timeout: 4s\nwrite_path:\n  multipart:\n    enforce_min_part_size: false\nbackends:\n\
              {}{}  - name: b2\n    directory: d\n    quota_bytes: {}\n",
             self.factor,
             endpoint("b0", false),
@@ -108,8 +108,6 @@ pub struct World {
     pub instance: RefCell<Option<Rc<Instance>>>,
     /// Clients end when they see it.
     pub stopping: Cell<bool>,
-    /// Uploads that were ever opened: key and id. Some clients never hear of theirs, some forget them.
-    pub opened: RefCell<Vec<(String, String)>>,
     histories: RefCell<BTreeMap<&'static str, KeyHistory>>,
     operations: Cell<u64>,
     /// Which operation writes which value, to which key, of which size.
@@ -157,10 +155,11 @@ pub struct Counts {
     pub no_room: Cell<u64>,
     pub conflicts: Cell<u64>,
     pub completed_uploads: Cell<u64>,
+    pub stale_uploads: Cell<u64>,
 }
 
 impl Counts {
-    pub fn all(&self) -> [(&'static str, u64); 11] {
+    pub fn all(&self) -> [(&'static str, u64); 12] {
         [
             ("acknowledged writes", &self.acknowledged_writes),
             ("unknown writes", &self.unknown_writes),
@@ -207,7 +206,6 @@ impl World {
             store_away_until_nanos: Cell::new(0),
             instance: RefCell::new(None),
             stopping: Cell::new(false),
-            opened: RefCell::default(),
             histories: RefCell::new(KEYS.into_iter().map(|key| (key, KeyHistory::new(key))).collect()),
             operations: Cell::new(0),
             values: RefCell::default(),
@@ -349,10 +347,6 @@ impl World {
                 if let Some(&value) = self.nonces.borrow().get(begin.nonce.as_str()) {
                     self.begun(value, begun.version);
                 }
-            }
-            (_, Outcome::CreateUpload(Ok(upload))) => {
-                let opened = (upload.key.as_str().to_owned(), upload.upload.as_str().to_owned());
-                self.opened.borrow_mut().push(opened);
             }
             (_, Outcome::StartComplete(Ok(CompleteStarted::Go { upload, version, .. }))) => {
                 if let Some(value) = value_of(&upload.record) {

@@ -5,7 +5,7 @@
 use super::NAMESPACE;
 use super::write::XmlWriter;
 use crate::base::Timestamp;
-use crate::proto::params::{ListObjectVersions, ListObjects, ListObjectsV2};
+use crate::proto::params::{ListMultipartUploads, ListObjectVersions, ListObjects, ListObjectsV2};
 use crate::proto::target::encode_percent;
 use crate::proto::{date, list_token};
 
@@ -170,6 +170,56 @@ pub fn write_list_versions<'a>(
     xml.close("ListVersionsResult");
 }
 
+/// An open upload.
+#[derive(Clone, Copy, Debug)]
+pub struct UploadEntry<'a> {
+    pub key: &'a str,
+    pub upload: &'a str,
+    pub initiated: Timestamp,
+    /// As declared when it was created: `x-amz-checksum-algorithm`'s spelling, and whether its object's checksum will be one
+    /// of the parts' checksums.
+    pub checksum: Option<(&'a str, bool)>,
+}
+
+/// A page of ListMultipartUploads. `continues_after` is the last entry, if more follow: a key and its upload, or a common
+/// prefix and nothing.
+pub fn write_list_uploads<'a>(
+    out: &mut Vec<u8>,
+    bucket: &str,
+    request: &ListMultipartUploads<'_>,
+    continues_after: Option<(&str, &str)>,
+    uploads: impl IntoIterator<Item = UploadEntry<'a>>,
+    common_prefixes: impl IntoIterator<Item = &'a str>,
+) {
+    let mut names = Names::new(request.url_encoding);
+    let mut xml = XmlWriter::document(out, "ListMultipartUploadsResult", NAMESPACE);
+    xml.text("Bucket", bucket).text("KeyMarker", names.shown(&request.key_marker));
+    xml.text("UploadIdMarker", &request.upload_id_marker);
+    if let Some((key, upload)) = continues_after {
+        xml.text("NextKeyMarker", names.shown(key)).text("NextUploadIdMarker", upload);
+    }
+    xml.text("Prefix", names.shown(&request.prefix));
+    if !request.delimiter.is_empty() {
+        xml.text("Delimiter", names.shown(&request.delimiter));
+    }
+    if request.url_encoding {
+        xml.text("EncodingType", "url");
+    }
+    xml.number("MaxUploads", u64::from(request.max_uploads)).flag("IsTruncated", continues_after.is_some());
+    for entry in uploads {
+        xml.open("Upload").text("Key", names.shown(entry.key)).text("UploadId", entry.upload);
+        owner(&mut xml, "Initiator");
+        owner(&mut xml, "Owner");
+        xml.text("StorageClass", "STANDARD").text("Initiated", date::iso8601(entry.initiated).as_str());
+        if let Some((algorithm, composite)) = entry.checksum {
+            xml.text("ChecksumAlgorithm", algorithm).text("ChecksumType", checksum_type(composite));
+        }
+        xml.close("Upload");
+    }
+    write_common_prefixes(&mut xml, &mut names, common_prefixes);
+    xml.close("ListMultipartUploadsResult");
+}
+
 /// What unversioned buckets call the only version of an object.
 const NULL_VERSION: &str = "null";
 
@@ -207,7 +257,7 @@ pub(super) fn checksum_type(composite: bool) -> &'static str {
 mod tests {
     use super::*;
     use crate::proto::target::Query;
-    use crate::proto::xml::{read_list, read_versions};
+    use crate::proto::xml::{read_list, read_uploads, read_versions};
     use proptest::prelude::*;
 
     const AT: Timestamp = Timestamp { millis: 784_111_777_000 };
@@ -302,6 +352,31 @@ mod tests {
         let at_prefix = write("versions&delimiter=/", Some(("p/", false)));
         assert!(at_prefix.contains("<NextKeyMarker>p/</NextKeyMarker><MaxKeys>"), "{at_prefix}");
         assert_eq!(text(write_versioning), "<VersioningConfiguration></VersioningConfiguration>");
+    }
+
+    #[test]
+    fn open_uploads() {
+        let raw = "uploads&key-marker=j&delimiter=/&max-uploads=2&encoding-type=url";
+        let request = ListMultipartUploads::parse(&Query::new(raw)).expect("well-formed");
+        let entry = UploadEntry { key: "k +", upload: "U", initiated: AT, checksum: Some(("CRC32", false)) };
+        let got = text(|out| write_list_uploads(out, "b", &request, Some(("p/", "")), [entry], ["p/"]));
+        let who = |element: &str| {
+            format!("<{element}><ID>s3-orchestrator</ID><DisplayName>s3-orchestrator</DisplayName></{element}>")
+        };
+        let want = format!(
+            "<ListMultipartUploadsResult><Bucket>b</Bucket><KeyMarker>j</KeyMarker><UploadIdMarker></UploadIdMarker>\
+             <NextKeyMarker>p/</NextKeyMarker><NextUploadIdMarker></NextUploadIdMarker><Prefix></Prefix>\
+             <Delimiter>/</Delimiter><EncodingType>url</EncodingType><MaxUploads>2</MaxUploads>\
+             <IsTruncated>true</IsTruncated><Upload><Key>k%20%2B</Key><UploadId>U</UploadId>{}{}\
+             <StorageClass>STANDARD</StorageClass><Initiated>1994-11-06T08:49:37.000Z</Initiated>\
+             <ChecksumAlgorithm>CRC32</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType></Upload>\
+             <CommonPrefixes><Prefix>p/</Prefix></CommonPrefixes></ListMultipartUploadsResult>",
+            who("Initiator"),
+            who("Owner")
+        );
+        assert_eq!(got, want);
+        let page = read_uploads(got.as_bytes()).expect("well-formed");
+        assert_eq!((page.uploads[0].key.as_str(), page.uploads[0].upload.as_str()), ("k +", "U"));
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 //! `result` and `listing` the documents made with it. Nothing here resolves entities beyond XML's own five, reads a DTD, or recurses.
 
 mod answer;
+mod attributes;
 mod listing;
 mod request;
 mod result;
@@ -14,8 +15,10 @@ pub use answer::{
     BackendError, CompletedUpload, ListedKey, ListedPage, ListedUpload, ListedUploads, ListedVersion,
     read_complete_result, read_error, read_initiate_result, read_list, read_uploads, read_versions,
 };
+pub use attributes::{AttributePart, Attributes, PartsPage, write_attributes};
 pub use listing::{
-    ListEntry, ListHeader, write_list_objects, write_list_objects_v1, write_list_versions, write_versioning,
+    ListEntry, ListHeader, UploadEntry, write_list_objects, write_list_objects_v1, write_list_uploads,
+    write_list_versions, write_versioning,
 };
 pub use request::{
     CompletedPart, DeleteRequest, ObjectToDelete, read_complete_multipart_upload, read_delete, read_tagging,

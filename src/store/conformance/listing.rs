@@ -1,6 +1,7 @@
 //! Pages against a model that knows nothing of stores (I8).
 
 use super::*;
+use crate::base::UploadId;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -130,4 +131,82 @@ pub(super) fn the_edges_of_a_page<S: MetadataStore>(bench: &Bench<S>) {
     assert_eq!(page(2, "d1/k0500", "/").common_prefixes, ["d2/"], "a common prefix stands where its name does");
     let elsewhere = ListQuery { bucket: "bkt2".into(), max: 10, ..ListQuery::default() };
     assert_eq!(list(bench, elsewhere), ListPage::default());
+}
+
+/// Entries of a listing of uploads: keys with their ids, or common prefixes without.
+fn model_of_uploads(open: &[(String, UploadId)], list: &ListUploadsQuery) -> (Vec<(String, String)>, bool) {
+    let mut entries: Vec<(String, String)> = Vec::new();
+    for (key, upload) in open.iter().filter(|(key, _)| key.starts_with(&list.prefix)) {
+        let rest = &key[list.prefix.len()..];
+        let cut = rest.find(&list.delimiter).filter(|_| !list.delimiter.is_empty());
+        let entry = match cut {
+            Some(at) => (key[..list.prefix.len() + at + list.delimiter.len()].to_owned(), String::new()),
+            None => (key.clone(), upload.as_str().to_owned()),
+        };
+        let follows = entry.0 > list.after
+            || entry.0 == list.after && !list.after_upload.is_empty() && entry.1 > list.after_upload;
+        if follows && entries.last() != Some(&entry) {
+            entries.push(entry);
+        }
+    }
+    let truncated = list.max > 0 && entries.len() > list.max as usize;
+    entries.truncate(list.max as usize);
+    (entries, truncated)
+}
+
+pub(super) fn pages_of_uploads_follow_the_model<S: MetadataStore>(bench: &Bench<S>) {
+    let delimiters = prop::sample::select(vec!["", "/", "//", "é", "ab"]);
+    let queries = vec((text(0..3), delimiters, text(0..4), 0_u32..5), 20);
+    let strategy = (vec(text(1..5), 0..25), queries);
+    let config = Config { cases: 30, failure_persistence: None, ..Config::default() };
+    let checked = TestRunner::new(config).run(&strategy, |(keys, queries)| {
+        let mut open: Vec<(String, UploadId)> = Vec::new();
+        for (place, key) in keys.iter().enumerate() {
+            let create = CreateUpload { candidates: on(&["c"]), ..bench.create_upload(key) };
+            let upload = bench.step(create).expect("there is room");
+            if place % 4 == 3 {
+                abort(bench, key, &upload.upload);
+            } else {
+                open.push((key.clone(), upload.upload));
+            }
+        }
+        open.sort();
+        for (prefix, delimiter, after, max) in queries {
+            let mut query = ListUploadsQuery {
+                bucket: BUCKET.into(),
+                prefix,
+                delimiter: delimiter.into(),
+                after,
+                after_upload: String::new(),
+                max,
+            };
+            loop {
+                let page = match bench.query(Query::ListUploads(query.clone())) {
+                    Answer::ListUploads(page) => page,
+                    other => panic!("{other:?}"),
+                };
+                let mut shown: Vec<_> =
+                    page.uploads.iter().map(|one| (one.key.clone(), one.upload.as_str().to_owned())).collect();
+                shown.extend(page.common_prefixes.iter().map(|one| (one.clone(), String::new())));
+                shown.sort();
+                let (want, truncated) = model_of_uploads(&open, &query);
+                prop_assert_eq!((&shown, page.truncated), (&want, truncated), "{:?}", query);
+                let last = want.last().cloned().unwrap_or_default();
+                prop_assert_eq!((&page.last, &page.last_upload), (&last.0, &last.1), "{:?}", query);
+                if !truncated {
+                    break;
+                }
+                (query.after, query.after_upload) = (page.last, page.last_upload);
+            }
+        }
+        for (key, upload) in &open {
+            abort(bench, key, upload);
+        }
+        Ok(())
+    });
+    checked.unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn abort<S: MetadataStore>(bench: &Bench<S>, text: &str, upload: &UploadId) {
+    bench.step(AbortUpload { bucket: bucket(), key: key(text), upload: upload.clone() }).expect("it is open");
 }

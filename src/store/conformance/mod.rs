@@ -330,8 +330,8 @@ macro_rules! conforms {
                 uploads: [an_upload_becomes_an_object, parts_replace_each_other, attempts_that_fail, manifests_are_checked,
                     completing_can_be_asked_again, an_aborted_upload, uploads_are_superseded_while_completing,
                     refused_completions_end_the_upload, uploads_survive_registration, uploads_are_bounded,
-                    ended_uploads_are_forgotten],
-                listing: [pages_follow_the_model, the_edges_of_a_page],
+                    ended_uploads_are_forgotten, stale_uploads_are_aborted, a_version_knows_its_parts],
+                listing: [pages_follow_the_model, the_edges_of_a_page, pages_of_uploads_follow_the_model],
                 scans: [under_replicated_versions, status_and_usage, facts_and_draining_are_told, blobs_page_by_name],
             );
         }

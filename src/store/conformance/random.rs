@@ -199,6 +199,7 @@ impl Known {
                 FinishComplete { bucket, key, upload, version_id, etag, record, condition }.into()
             }
             46 => ReopenUpload { upload }.into(),
+            _ if x.is_multiple_of(3) => AbortStale { upload, age: Duration::from_secs(u64::from(z % 40)) }.into(),
             _ => AbortUpload { bucket, key, upload }.into(),
         })
     }

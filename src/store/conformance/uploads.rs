@@ -24,7 +24,7 @@ fn manifest(parts: &[(u16, &str)]) -> Vec<(PartNumber, String)> {
 }
 
 impl<S: MetadataStore> Bench<S> {
-    fn create_upload(&self, text: &str) -> CreateUpload {
+    pub(super) fn create_upload(&self, text: &str) -> CreateUpload {
         CreateUpload {
             bucket: bucket(),
             key: key(text),
@@ -479,4 +479,79 @@ pub(super) fn ended_uploads_are_forgotten<S: MetadataStore>(bench: &Bench<S>) {
     bench.put("live", 1);
     forget();
     assert_eq!(bench.shown(&live), None);
+}
+
+pub(super) fn stale_uploads_are_aborted<S: MetadataStore>(bench: &Bench<S>) {
+    const AGE: Duration = Duration::from_secs(100);
+    let stale = || match bench.query(Query::StaleUploads { age: AGE, max: 10 }) {
+        Answer::StaleUploads(stale) => stale,
+        other => panic!("{other:?}"),
+    };
+    let abort = |upload: &Upload| bench.step(AbortStale { upload: upload.upload.clone(), age: AGE });
+    let old = bench.upload("old");
+    bench.part(&old, 1, 10, "e1");
+    let taken_up_late = bench.upload("late");
+    bench.part(&taken_up_late, 1, 20, "e1");
+    let done = bench.upload("done");
+    bench.part(&done, 1, 30, "e1");
+    bench.start(&done, &[(1, "e1")]);
+    bench.step(bench.finish_complete(&done)).expect("it is completing");
+    bench.advance(60);
+    let young = bench.upload("young");
+    assert_eq!((stale(), abort(&old)), (vec![], Err(Refusal::Busy)));
+
+    bench.advance(41);
+    bench.start(&taken_up_late, &[(1, "e1")]);
+    assert_eq!(stale(), std::slice::from_ref(&old.upload));
+    assert_eq!(abort(&old), Ok(Done));
+    assert_eq!(bench.upload_state(&old), Some(UploadState::Aborted));
+    assert!(bench.due().iter().any(|due| due.blob.id == old.blob.id && due.abort_uploads));
+    assert_eq!(abort(&old), Err(Refusal::NoSuchUpload), "it has ended");
+    assert_eq!(abort(&done), Err(Refusal::NoSuchUpload));
+    assert_eq!(abort(&taken_up_late), Err(Refusal::Busy), "somebody may be completing it");
+    assert_eq!(abort(&young), Err(Refusal::Busy));
+
+    bench.advance(101);
+    assert_eq!(stale(), [taken_up_late.upload.clone(), young.upload.clone()]);
+    assert_eq!(abort(&taken_up_late), Ok(Done));
+    assert_eq!(bench.step(bench.finish_complete(&taken_up_late)), Err(Refusal::NoSuchUpload));
+    let row = bench.due().into_iter().find(|due| due.blob.id == taken_up_late.blob.id).expect("its bytes are due");
+    bench.step(CleanupDone { blob: row.blob.id, found: row.found }).expect("it is doomed");
+    assert_eq!(bench.state(&taken_up_late.blob), Some(BlobState::Doomed), "what was being assembled may still appear");
+    bench.advance(20 * 60);
+    bench.clean();
+    assert_eq!(bench.state(&taken_up_late.blob), None);
+}
+
+pub(super) fn a_version_knows_its_parts<S: MetadataStore>(bench: &Bench<S>) {
+    let ask = |version: Version, after, max| match bench.query(Query::VersionParts {
+        bucket: BUCKET.into(),
+        key: "k".into(),
+        version,
+        after,
+        max,
+    }) {
+        Answer::VersionParts(found) => found.map(|page| {
+            let numbers: Vec<u16> = page.parts.iter().map(|part| part.number).collect();
+            (numbers, page.truncated, page.before_bytes)
+        }),
+        other => panic!("{other:?}"),
+    };
+    let plain = bench.put("k", 5);
+    assert_eq!(ask(plain.version, 0, 10), None, "it is one piece");
+    let upload = bench.upload("k");
+    for (n, size) in [(1, 10), (3, 30), (4, 7), (9, 5)] {
+        bench.part(&upload, n, size, &format!("e{n}"));
+    }
+    let (version, _) = bench.start(&upload, &[(1, "e1"), (3, "e3"), (9, "e9")]);
+    assert_eq!(ask(version, 0, 10), None, "it is not live yet");
+    bench.step(bench.finish_complete(&upload)).expect("it is completing");
+    assert_eq!(ask(version, 0, 10), Some((vec![1, 3, 9], false, 0)), "those of the manifest");
+    assert_eq!(ask(version, 0, 2), Some((vec![1, 3], true, 0)));
+    assert_eq!(ask(version, 2, 1), Some((vec![3], true, 10)));
+    assert_eq!(ask(version, 3, 1), Some((vec![9], false, 40)));
+    assert_eq!(ask(version, 9, 1), Some((vec![], false, 45)));
+    assert_eq!(ask(plain.version, 0, 10), None);
+    bench.delete("k");
+    assert_eq!(ask(version, 0, 10), None);
 }

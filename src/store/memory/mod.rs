@@ -83,6 +83,7 @@ impl Tables {
             Change::FinishComplete(one) => Outcome::FinishComplete(self.finish_complete(now, one)),
             Change::ReopenUpload(one) => Outcome::ReopenUpload(self.reopen_upload(&one)),
             Change::AbortUpload(one) => Outcome::AbortUpload(self.abort_upload(now, &one)),
+            Change::AbortStale(one) => Outcome::AbortStale(self.abort_stale(now, &one)),
             Change::CleanupDone(one) => Outcome::CleanupDone(self.cleanup_done(one)),
             Change::CleanupFailed(one) => Outcome::CleanupFailed(Ok(self.cleanup_failed(now, one))),
             Change::RecordUsage(one) => Outcome::RecordUsage(Ok(self.record_usage(one))),

@@ -1,12 +1,13 @@
 //! Queries: what the rows say, in the plainest way.
 
 use super::super::port::{
-    Answer, BackendAudit, BackendStatus, BlobRow, DueCleanup, ListPage, ListQuery, Listed, Query,
+    Answer, BackendAudit, BackendStatus, BlobRow, DueCleanup, ListPage, ListQuery, ListUploadsQuery, Listed,
+    ListedUpload, Query, UploadState, UploadsPage, VersionParts,
 };
 use super::super::record::{BlobState, Located};
 use super::super::rules::SCAN_VERSIONS_MAX;
-use super::tables::{Blob, Key, Live, Tables};
-use crate::base::{BackendName, BlobId, BucketName, ObjectKey, Timestamp};
+use super::tables::{Blob, Key, Live, Tables, UploadRow};
+use crate::base::{BackendName, BlobId, BucketName, ObjectKey, Timestamp, Version};
 
 impl Tables {
     pub(super) fn answer(&self, now: Timestamp, query: Query) -> Answer {
@@ -31,6 +32,17 @@ impl Tables {
                 let truncated = parts.len() > max as usize;
                 parts.truncate(max as usize);
                 Answer::Parts { parts, truncated }
+            }
+            Query::VersionParts { bucket, key, version, after, max } => {
+                let key = key_of(&bucket, &key);
+                Answer::VersionParts(key.and_then(|key| self.version_parts(&key, version, after, max)))
+            }
+            Query::ListUploads(list) => Answer::ListUploads(self.list_uploads(&list)),
+            Query::StaleUploads { age, max } => {
+                let stale = self.uploads.iter().filter(|(_, row)| row.is_active() && row.is_stale(now, age));
+                let mut stale: Vec<_> = stale.map(|(upload, row)| (row.initiated, upload.clone())).collect();
+                stale.sort();
+                Answer::StaleUploads(stale.into_iter().take(max as usize).map(|(_, upload)| upload).collect())
             }
             Query::DueCleanups { on, max } => Answer::DueCleanups(self.due_cleanups(&on, now, max)),
             Query::UnderReplicated { factor, counted, after, max } => {
@@ -99,6 +111,56 @@ impl Tables {
                     checksums: live.record.checksums.clone(),
                 }),
             }
+        }
+        page
+    }
+
+    fn version_parts(&self, key: &Key, version: Version, after: u16, max: u32) -> Option<VersionParts> {
+        self.versions.get(key).filter(|live| live.version == version)?;
+        let made_it = |row: &&UploadRow| row.state == UploadState::Done && row.version == version && row.key == *key;
+        let row = self.uploads.values().find(made_it)?;
+        let before_bytes = row.parts.range(..=after).map(|(_, part)| part.size).sum();
+        let mut parts: Vec<_> = row.parts.range(after.saturating_add(1)..).map(|(_, part)| part.clone()).collect();
+        let truncated = parts.len() > max as usize;
+        parts.truncate(max as usize);
+        Some(VersionParts { parts, truncated, before_bytes })
+    }
+
+    /// As `list`: entries that follow the markers, equal prefixes once.
+    fn list_uploads(&self, list: &ListUploadsQuery) -> UploadsPage {
+        let mut page = UploadsPage::default();
+        let active = self.uploads.iter().filter(|(_, row)| row.is_active() && row.key.0.as_str() == list.bucket);
+        let mut sorted: Vec<_> = active.map(|(upload, row)| (row.key.1.as_str(), upload, row)).collect();
+        sorted.sort_by_key(|(key, upload, _)| (*key, *upload));
+        for (key, upload, row) in sorted {
+            let Some(rest) = key.strip_prefix(list.prefix.as_str()) else { continue };
+            let end = if list.delimiter.is_empty() { None } else { rest.find(&list.delimiter) };
+            let entry = end.map_or(key, |end| &key[..list.prefix.len() + end + list.delimiter.len()]);
+            let is_later = end.is_none()
+                && entry == list.after
+                && !list.after_upload.is_empty()
+                && upload.as_str() > list.after_upload.as_str();
+            if entry <= list.after.as_str() && !is_later || end.is_some() && entry == page.last {
+                continue;
+            }
+            if page.uploads.len() + page.common_prefixes.len() == list.max as usize {
+                page.truncated = list.max > 0;
+                break;
+            }
+            entry.clone_into(&mut page.last);
+            page.last_upload.clear();
+            if end.is_some() {
+                page.common_prefixes.push(entry.to_owned());
+                continue;
+            }
+            page.last_upload.push_str(upload.as_str());
+            page.uploads.push(ListedUpload {
+                key: key.to_owned(),
+                upload: upload.clone(),
+                initiated: row.initiated,
+                checksum_algorithm: row.checksum_algorithm.clone(),
+                checksum_full_object: row.checksum_full_object,
+            });
         }
         page
     }

@@ -4,14 +4,16 @@
 //! it stays charged until the upload ends.
 
 use super::super::port::{
-    AbandonPart, AbortUpload, BeginPart, Candidate, CommitPart, Committed, CompleteStarted, CreateUpload, Done,
-    FinishComplete, Overtaken, PartBegun, Refusal, ReopenUpload, SetBackendUpload, StartComplete, Upload, UploadState,
+    AbandonPart, AbortStale, AbortUpload, BeginPart, Candidate, CommitPart, Committed, CompleteStarted, CreateUpload,
+    Done, FinishComplete, Overtaken, PartBegun, Refusal, ReopenUpload, SetBackendUpload, StartComplete, Upload,
+    UploadState,
 };
-use super::super::rules::{chance_of_nonce, chance_of_upload, check_manifest, mint_version};
+use super::super::rules::{chance_of_nonce, chance_of_upload, check_manifest, mint_version, version_time};
 use super::tables::{Attempt, Blob, Key, Live, Tables, UploadRow};
 use crate::base::limits::OBJECT_BYTES_MAX;
 use crate::base::{BlobId, Incarnation, Nonce, PartNumber, Timestamp, UploadId, blob_name};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 impl Tables {
     pub(super) fn create_upload(&mut self, now: Timestamp, create: CreateUpload) -> Result<Upload, Refusal> {
@@ -237,21 +239,43 @@ impl Tables {
             UploadState::Done => return Err(Refusal::NoSuchUpload),
             UploadState::Aborted => return Ok(Done),
         }
-        // A part that is on its way, or a backend upload that is being made, may arrive after the first look.
-        let may_appear = !row.attempts.is_empty() || row.backend_upload.is_empty();
+        self.end_with_nothing(now, &abort.upload, "upload aborted");
+        Ok(Done)
+    }
+
+    pub(super) fn abort_stale(&mut self, now: Timestamp, abort: &AbortStale) -> Result<Done, Refusal> {
+        let row = self.uploads.get(&abort.upload).filter(|row| row.is_active()).ok_or(Refusal::NoSuchUpload)?;
+        if !row.is_stale(now, abort.age) {
+            return Err(Refusal::Busy);
+        }
+        self.end_with_nothing(now, &abort.upload, "upload was not finished in time");
+        Ok(Done)
+    }
+
+    fn end_with_nothing(&mut self, now: Timestamp, upload: &UploadId, reason: &str) {
+        let row = self.uploads.get_mut(upload).expect("it was looked up");
+        // A part that is on its way, a backend upload that is being made, an object that is being assembled may arrive after
+        // the first look.
+        let may_appear =
+            !row.attempts.is_empty() || row.backend_upload.is_empty() || row.state == UploadState::Completing;
         row.state = UploadState::Aborted;
         row.ended = now;
         row.parts.clear();
         row.attempts.clear();
         let id = row.blob.id;
-        self.doom(now, id, now, may_appear, "upload aborted");
-        Ok(Done)
+        self.doom(now, id, now, may_appear, reason);
     }
 }
 
 impl UploadRow {
     pub(super) fn is_active(&self) -> bool {
         matches!(self.state, UploadState::Open | UploadState::Completing)
+    }
+
+    /// Nobody is at it any more.
+    pub(super) fn is_stale(&self, now: Timestamp, age: Duration) -> bool {
+        let since = if self.state == UploadState::Completing { version_time(self.version) } else { self.initiated };
+        since < now.minus(age)
     }
 
     fn attempt(&self, number: PartNumber, nonce: Nonce, incarnation: Incarnation) -> Option<&Attempt> {

@@ -1,7 +1,7 @@
 //! Listing: one walk along the keys, which jumps over what a common prefix stands for. So a page costs what it shows, not
 //! what lies below it.
 
-use super::super::port::{ListPage, ListQuery, Listed};
+use super::super::port::{ListPage, ListQuery, ListUploadsQuery, Listed, ListedUpload, UploadsPage};
 use super::super::record::StoredChecksum;
 use super::read::Reader;
 use super::rows;
@@ -17,9 +17,8 @@ struct Checksums {
 impl Reader {
     pub(super) fn list(&self, list: &ListQuery) -> Result<ListPage> {
         let mut page = ListPage::default();
-        let mut from = start(list);
-        // Keys are UTF-8, which never holds this byte.
-        let end = after_all_below(list.prefix.as_bytes()).unwrap_or_else(|| vec![0xff]);
+        let folding = Folding { prefix: &list.prefix, delimiter: &list.delimiter };
+        let (mut from, end) = (folding.start(&list.after), folding.end());
         let mut statement = self.conn.prepare_cached(
             "SELECT key, size, modified, etag, record FROM versions
              WHERE bucket = ?1 AND key >= ?2 AND key < ?3 AND live = 1 ORDER BY key",
@@ -32,7 +31,7 @@ impl Reader {
                     return Ok(page);
                 }
                 let key = rows::text(row, 0)?;
-                if let Some(prefix) = common_prefix(key, list) {
+                if let Some(prefix) = folding.common_prefix(key) {
                     prefix.clone_into(&mut page.last);
                     page.common_prefixes.push(prefix.to_owned());
                     match after_all_below(prefix.as_bytes()) {
@@ -49,6 +48,57 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// The same walk along the open uploads, which are ordered by key and id.
+    pub(super) fn list_uploads(&self, list: &ListUploadsQuery) -> Result<UploadsPage> {
+        let mut page = UploadsPage::default();
+        let folding = Folding { prefix: &list.prefix, delimiter: &list.delimiter };
+        let end = folding.end();
+        let is_within = list.after.starts_with(&list.prefix) && folding.common_prefix(&list.after).is_none();
+        let (mut from, mut after_upload) = if is_within && !list.after_upload.is_empty() {
+            (list.after.as_bytes().to_vec(), list.after_upload.as_str())
+        } else {
+            (folding.start(&list.after), "")
+        };
+        let mut statement = self.conn.prepare_cached(
+            "SELECT key, upload, initiated, checksum_algorithm, checksum_full_object FROM uploads
+             WHERE bucket = ?1 AND (key, upload) > (?2, ?3) AND key < ?4 AND state IN ('open', 'completing')
+             ORDER BY key, upload",
+        )?;
+        'walk: loop {
+            let mut found = statement.query(params![list.bucket, from, after_upload, end])?;
+            while let Some(row) = found.next()? {
+                if page.uploads.len() + page.common_prefixes.len() >= list.max as usize {
+                    page.truncated = list.max > 0;
+                    return Ok(page);
+                }
+                let key = rows::text(row, 0)?;
+                if let Some(prefix) = folding.common_prefix(key) {
+                    prefix.clone_into(&mut page.last);
+                    page.last_upload.clear();
+                    page.common_prefixes.push(prefix.to_owned());
+                    match after_all_below(prefix.as_bytes()) {
+                        Some(next) => (from, after_upload) = (next, ""),
+                        None => return Ok(page),
+                    }
+                    continue 'walk;
+                }
+                let upload = rows::upload_id(row, 1)?;
+                key.clone_into(&mut page.last);
+                upload.as_str().clone_into(&mut page.last_upload);
+                page.uploads.push(ListedUpload {
+                    key: key.to_owned(),
+                    upload,
+                    initiated: rows::time(row, 2)?,
+                    checksum_algorithm: row.get(3)?,
+                    checksum_full_object: row.get(4)?,
+                });
+            }
+            return Ok(page);
+        }
+    }
+}
+
 fn listed(key: &str, row: &Row<'_>) -> Result<Listed> {
     Ok(Listed {
         key: key.to_owned(),
@@ -59,29 +109,43 @@ fn listed(key: &str, row: &Row<'_>) -> Result<Listed> {
     })
 }
 
-/// The first key that may be an entry.
-fn start(list: &ListQuery) -> Vec<u8> {
-    let prefix = list.prefix.as_bytes();
-    if list.after.as_bytes() < prefix {
-        return prefix.to_vec();
-    }
-    // What lies below the common prefix that `after` is or lies below is no entry any more.
-    match common_prefix(&list.after, list).map(|prefix| after_all_below(prefix.as_bytes())) {
-        Some(Some(next)) => next,
-        _ => {
-            let mut next = list.after.as_bytes().to_vec();
-            next.push(0);
-            next
-        }
-    }
+/// What makes entries out of names.
+#[derive(Clone, Copy)]
+struct Folding<'q> {
+    prefix: &'q str,
+    /// Empty: none.
+    delimiter: &'q str,
 }
 
-fn common_prefix<'k>(key: &'k str, list: &ListQuery) -> Option<&'k str> {
-    if list.delimiter.is_empty() {
-        return None;
+impl Folding<'_> {
+    /// The first key that may be an entry after `after`.
+    fn start(self, after: &str) -> Vec<u8> {
+        if after.as_bytes() < self.prefix.as_bytes() {
+            return self.prefix.as_bytes().to_vec();
+        }
+        // What lies below the common prefix that `after` is or lies below is no entry any more.
+        match self.common_prefix(after).map(|prefix| after_all_below(prefix.as_bytes())) {
+            Some(Some(next)) => next,
+            _ => {
+                let mut next = after.as_bytes().to_vec();
+                next.push(0);
+                next
+            }
+        }
     }
-    let at = key.strip_prefix(list.prefix.as_str())?.find(&list.delimiter)?;
-    Some(&key[..list.prefix.len() + at + list.delimiter.len()])
+
+    /// Behind the last key that may be one. Keys are UTF-8, which never holds 0xff.
+    fn end(self) -> Vec<u8> {
+        after_all_below(self.prefix.as_bytes()).unwrap_or_else(|| vec![0xff])
+    }
+
+    fn common_prefix(self, key: &str) -> Option<&str> {
+        if self.delimiter.is_empty() {
+            return None;
+        }
+        let at = key.strip_prefix(self.prefix)?.find(self.delimiter)?;
+        Some(&key[..self.prefix.len() + at + self.delimiter.len()])
+    }
 }
 
 /// The smallest bytes above all that start with `prefix`; None if nothing is.

@@ -120,7 +120,13 @@ impl MetadataStore for SqliteStore {
     async fn query(&self, query: Query) -> Result<Answer, Failure> {
         let on_request_path = matches!(
             query,
-            Query::Lookup { .. } | Query::Copies { .. } | Query::List(_) | Query::Upload { .. } | Query::Parts { .. }
+            Query::Lookup { .. }
+                | Query::Copies { .. }
+                | Query::List(_)
+                | Query::Upload { .. }
+                | Query::Parts { .. }
+                | Query::VersionParts { .. }
+                | Query::ListUploads(_)
         );
         let thread = if on_request_path { &self.reader } else { &self.scanner };
         let (reply, answer) = oneshot::channel();

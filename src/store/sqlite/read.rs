@@ -1,7 +1,7 @@
 //! The threads that only read: the requests' reader and the workers' scanner are two of these.
 
-use super::super::port::{Answer, Query};
-use super::super::record::{BlobAt, Located};
+use super::super::port::{Answer, Query, VersionParts};
+use super::super::record::{BlobAt, Located, PartRecord};
 use super::rows::{self, UploadRow, blob_columns, upload_columns};
 use super::{QueryJob, Wall, failure};
 use crate::base::{BackendName, Timestamp, UploadId, Version};
@@ -52,7 +52,15 @@ impl Reader {
             Query::Copies { bucket, key, version } => Answer::Copies(self.copies(&bucket, &key, version)?),
             Query::List(list) => Answer::List(self.list(&list)?),
             Query::Upload { upload } => Answer::Upload(self.upload(&upload)?),
-            Query::Parts { upload, after, max } => self.parts(&upload, after, max)?,
+            Query::Parts { upload, after, max } => {
+                let (parts, truncated) = self.parts(upload.as_str(), after, max)?;
+                Answer::Parts { parts, truncated }
+            }
+            Query::VersionParts { bucket, key, version, after, max } => {
+                Answer::VersionParts(self.version_parts(&bucket, &key, version, after, max)?)
+            }
+            Query::ListUploads(list) => Answer::ListUploads(self.list_uploads(&list)?),
+            Query::StaleUploads { age, max } => Answer::StaleUploads(self.stale_uploads(age, max)?),
             Query::DueCleanups { on, max } => Answer::DueCleanups(self.due_cleanups(&on, max)?),
             Query::UnderReplicated { factor, counted, after, max } => {
                 let (found, next) = self.under_replicated(factor, &counted, after, max)?;
@@ -142,14 +150,38 @@ impl Reader {
         UploadRow::read(row, |_| backend).map(|row| Some(row.shown))
     }
 
-    fn parts(&self, upload: &UploadId, after: u16, max: u32) -> Result<Answer> {
+    /// A page, and whether more follow.
+    fn parts(&self, upload: &str, after: u16, max: u32) -> Result<(Vec<PartRecord>, bool)> {
         let mut parts: Vec<_> = self
             .conn
             .prepare_cached("SELECT record FROM parts WHERE upload = ?1 AND number > ?2 ORDER BY number LIMIT ?3")?
-            .query_map(params![upload.as_str(), after, i64::from(max) + 1], |row| rows::json(row, 0))?
+            .query_map(params![upload, after, i64::from(max) + 1], |row| rows::json(row, 0))?
             .collect::<Result<_>>()?;
         let truncated = parts.len() > max as usize;
         parts.truncate(max as usize);
-        Ok(Answer::Parts { parts, truncated })
+        Ok((parts, truncated))
+    }
+
+    fn version_parts(
+        &self,
+        bucket: &str,
+        key: &str,
+        version: Version,
+        after: u16,
+        max: u32,
+    ) -> Result<Option<VersionParts>> {
+        let upload: Option<String> = self
+            .conn
+            .prepare_cached("SELECT upload FROM versions WHERE bucket = ?1 AND key = ?2 AND version = ?3 AND live = 1")?
+            .query_row(params![bucket, key.as_bytes(), version.as_str()], |row| row.get(0))
+            .optional()?
+            .flatten();
+        let Some(upload) = upload else { return Ok(None) };
+        let (parts, truncated) = self.parts(&upload, after, max)?;
+        let before_bytes = self
+            .conn
+            .prepare_cached("SELECT coalesce(sum(size), 0) FROM parts WHERE upload = ?1 AND number <= ?2")?
+            .query_row(params![upload, after], |row| rows::count(row, 0))?;
+        Ok(Some(VersionParts { parts, truncated, before_bytes }))
     }
 }

@@ -6,8 +6,9 @@ use super::super::record::{BlobAt, Located};
 use super::super::rules::SCAN_VERSIONS_MAX;
 use super::read::Reader;
 use super::rows::{self, blob_columns};
-use crate::base::{BackendName, BucketName, ObjectKey, Timestamp};
+use crate::base::{BackendName, BucketName, ObjectKey, Timestamp, UploadId, Version};
 use rusqlite::{Result, params};
+use std::time::Duration;
 
 type Found = (BucketName, ObjectKey, Located);
 
@@ -43,6 +44,20 @@ impl Reader {
         due.sort_by_key(|(not_before, one)| (*not_before, one.blob.id));
         due.truncate(max as usize);
         Ok(due.into_iter().map(|(_, one)| one).collect())
+    }
+
+    pub(super) fn stale_uploads(&self, age: Duration, max: u32) -> Result<Vec<UploadId>> {
+        let before = self.now().minus(age);
+        // A completing one waits since its version was minted.
+        let version = Version::from_parts(u64::try_from(before.millis).unwrap_or(0), 0);
+        self.conn
+            .prepare_cached(
+                "SELECT upload FROM uploads
+                 WHERE initiated < ?1 AND state IN ('open', 'completing') AND (state = 'open' OR version < ?2)
+                 ORDER BY initiated, upload LIMIT ?3",
+            )?
+            .query_map(params![before.millis, version.as_str(), max], |row| rows::upload_id(row, 0))?
+            .collect()
     }
 
     pub(super) fn next_cleanup(&self, on: &[BackendName]) -> Result<Option<Timestamp>> {

@@ -126,6 +126,7 @@ impl Transaction<'_> {
             Change::FinishComplete(one) => settle!(FinishComplete, self.finish_complete(one)),
             Change::ReopenUpload(one) => settle!(ReopenUpload, self.reopen_upload(one)),
             Change::AbortUpload(one) => settle!(AbortUpload, self.abort_upload(one)),
+            Change::AbortStale(one) => settle!(AbortStale, self.abort_stale(one)),
             Change::CleanupDone(one) => settle!(CleanupDone, self.cleanup_done(*one)),
             Change::CleanupFailed(one) => settle!(CleanupFailed, self.cleanup_failed(one)),
             Change::RecordUsage(one) => settle!(RecordUsage, self.record_usage(one)),

@@ -1,11 +1,12 @@
 //! Multipart uploads (PROTOCOL.md, "Multipart"): open -> completing -> done, open -> aborted.
 
 use super::super::port::{
-    AbandonPart, AbortUpload, BeginPart, Candidate, CommitPart, Committed, CompleteStarted, CreateUpload, Done,
-    FinishComplete, Overtaken, PartBegun, Refusal, ReopenUpload, SetBackendUpload, StartComplete, Upload, UploadState,
+    AbandonPart, AbortStale, AbortUpload, BeginPart, Candidate, CommitPart, Committed, CompleteStarted, CreateUpload,
+    Done, FinishComplete, Overtaken, PartBegun, Refusal, ReopenUpload, SetBackendUpload, StartComplete, Upload,
+    UploadState,
 };
 use super::super::record::{BlobState, PartRecord};
-use super::super::rules::{chance_of_nonce, chance_of_upload, check_manifest, mint_version};
+use super::super::rules::{chance_of_nonce, chance_of_upload, check_manifest, mint_version, version_time};
 use super::rows::{self, UploadRow, upload_columns};
 use super::transaction::{Blob, Key, NewBlob, Step, Transaction};
 use super::writes::{Coming, signed};
@@ -388,19 +389,35 @@ impl Transaction<'_> {
             UploadState::Done => return Err(Refusal::NoSuchUpload.into()),
             UploadState::Aborted => return Ok(Done),
         }
-        let upload = abort.upload.as_str();
-        // A part that is on its way, or a backend upload that is being made, may arrive after the first look.
+        Ok(self.end_with_nothing(&row, "upload aborted")?)
+    }
+
+    pub(super) fn abort_stale(&mut self, abort: &AbortStale) -> Step<Done> {
+        let row = self.upload(&abort.upload)?.filter(UploadRow::is_active).ok_or(Refusal::NoSuchUpload)?;
+        let is_completing = row.shown.state == UploadState::Completing;
+        let since = if is_completing { version_time(row.version) } else { row.shown.initiated };
+        if since >= self.now.minus(abort.age) {
+            return Err(Refusal::Busy.into());
+        }
+        Ok(self.end_with_nothing(&row, "upload was not finished in time")?)
+    }
+
+    fn end_with_nothing(&mut self, row: &UploadRow, reason: &str) -> rusqlite::Result<Done> {
+        let upload = row.shown.upload.as_str();
+        // A part that is on its way, a backend upload that is being made, an object that is being assembled may arrive after
+        // the first look.
         let in_flight = self.execute("DELETE FROM part_attempts WHERE upload = ?1", [upload])?;
-        let may_appear = in_flight > 0 || row.shown.backend_upload.is_empty();
+        let may_appear =
+            in_flight > 0 || row.shown.backend_upload.is_empty() || row.shown.state == UploadState::Completing;
         self.execute("DELETE FROM parts WHERE upload = ?1", [upload])?;
         self.execute(
             "UPDATE uploads SET state = 'aborted', ended = ?2, forgettable = 1 WHERE upload = ?1",
             params![upload, self.now.millis],
         )?;
         self.ledger.by_id(row.backend).uploads_changed(-1);
-        let blob = self.blob_of_upload(&row)?;
-        assert_eq!(blob.state, BlobState::Reserved, "an open upload's blob is reserved");
-        self.doom(&blob, self.now, may_appear, "upload aborted")?;
+        let blob = self.blob_of_upload(row)?;
+        assert_eq!(blob.state, BlobState::Reserved, "an active upload's blob is reserved");
+        self.doom(&blob, self.now, may_appear, reason)?;
         Ok(Done)
     }
 }
