@@ -222,6 +222,7 @@ mod tests {
             Op::GetObjectTagging,
             Op::ListParts,
             Op::ListMultipartUploads,
+            Op::GetObjectAttributes,
         ];
         assert_eq!(allowed, want);
     }
