@@ -172,6 +172,7 @@ impl Counts {
             ("no room", &self.no_room),
             ("conflicts", &self.conflicts),
             ("completed uploads", &self.completed_uploads),
+            ("stale uploads", &self.stale_uploads),
         ]
         .map(|(name, cell)| (name, cell.get()))
     }
