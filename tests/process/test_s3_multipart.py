@@ -22,7 +22,8 @@ PART = 5 * harness.MIB
 def server(place, stack):
     backend = harness.directory_backend("disk", place / "disk", quota_bytes=8 * harness.GIB)
     buckets = [{"name": BUCKET, "credentials": [{"access_key_id": harness.ACCESS_KEY, "secret_access_key": harness.SECRET}]}]
-    buckets.append({"name": "narrow", "max_multipart_uploads": 2, "credentials": [{"access_key_id": "narrowkey", "secret_access_key": "narrowsecret"}]})
+    narrow = [{"access_key_id": "narrowkey", "secret_access_key": "narrowsecret"}]
+    buckets.append({"name": "narrow", "max_multipart_uploads": 2, "credentials": narrow})
     return stack.enter_context(harness.Server(place / "server", [backend], {"buckets": buckets}))
 
 

@@ -83,7 +83,8 @@ impl Setting {
         let text = format!(
             "server:\n  listen_addr: 127.0.0.1:9\ndatabase:\n  driver: sqlite\n  path: x.db\nbuckets:\n  - name: {BUCKET}\n    credentials:\n      \
              - access_key_id: k\n        secret_access_key: s\nrouting_strategy: {strategy}\nreplication:\n  \
-             factor: {}\n  concurrency: 3\ncleanup_queue:\n  multipart_stale_timeout: 4s\nwrite_path:\n  multipart:\n    enforce_min_part_size: false\nbackends:\n\
+             factor: {}\n  concurrency: 3\ncleanup_queue:\n  multipart_stale_timeout: 4s\n\
+             write_path:\n  multipart:\n    enforce_min_part_size: false\nbackends:\n\
              {}{}  - name: b2\n    directory: d\n    quota_bytes: {}\n",
             self.factor,
             endpoint("b0", false),
