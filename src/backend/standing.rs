@@ -3,6 +3,9 @@
 //! Written by the control core (start, marker checks, drains); read on every request without locks. Indexes are those of
 //! the published view.
 
+use crate::base::BackendName;
+use crate::observe::circuit::Circuit;
+use crate::policy::breaker::BreakerSettings;
 use crate::store::record::BackendFacts;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -21,12 +24,20 @@ const VERIFIES_CRC64NVME: u16 = 1 << 7;
 #[derive(Debug, Default)]
 pub struct Standing {
     backends: Box<[AtomicU16]>,
+    /// One per backend, or none at all (`backend_circuit_breaker.enabled`).
+    circuits: Box<[Circuit]>,
 }
 
 impl Standing {
     /// Nothing is usable before its marker was seen.
     pub fn new(backends: usize) -> Self {
-        Self { backends: (0..backends).map(|_| AtomicU16::new(0)).collect() }
+        Self { backends: (0..backends).map(|_| AtomicU16::new(0)).collect(), circuits: Box::default() }
+    }
+
+    /// As `new`, with a breaker for each of these backends.
+    pub fn with_breakers(names: &[BackendName], settings: BreakerSettings) -> Self {
+        let circuits = names.iter().map(|name| Circuit::new(name.as_str(), settings)).collect();
+        Self { circuits, ..Self::new(names.len()) }
     }
 
     fn has(&self, backend: usize, flag: u16) -> bool {
@@ -42,9 +53,28 @@ impl Standing {
         }
     }
 
-    /// Its marker was read and is ours; deletes and writes are sent only there.
+    /// Its marker was read and is ours, and its breaker is closed; deletes and writes are sent only there.
     pub fn usable(&self, backend: usize) -> bool {
+        self.has(backend, USABLE) && !self.is_open(backend)
+    }
+
+    /// Its marker was read and is ours, whether it answers now or not.
+    pub fn is_ours(&self, backend: usize) -> bool {
         self.has(backend, USABLE)
+    }
+
+    /// Its breaker is open or half-open.
+    pub fn is_open(&self, backend: usize) -> bool {
+        self.circuits.get(backend).is_some_and(|circuit| !circuit.is_closed())
+    }
+
+    /// None where breakers are off.
+    pub fn circuit(&self, backend: usize) -> Option<&Circuit> {
+        self.circuits.get(backend)
+    }
+
+    pub fn circuits(&self) -> &[Circuit] {
+        &self.circuits
     }
 
     pub fn draining(&self, backend: usize) -> bool {

@@ -69,6 +69,7 @@ pub(super) fn read_all(reader: &mut Reader, root: &Node, reported: Vec<Problem>)
         location_cache: LocationCache {
             max_size_bytes: reader.size(&root.section("location_cache"), "max_size", 0..=1 << 40)?,
         },
+        backend_breaker: backend_breaker(reader, &root.section("backend_circuit_breaker")),
         admin: admin(reader, &root.section("admin")),
         metrics: metrics(reader, &root.section("telemetry").section("metrics")),
     };
@@ -270,6 +271,18 @@ fn write_path(reader: &mut Reader, at: &Section<'_>) -> WritePath {
         reader.warn(at.line_of("settle"), at.key("settle"), message);
     }
     path
+}
+
+fn backend_breaker(reader: &mut Reader, at: &Section<'_>) -> Option<Breaker> {
+    let breaker = breaker(reader, at);
+    reader.flag(at, "enabled").unwrap_or_default().then_some(breaker)
+}
+
+fn breaker(reader: &mut Reader, at: &Section<'_>) -> Breaker {
+    Breaker {
+        failure_threshold: reader.number(at, "failure_threshold", 1..=1000).unwrap_or(1) as u32,
+        open_timeout: reader.duration(at, "open_timeout", TIMEOUT),
+    }
 }
 
 fn admin(reader: &mut Reader, at: &Section<'_>) -> Admin {

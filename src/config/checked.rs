@@ -23,6 +23,8 @@ pub struct Config {
     pub cleanup_queue: CleanupQueue,
     pub write_path: WritePath,
     pub location_cache: LocationCache,
+    /// None: off.
+    pub backend_breaker: Option<Breaker>,
     pub admin: Admin,
     pub metrics: Metrics,
 }
@@ -252,6 +254,15 @@ pub struct WritePath {
 pub struct LocationCache {
     /// 0 = off.
     pub max_size_bytes: u64,
+}
+
+/// When a circuit breaker opens, and for how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Breaker {
+    /// Failures in a row.
+    pub failure_threshold: u32,
+    /// Until the first probe; up to a quarter more by chance.
+    pub open_timeout: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

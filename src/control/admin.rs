@@ -228,6 +228,7 @@ async fn metrics_text(State(operations): State<Arc<Operations>>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         cores: &operations.cores,
         desk: &operations.desk,
+        circuits: &operations.standing.circuits().iter().collect::<Vec<_>>(),
         db_healthy: backends.is_ok(),
         backends: gauges.as_deref(),
         replication_pending: (pending != u64::MAX).then_some(pending),

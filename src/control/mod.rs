@@ -1,6 +1,7 @@
 //! The control core: it starts everything, decides when background jobs run, and answers operators. Never on the request path.
 
 pub mod admin;
+mod backend_checks;
 mod certificate;
 pub mod metadata;
 pub mod mover;

@@ -1,9 +1,8 @@
 //! What the mover does: background jobs over the same ports as a reactor's handlers, each when the schedule says so.
 
+use super::backend_checks::{StandingBook, check_backends, probe_when_due};
 use super::threads::start_thread;
-use crate::backend::standing::Standing;
-use crate::base::failure::Kind;
-use crate::base::{Clock, Dice, Failure, Nonce};
+use crate::base::{Clock, Failure};
 use crate::handlers::ports::Ports;
 use crate::observe::cells::Service;
 use crate::reactor::jobs::{Ask, Go, Pass};
@@ -11,7 +10,7 @@ use crate::reactor::mailbox::{Mailbox, Postbox};
 use crate::reactor::ports::CorePorts;
 use crate::reactor::run::{CoreParts, mover};
 use crate::reactor::task;
-use crate::store::port::{Answer, Metadata, Query, RecordFacts, Registered};
+use crate::store::port::Registered;
 use crate::workers::{cleanup, recover, replicate, stale_uploads};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,6 +50,7 @@ async fn work(ports: Rc<CorePorts>, asks: Postbox<Ask, Go>, registered: Register
             serve_for_ever(service, &ports, &mailbox, &book).await;
         });
     }
+    probe_when_due(&ports, &book).await;
     std::future::pending::<()>().await;
 }
 
@@ -100,76 +100,4 @@ async fn run_pass(service: Service, ports: &CorePorts, book: &StandingBook) -> R
         }
         _ => recover::forget_old(ports).await.map(|()| Pass::default()),
     }
-}
-
-/// What checking the backends needs to know of this run.
-struct StandingBook {
-    deployment: String,
-    checked: flume::Sender<()>,
-}
-
-/// Looks at every backend's marker and measures what was not measured; whether all are in order.
-async fn check_backends(ports: &CorePorts, book: &StandingBook) -> bool {
-    let named = blobs_named(ports).await;
-    let mut all = true;
-    for index in 0..ports.view().backends.len() {
-        let name = ports.view().backends[index].name.as_str();
-        let was_usable = ports.standing().usable(index);
-        match check_backend(ports, index, book, named.as_ref().map(Vec::as_slice)).await {
-            Ok(()) if !was_usable => tracing::info!(backend = name, "backend is in order"),
-            Ok(()) => {}
-            Err(failure) => {
-                all = false;
-                if failure.kind == Kind::Refused {
-                    // For the operator: an unmounted directory, somebody else's bucket.
-                    ports.standing().set_usable(index, false);
-                }
-                // The passing failure of a backend that is in use is its health's business.
-                if !ports.standing().usable(index) {
-                    tracing::error!(backend = name, %failure, "backend is not used");
-                }
-            }
-        }
-    }
-    let _ = book.checked.try_send(());
-    all
-}
-
-async fn check_backend(
-    ports: &CorePorts,
-    index: usize,
-    book: &StandingBook,
-    named: Result<&[u64], &Failure>,
-) -> Result<(), Failure> {
-    let named = named.map_err(Clone::clone)?;
-    ports.backends().claim(index, &book.deployment, named[index]).await?;
-    let standing: &Standing = ports.standing();
-    if standing.measured(index) {
-        standing.set_usable(index, true);
-        return Ok(());
-    }
-    let facts = ports.backends().measure(index, Nonce::from_roll(ports.dice().roll())).await?;
-    let backend = ports.view().backends[index].name.clone();
-    tracing::info!(
-        backend = backend.as_str(),
-        verifies_sha256 = facts.verifies_sha256,
-        etag_is_md5 = facts.etag_is_md5,
-        delete_removes = facts.delete_removes,
-        "backend measured"
-    );
-    standing.set_facts(index, &facts);
-    standing.set_usable(index, true);
-    // Nothing refuses a record of facts; without it they are measured again at the next start.
-    ports.meta().step(RecordFacts { backend, facts }).await.map(|_| ())
-}
-
-/// Blobs of any state that rows name, by backend.
-async fn blobs_named(ports: &CorePorts) -> Result<Vec<u64>, Failure> {
-    let Answer::Status(status) = ports.meta().query(Query::Status { period: String::new() }).await? else {
-        return Err(Failure::ourselves("a query was answered with another's answer"));
-    };
-    let of = |name: &str| {
-        status.iter().find(|one| one.name == name).map_or(0, |one| one.object_count + one.cleanup_depth + one.dlq_depth)
-    };
-    Ok(ports.view().backends.iter().map(|backend| of(backend.name.as_str())).collect())
 }

@@ -13,6 +13,7 @@ use crate::config::View;
 use crate::config::checked::{DatabaseDriver, Driver};
 use crate::observe::audit::{AuditLog, audit_log};
 use crate::observe::cells::CoreCells;
+use crate::policy::breaker::BreakerSettings;
 use crate::reactor::accept;
 use crate::reactor::affinity;
 use crate::reactor::backends::BackendParts;
@@ -40,6 +41,8 @@ const ADDRESS_LOOK: Duration = Duration::from_millis(20);
 const ADDRESS_LOOKS_MAX: u32 = 100;
 /// How long the start waits for the first look at all backends.
 const FIRST_CHECK: Duration = Duration::from_secs(10);
+/// Calls that a probe of a backend makes: connecting, its marker, and what follows if it was never measured.
+const PROBE_CALLS: u32 = 4;
 /// Usage goes to the database this often, and at the end.
 const USAGE_FLUSH: Duration = Duration::from_secs(30);
 /// While stopping, how often it is looked whether all connections have ended.
@@ -88,7 +91,7 @@ async fn run(view: Arc<View>) -> anyhow::Result<()> {
         cores: desk,
     })?;
     let registered = register(&view, &metadata).await?;
-    let standing = Arc::new(Standing::new(view.backends.len()));
+    let standing = Arc::new(standing_of(&view));
     note_registered(&view, &standing, &registered);
 
     let (cleanup, cleanup_woken) = wake::bell();
@@ -185,6 +188,22 @@ impl Processors {
         let first = allowed.len() - reactors;
         let reactors = allowed[first..].iter().copied().map(Some).collect();
         Ok(Self { control: Some(allowed[0]), reactors })
+    }
+}
+
+/// A probe that has not come back when every call of its own must have ended is given up.
+fn standing_of(view: &View) -> Standing {
+    let names: Vec<_> = view.backends.iter().map(|backend| backend.name.clone()).collect();
+    match view.backend_breaker {
+        None => Standing::new(names.len()),
+        Some(breaker) => Standing::with_breakers(
+            &names,
+            BreakerSettings {
+                failure_threshold: breaker.failure_threshold,
+                open_timeout: breaker.open_timeout,
+                probe_max: view.server.backend_timeout.saturating_mul(PROBE_CALLS),
+            },
+        ),
     }
 }
 

@@ -1,13 +1,13 @@
 //! What a handler or worker holds: the metadata, the backends, a clock, dice, the published view; and, for a request, the
 //! client's side of the exchange. Reactors, the mover and the simulator each implement these once.
 
+use crate::backend::health::Health;
 use crate::backend::port::{Backends, Moved};
 use crate::backend::standing::Standing;
 use crate::base::{Clock, Dice, Failure, Incarnation};
 use crate::config::view::View;
 use crate::handlers::response::ResponseHead;
 use crate::observe::cells::CoreCells;
-use crate::policy::health::Health;
 use crate::proto::body_check::BodyCheck;
 use crate::proto::error_code::S3Error;
 use crate::store::board::Board;

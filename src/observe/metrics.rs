@@ -6,8 +6,10 @@ use super::cells::{
     BackendCall, BackendCells, CallStatus, CleanupStatus, CoreCells, DeskCells, Histogram, Label, STATUS_CODES,
     Service, TimeoutPhase,
 };
+use super::circuit::{Circuit, TRANSITIONS};
 use super::process::Process;
 use crate::policy::body_path::BodyPath;
+use crate::policy::breaker::State;
 use crate::proto::http1::Method;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
@@ -40,6 +42,7 @@ pub struct Snapshot<'a> {
     pub version: &'a str,
     pub cores: &'a [Arc<CoreCells>],
     pub desk: &'a DeskCells,
+    pub circuits: &'a [&'a Circuit],
     pub db_healthy: bool,
     /// None while the database does not answer; what it would say is then left out rather than shown as 0.
     pub backends: Option<&'a [BackendGauges]>,
@@ -172,6 +175,23 @@ fn metadata(text: &mut Text, snapshot: &Snapshot<'_>) {
     text.single("s3o_store_failures_total", desk.failures.value());
     text.single("s3o_store_waiting_calls", desk.waiting.value());
     text.single("s3o_degraded_mode_active", u64::from(!snapshot.db_healthy));
+    text.family("s3o_circuit_breaker_state", |series| {
+        for circuit in snapshot.circuits {
+            let state = match circuit.state() {
+                State::Closed => 0,
+                State::Open => 1,
+                State::HalfOpen => 2,
+            };
+            series.sample(&[&circuit.name], state);
+        }
+    });
+    text.family("s3o_circuit_breaker_transitions_total", |series| {
+        for circuit in snapshot.circuits {
+            for (from, to) in TRANSITIONS {
+                series.sample(&[&circuit.name, from.as_str(), to.as_str()], circuit.transitions(from, to));
+            }
+        }
+    });
 }
 
 fn database(text: &mut Text, snapshot: &Snapshot<'_>) {
@@ -393,8 +413,9 @@ fn escape(out: &mut String, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::BackendName;
+    use crate::base::{BackendName, Tick};
     use crate::observe::catalogue::METRICS;
+    use crate::policy::breaker::BreakerSettings;
     use std::collections::BTreeMap;
     use std::time::Duration;
 
@@ -413,6 +434,13 @@ mod tests {
         Arc::new(cells)
     }
 
+    fn broken_circuit() -> Circuit {
+        let settings = BreakerSettings { failure_threshold: 1, open_timeout: Duration::MAX, probe_max: Duration::MAX };
+        let circuit = Circuit::new("one", settings);
+        circuit.failed(Tick::default(), Tick::default(), 0);
+        circuit
+    }
+
     fn rendered(cores: &[Arc<CoreCells>]) -> String {
         let backend = |name: &str| BackendGauges {
             name: name.into(),
@@ -427,6 +455,7 @@ mod tests {
             version: "1.2.3",
             cores,
             desk: &DeskCells::default(),
+            circuits: &[&broken_circuit()],
             db_healthy: false,
             backends: Some(&[backend("one"), backend("t\"w\\o")]),
             replication_pending: Some(7),
@@ -476,6 +505,9 @@ mod tests {
             "s3o_cleanup_dlq_enqueued_total{backend=\"two\"} 2",
             "s3o_replication_pending 7",
             "s3o_degraded_mode_active 1",
+            "s3o_circuit_breaker_state{name=\"one\"} 1",
+            "s3o_circuit_breaker_transitions_total{name=\"one\",from=\"closed\",to=\"open\"} 1",
+            "s3o_circuit_breaker_transitions_total{name=\"one\",from=\"half-open\",to=\"closed\"} 0",
             "s3o_worker_last_success_timestamp_seconds{service=\"cleanup\"} 1790000000",
             "process_cpu_seconds_total 1.25",
         ] {
@@ -490,6 +522,7 @@ mod tests {
             version: "",
             cores: &[],
             desk: &DeskCells::default(),
+            circuits: &[],
             db_healthy: false,
             backends: None,
             replication_pending: None,

@@ -5,7 +5,6 @@ pub mod access;
 pub mod body_path;
 pub mod breaker;
 pub mod cors;
-pub mod health;
 pub mod placement;
 pub mod read_order;
 pub mod retry;

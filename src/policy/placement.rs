@@ -20,7 +20,7 @@ pub struct BackendFacts {
     /// 0 = unlimited.
     pub limit_bytes: u64,
     pub draining: bool,
-    /// No recent failures (policy/health.rs). Others come last, but they come: the client may still get its 200.
+    /// No recent failures (backend/health.rs). Others come last, but they come: the client may still get its 200.
     pub healthy: bool,
     /// Bigger objects never go here; 0 = no such limit.
     pub max_object_bytes: u64,

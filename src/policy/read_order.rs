@@ -11,7 +11,7 @@ const LATENCY_FLOOR_MICROS: u32 = 1_000;
 pub struct CopyFacts {
     /// Place of the backend in the configuration; `usize::MAX` if the configuration no longer has it.
     pub backend: usize,
-    /// No recent failures (policy/health.rs).
+    /// No recent failures (backend/health.rs).
     pub healthy: bool,
     /// A directory of this machine: no network, no budget.
     pub local: bool,

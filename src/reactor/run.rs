@@ -13,10 +13,10 @@ use super::readiness::Readiness;
 use super::site::Site;
 use super::task::{self, ThreadGuard};
 use super::tls::ServerTls;
+use crate::backend::health::Health;
 use crate::base::Clock;
 use crate::observe::audit::AuditLog;
 use crate::observe::cells::CoreCells;
-use crate::policy::health::Health;
 use crate::store::desk::{Ask, Reply};
 use crate::store::location_cache::LocationCache;
 use std::io;
@@ -50,7 +50,7 @@ impl CoreParts {
     /// This thread's core and ports. Only inside its runtime.
     fn assemble(self, driver: driver::DriverKind) -> io::Result<Rc<CorePorts>> {
         let core = Core::start(driver, CoreLimits::default(), Arc::clone(&self.cells))?;
-        let health = Rc::new(Health::new(self.shared.view.backends.len()));
+        let health = Rc::new(Health::new(self.shared.view.backends.len(), Arc::clone(&self.shared.standing)));
         let mailbox = Mailbox::open(self.metadata, METADATA_CALLS_MAX, Rc::clone(&core.fair), Arc::clone(&self.cells))?;
         let meta = CoreMetadata::new(mailbox, self.cache, Arc::clone(&self.cells));
         let backends = CoreBackends::open(&core, &self.shared.view, self.backends, Rc::clone(&health))?;

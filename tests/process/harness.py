@@ -340,7 +340,7 @@ class Server:
         assert code == 200, body
         return parse_metrics(body)
 
-    def metric(self, name, **labels):
+    def metric(self, name, /, **labels):
         """The sum of the series of that name with at least these labels."""
         return sum(
             value

@@ -1,8 +1,8 @@
 """A scripted S3 backend: one thread per connection, plain sockets, faults by attribute.
 
 Keeps objects up to `KEEP_BYTES_MAX`; of bigger ones only the size, and sends made-up bytes of that length back, so that it is
-never the bottleneck. Verifies a declared SHA-256 of what it keeps, answers MD5s as ETags, lists nothing. Signatures are
-s3s-fs's business. As a program (`python stub.py PORT`) it serves without faults until it is killed.
+never the bottleneck. Verifies a declared SHA-256 of what it keeps, answers MD5s as ETags, lists objects but no uploads and no
+versions. Signatures are s3s-fs's business. As a program (`python stub.py PORT`) it serves without faults until it is killed.
 """
 
 import contextlib
@@ -11,7 +11,9 @@ import re
 import socket
 import sys
 import threading
+import time
 from urllib.parse import parse_qsl, unquote
+from xml.sax.saxutils import escape
 
 KEEP_BYTES_MAX = 1 << 20
 BLOCK = bytes(range(256)) * 4096
@@ -64,6 +66,12 @@ class Stub:
         self.cut_after, self.cuts = None, Times(0)
         # They stand still there in place of the reset.
         self.stands_still = False
+        # Everything is answered with this status, our own marker included.
+        self.down_with = None
+        # Everything is read whole and never answered, likewise.
+        self.hangs = False
+        # Seconds before each answer.
+        self.delay = 0
         # Requests for objects that are read whole and never answered.
         self.silences = Times(0)
         # Connections are closed without a word after each answer.
@@ -135,9 +143,12 @@ class Stub:
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         body, rest = self.take_body(connection, rest, length, keep=length <= KEEP_BYTES_MAX)
         refused = self.refuse.get(method) if not name.startswith(".s3o/") else None
-        if not name.startswith(".s3o/") and self.silences.take():
+        if self.hangs or not name.startswith(".s3o/") and self.silences.take():
             wait_until_closed(connection)
             return None
+        if self.delay:
+            time.sleep(self.delay)
+        refused = self.down_with or refused
         if refused:
             send(connection, refused, [], b"<Error><Code>InternalError</Code></Error>")
         elif method == "PUT":
@@ -145,7 +156,7 @@ class Stub:
                 return None
         elif method in ("GET", "HEAD"):
             if name == "":
-                send(connection, 200, [], empty_list(query), method)
+                send(connection, 200, [], self.listing(query), method)
             elif not self.get(connection, method, name, headers):
                 return None
         elif method == "DELETE":
@@ -155,6 +166,22 @@ class Stub:
         else:
             send(connection, 501, [], b"<Error><Code>NotImplemented</Code></Error>")
         return rest
+
+    def listing(self, query):
+        """One page of objects; uploads and versions are never listed."""
+        if "list-type" not in query:
+            return empty_list(query)
+        with self.lock:
+            names = sorted(name for name in self.objects if name.startswith(query.get("prefix", "")))
+            sizes = {name: self.objects[name][1] for name in names}
+        names = [name for name in names if name > query.get("start-after", "")]
+        page = names[: int(query.get("max-keys", 1000))]
+        entries = "".join(f"<Contents><Key>{escape(name)}</Key><Size>{sizes[name]}</Size></Contents>" for name in page)
+        truncated = str(len(page) < len(names)).lower()
+        return (
+            f"<ListBucketResult><IsTruncated>{truncated}</IsTruncated><KeyCount>{len(page)}</KeyCount>{entries}"
+            f"<NextContinuationToken>{len(page)}</NextContinuationToken></ListBucketResult>"
+        ).encode()
 
     def take_body(self, connection, rest, length, keep):
         kept, left = bytearray(rest[:length]) if keep else None, length - len(rest[:length])

@@ -66,7 +66,7 @@ impl Instance {
         let names: Vec<BackendName> = world.backends.iter().map(|backend| backend.name.clone()).collect();
         let board = Arc::new(Board::new(names.len()));
         desk.show_on(board.clone(), names.clone());
-        let standing = Standing::new(names.len());
+        let standing = Arc::new(Standing::new(names.len()));
         for backend in &world.backends {
             let good = backend.flavour == Flavour::GoodEndpoint;
             let facts = BackendFacts {
@@ -85,7 +85,7 @@ impl Instance {
             alive: Cell::new(true),
             board,
             standing,
-            health: Health::new(names.len()),
+            health: Health::new(names.len(), Arc::clone(&standing)),
             cells: CoreCells::new("0", names),
             incarnation: registered.incarnation,
             wanted: [Cell::new(true), Cell::new(true)],
@@ -145,9 +145,14 @@ impl Instance {
     fn noted<T>(&self, model: &Model, result: Result<T, Failure>) -> Result<T, Failure> {
         match &result {
             Err(failure) if failure.blame == Blame::Backend && failure.kind == Kind::Unavailable => {
-                self.health.failed(model.index, self.world.sim.tick(), self.world.sim.roll());
+                let now = self.world.sim.tick();
+                self.health.failed(model.index, now, now, self.world.sim.roll());
             }
-            _ => self.health.succeeded(model.index, Duration::from_millis(2)),
+            _ => {
+                let now = self.world.sim.tick();
+                self.health.answered(model.index, Duration::from_millis(2));
+                self.health.succeeded(model.index, now, now);
+            }
         }
         result
     }

@@ -1,10 +1,10 @@
 //! One backend's account on one core: every call to it is counted, and its health remembered.
 
+use crate::backend::health::Health;
 use crate::backend::s3::Ask;
 use crate::base::failure::Kind;
 use crate::base::{Clock, Dice, Failure, Tick};
 use crate::observe::cells::{BackendCall, BackendCells, CallStatus};
-use crate::policy::health::Health;
 use crate::reactor::core::Core;
 use std::fmt;
 use std::rc::Rc;
@@ -35,16 +35,37 @@ impl Account {
         self.ended(call, CallStatus::Success, start);
     }
 
+    /// The head of a body has come, which is counted as the call's answer; the body's end will say more.
+    pub(super) fn opened(&self, call: BackendCall, start: Tick) {
+        let time = self.now().since(start);
+        self.cells().called(call, CallStatus::Success, time);
+        self.health.answered(self.index, time);
+    }
+
+    /// That body has come whole.
+    pub(super) fn came_whole(&self) {
+        let now = self.now();
+        self.health.succeeded(self.index, now, now);
+    }
+
     /// It did not, for this reason.
     pub(super) fn failed(&self, call: BackendCall, start: Tick, failure: &Failure) {
-        let status = match failure.kind {
-            Kind::NotFound => CallStatus::NotFound,
-            Kind::Refused | Kind::NoSpace => CallStatus::Refused,
-            // Our own limit: nothing was asked.
-            Kind::Overloaded => return,
-            Kind::Unavailable | Kind::Corrupt | Kind::Gone => CallStatus::Error,
-        };
-        self.ended(call, status, start);
+        if let Some(status) = status_of(failure) {
+            self.ended(call, status, start);
+        }
+    }
+
+    /// It said so itself, with this HTTP status. A 4xx is never a fault of its own.
+    pub(super) fn refused(&self, call: BackendCall, start: Tick, http_status: u16, failure: &Failure) {
+        match status_of(failure) {
+            Some(CallStatus::Error) if (400..500).contains(&http_status) => {
+                let now = self.now();
+                self.cells().called(call, CallStatus::Error, now.since(start));
+                self.health.declined(self.index, start, now, self.core.dice.roll());
+            }
+            Some(status) => self.ended(call, status, start),
+            None => {}
+        }
     }
 
     pub(super) fn noted<T>(&self, call: BackendCall, start: Tick, done: Result<T, Failure>) -> Result<T, Failure> {
@@ -60,20 +81,37 @@ impl Account {
         let time = now.since(start);
         self.cells().called(call, status, time);
         if status == CallStatus::Error {
-            self.health.failed(self.index, now, self.core.dice.roll());
+            self.health.failed(self.index, start, now, self.core.dice.roll());
         } else {
-            self.health.succeeded(self.index, time);
+            self.health.answered(self.index, time);
+            self.health.succeeded(self.index, start, now);
         }
     }
 
     /// A body from it broke off midway, after its head had been counted as a success.
     pub(super) fn broke_off(&self) {
-        self.health.failed(self.index, self.now(), self.core.dice.roll());
+        let now = self.now();
+        self.health.failed(self.index, now, now, self.core.dice.roll());
+    }
+
+    /// Its breaker is open: whoever asks it all the same does so for want of another.
+    pub(super) fn is_open(&self) -> bool {
+        self.health.is_open(self.index)
     }
 
     /// It cannot be reached, or does not answer properly.
     pub(super) fn down(&self, cause: fmt::Arguments<'_>) -> Failure {
         Failure::backend(format!("backend {}: {cause}", self.name))
+    }
+}
+
+/// None: our own limit, nothing was asked.
+fn status_of(failure: &Failure) -> Option<CallStatus> {
+    match failure.kind {
+        Kind::NotFound => Some(CallStatus::NotFound),
+        Kind::Refused | Kind::NoSpace => Some(CallStatus::Refused),
+        Kind::Overloaded => None,
+        Kind::Unavailable | Kind::Corrupt | Kind::Gone => Some(CallStatus::Error),
     }
 }
 

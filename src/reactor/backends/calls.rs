@@ -268,7 +268,8 @@ async fn open_remote(remote: &Rc<Remote>, blob: &BlobAt, size: u64, span: Option
         return Err(remote.refusal(&ask, answer, start).await);
     }
     let checked = checked.map_err(|failure| wrong_body(&remote.account, &blob.name, failure));
-    remote.account.noted(call_of(&ask), start, checked)?;
+    checked.inspect_err(|failure| remote.account.failed(call_of(&ask), start, failure))?;
+    remote.account.opened(call_of(&ask), start);
     let (line, ahead, keep_alive) = answer.into_body();
     Ok(Source::of_remote(remote, line, ahead, keep_alive, span.map_or(size, |span| span.len)))
 }

@@ -73,7 +73,11 @@ impl Local {
     pub(super) async fn open(&self, name: &str, size: u64, span: Option<Span>) -> Result<(OpenFile, Buffer), Failure> {
         if span.map_or(size, |span| span.len) > HEAD_BYTES_MAX as u64 {
             let opening = self.disk.read(&self.directory, name, size, span);
-            let file = self.counted(BackendCall::Get, self.patience, opening).await?;
+            let start = self.account.now();
+            self.account.cells().api_requests.inc();
+            let file = self.in_time(self.patience, opening).await;
+            let file = file.inspect_err(|failure| self.account.failed(BackendCall::Get, start, failure))?;
+            self.account.opened(BackendCall::Get, start);
             return Ok((file, Buffer::from_bytes(&[])));
         }
         let room = self.account.core.heads.take().await;

@@ -25,12 +25,12 @@ use super::dns::{self, DnsPostbox, Resolver};
 use super::tls;
 use super::upstream::connect::Target;
 use super::upstream::pool::{Pool, PoolLimits};
+use crate::backend::health::Health;
 use crate::backend::s3::Endpoint;
 use crate::backend::standing::Standing;
 use crate::base::{BackendName, Failure};
 use crate::config::checked::{BackendHttp, Place};
 use crate::config::view::View;
-use crate::policy::health::Health;
 use account::Account;
 use local::Local;
 use remote::Remote;
@@ -39,9 +39,9 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// File calls that wait for a disk; more wait for a thread.
+/// File calls that wait for one directory; more wait for a thread. A directory that hangs holds up no other's.
 const DISK_THREADS: usize = 4;
-/// File calls of one core under way at once. More are refused, as a full mailbox is.
+/// File calls of one core to one directory under way at once. More are refused, as a full mailbox is.
 const DISK_CALLS_MAX: usize = 1024;
 const DNS_THREADS: usize = 2;
 
@@ -51,14 +51,13 @@ pub struct BackendParts {
     /// In the view's order.
     ways: Arc<[Way]>,
     standing: Arc<Standing>,
-    disk: DiskPostbox,
     dns: DnsPostbox,
 }
 
 /// How a backend is reached.
 enum Way {
     Endpoint { endpoint: Box<Endpoint>, tls: Option<Arc<ClientConfig>>, http: Box<BackendHttp> },
-    Directory(Arc<Directory>),
+    Directory { directory: Arc<Directory>, disk: DiskPostbox },
 }
 
 impl BackendParts {
@@ -66,19 +65,16 @@ impl BackendParts {
     /// cannot be read. No backend is asked yet.
     pub fn open(view: &View, standing: &Arc<Standing>) -> io::Result<Self> {
         let ways = view.backends.iter().map(|backend| Way::to(&backend.place)).collect::<io::Result<_>>()?;
-        Ok(Self {
-            ways,
-            standing: Arc::clone(standing),
-            disk: disk::start(DISK_THREADS)?,
-            dns: dns::start(DNS_THREADS, dns::system_lookup)?,
-        })
+        Ok(Self { ways, standing: Arc::clone(standing), dns: dns::start(DNS_THREADS, dns::system_lookup)? })
     }
 }
 
 impl Way {
     fn to(place: &Place) -> io::Result<Self> {
         Ok(match place {
-            Place::Directory(path) => Self::Directory(Directory::new(path)),
+            Place::Directory(path) => {
+                Self::Directory { directory: Directory::new(path), disk: disk::start(DISK_THREADS)? }
+            }
             Place::Endpoint(place) => {
                 let tls = place.endpoint.tls.then(|| tls::client_config(place.ca_file.as_deref())).transpose()?;
                 Self::Endpoint { endpoint: Endpoint::new(place).into(), tls, http: place.http.clone().into() }
@@ -103,14 +99,14 @@ enum Reach {
 impl CoreBackends {
     /// Only inside the core's runtime.
     pub fn open(core: &Rc<Core>, view: &Arc<View>, parts: BackendParts, health: Rc<Health>) -> io::Result<Self> {
-        let disk = Disk::open(core, parts.disk, DISK_CALLS_MAX)?;
         let resolver = Resolver::open(core, parts.dns)?;
         let patience = view.server.backend_timeout;
         let mut reaches = Vec::with_capacity(parts.ways.len());
         for (index, way) in parts.ways.iter().enumerate() {
             let account = Account::new(core, &health, index, view.backends[index].name.as_str());
             reaches.push(match way {
-                Way::Directory(directory) => {
+                Way::Directory { directory, disk } => {
+                    let disk = Disk::open(core, disk.clone(), DISK_CALLS_MAX)?;
                     Reach::Local(Rc::new(Local::new(account, Arc::clone(directory), &disk, patience)))
                 }
                 Way::Endpoint { endpoint, tls, http } => {

@@ -19,6 +19,9 @@ use std::time::Duration;
 /// A backend may be silent so long while it puts the parts of a big object together.
 const ASSEMBLY_PATIENCE: Duration = Duration::from_secs(300);
 
+/// Calls of one core to a backend whose breaker is open: reads for which there is no other copy. More would only wait.
+pub(super) const LAST_RESORTS_MAX: usize = 16;
+
 pub(super) struct Remote {
     pub(super) account: Account,
     pub(super) patience: Duration,
@@ -36,6 +39,9 @@ impl Remote {
 
     /// A connection, warm if there is one. Cancel: safe.
     pub(super) async fn line(&self) -> Result<Lent, Failure> {
+        if self.account.is_open() && self.pool.in_use() >= LAST_RESORTS_MAX {
+            return Err(self.account.down(format_args!("its breaker is open, and enough calls wait for it")));
+        }
         self.pool.take().await.map_err(|cause| self.unreachable(&cause))
     }
 
@@ -190,12 +196,13 @@ impl Remote {
         let mut body = Vec::new();
         // What came of it is enough to classify it.
         let read = answer.read_body(&self.account.core, ERROR_BYTES_MAX, self.patience, &mut body).await;
+        let status = answer.status();
         let mut failure = answer::failure(ask, &answer.head(), &body);
         failure.cause = format!("backend {}: {}", self.account.name, failure.cause);
         if matches!(read, Ok(true)) {
             self.reuse(answer);
         }
-        self.account.failed(call_of(ask), start, &failure);
+        self.account.refused(call_of(ask), start, status, &failure);
         failure
     }
 

@@ -232,7 +232,7 @@ impl ToRemote {
                     answer.read_body(&remote.account.core, answer::ERROR_BYTES_MAX, remote.patience, &mut body).await;
                 let mut failure = answer::failure(&ask, &answer.head(), &body);
                 failure.cause = format!("backend {}: {}", remote.account.name, failure.cause);
-                self.count_failure(&failure);
+                remote.account.refused(call_of(&ask), self.start, answer.status(), &failure);
                 failure
             }
             Ok(_) => {

@@ -97,6 +97,7 @@ impl Source {
     /// All was moved: a connection goes back to its pool.
     pub fn finished(self) {
         debug_assert!(self.left == 0, "finished with {} bytes left", self.left);
+        self.account().came_whole();
         if let From::Remote { line, keep_alive: true, .. } = self.from
             && self.left == 0
             && self.ahead.is_empty()

@@ -3,6 +3,7 @@
 use super::stub::{Fault, Stub, etag_of};
 use super::{BackendParts, CoreBackends, Source};
 use crate::backend::directory;
+use crate::backend::health::Health;
 use crate::backend::marker;
 use crate::backend::port::{Backends, MoveEnd, Moved, Put, PutTarget, Span, UpstreamPayload};
 use crate::backend::standing::Standing;
@@ -10,7 +11,6 @@ use crate::base::failure::Kind;
 use crate::base::{BackendName, BlobId, Clock, Failure, Nonce, PartNumber};
 use crate::config::{View, from_text};
 use crate::observe::cells::{BackendCall, CallStatus, CoreCells};
-use crate::policy::health::Health;
 use crate::proto::body_check::BodyCheck;
 use crate::reactor::core::{Core, CoreLimits};
 use crate::reactor::disk::Disk;
@@ -49,7 +49,7 @@ impl Bench {
     async fn ready(core: &Rc<Core>, relay: &str) -> Self {
         let bench = Self::unclaimed(core, relay);
         for backend in BOTH {
-            bench.backends.claim(backend, DEPLOYMENT, 0).await.expect("a new backend is claimed");
+            bench.backends.claim(backend, DEPLOYMENT, Some(0)).await.expect("a new backend is claimed");
             bench.standing.set_usable(backend, true);
             bench.standing.set_facts(backend, &directory::FACTS);
         }
@@ -87,9 +87,10 @@ backends:
         let cells = Arc::new(CoreCells::new("test", names));
         let core = Core::start(core.driver, CoreLimits::default(), cells).expect("a core starts");
         let standing = Arc::new(Standing::new(2));
-        let health = Rc::new(Health::new(2));
+        let health = Rc::new(Health::new(2, Arc::clone(&standing)));
         let parts = BackendParts::open(&view, &standing).expect("threads start");
-        let disks = Disk::open(&core, parts.disk.clone(), 64).expect("a mailbox opens");
+        let super::Way::Directory { disk, .. } = &parts.ways[NAS] else { panic!("the second is a directory") };
+        let disks = Disk::open(&core, disk.clone(), 64).expect("a mailbox opens");
         let backends = CoreBackends::open(&core, &view, parts, Rc::clone(&health)).expect("it opens");
         Self { core, view, standing, health, backends, stub, disks, place }
     }
@@ -653,15 +654,16 @@ fn a_backend_is_claimed_once_and_never_twice() {
         let bench = Bench::unclaimed(&core, "auto");
         for backend in BOTH {
             let name = bench.view.backends[backend].name.as_str().to_owned();
-            let refused = bench.backends.claim(backend, DEPLOYMENT, 3).await.expect_err("where are the three blobs?");
+            let refused =
+                bench.backends.claim(backend, DEPLOYMENT, Some(3)).await.expect_err("where are the three blobs?");
             assert_eq!(refused.kind, Kind::Refused);
             assert!(refused.cause.contains("3 blobs") && refused.cause.contains(&name), "{refused}");
             assert_eq!(kind(bench.put(backend, "bkt/a", b"x").await), Err(Kind::Unavailable), "not in use");
             assert_eq!(kind(bench.backends.delete(&bench.blob(backend, "bkt/a")).await), Err(Kind::Unavailable));
             for blobs_named in [0, 0, 3] {
-                bench.backends.claim(backend, DEPLOYMENT, blobs_named).await.expect("it is ours");
+                bench.backends.claim(backend, DEPLOYMENT, Some(blobs_named)).await.expect("it is ours");
             }
-            let refused = bench.backends.claim(backend, "another", 0).await.expect_err("it is not theirs");
+            let refused = bench.backends.claim(backend, "another", Some(0)).await.expect_err("it is not theirs");
             assert!(refused.kind == Kind::Refused && refused.cause.contains(DEPLOYMENT), "{refused}");
         }
         assert!(bench.nas().join(marker::NAME).exists());
@@ -671,15 +673,15 @@ fn a_backend_is_claimed_once_and_never_twice() {
             if is_empty_place {
                 std::fs::create_dir(bench.nas()).expect("made");
             }
-            assert_eq!(kind(bench.backends.claim(NAS, DEPLOYMENT, 3).await), Err(Kind::Refused));
+            assert_eq!(kind(bench.backends.claim(NAS, DEPLOYMENT, Some(3)).await), Err(Kind::Refused));
         }
         std::fs::remove_dir(bench.nas()).expect("nothing was put there");
         std::fs::rename(bench.place.path().join("aside"), bench.nas()).expect("moved back");
-        bench.backends.claim(NAS, DEPLOYMENT, 3).await.expect("mounted again");
+        bench.backends.claim(NAS, DEPLOYMENT, Some(3)).await.expect("mounted again");
         // What may pass by itself is not refused.
         for fault in [Fault::Answer(404, "NoSuchBucket"), Fault::Answer(503, "SlowDown"), Fault::Stall] {
             bench.stub.fail_next([fault]);
-            assert_eq!(kind(bench.backends.claim(CLOUD, DEPLOYMENT, 0).await), Err(Kind::Unavailable));
+            assert_eq!(kind(bench.backends.claim(CLOUD, DEPLOYMENT, Some(0)).await), Err(Kind::Unavailable));
         }
         assert_eq!(kind(bench.backends.list(&BackendName::new("gone"), "", "").await), Err(Kind::Unavailable));
     });

@@ -153,6 +153,11 @@ impl Pool {
         }
     }
 
+    /// Connections that are lent or being opened.
+    pub fn in_use(&self) -> usize {
+        self.in_use.out()
+    }
+
     /// Idle connections.
     pub fn idle(&self) -> usize {
         self.idle.borrow().len()

@@ -1,0 +1,129 @@
+//! Looking after the backends, on the mover: whether each is ours, what it was measured to do, and whether one whose
+//! breaker is open works again.
+
+use crate::backend::standing::Standing;
+use crate::base::failure::Kind;
+use crate::base::{Clock, Dice, Failure, Nonce};
+use crate::handlers::ports::Ports;
+use crate::reactor::ports::CorePorts;
+use crate::reactor::task;
+use crate::store::port::{Answer, Metadata, Query, RecordFacts};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often it is looked whether a probe is due.
+const PROBE_LOOK: Duration = Duration::from_millis(250);
+
+/// What checking the backends needs to know of this run.
+pub struct StandingBook {
+    pub deployment: String,
+    pub checked: flume::Sender<()>,
+}
+
+/// Looks at every backend's marker and measures what was not measured; whether all are in order. Those whose breaker is
+/// open have their probes.
+pub async fn check_backends(ports: &CorePorts, book: &StandingBook) -> bool {
+    let named = blobs_named(ports).await;
+    let mut all = true;
+    for index in (0..ports.view().backends.len()).filter(|&index| !ports.standing().is_open(index)) {
+        let named = named.as_ref().ok().map(|named| named[index]);
+        all &= check_and_tell(ports, index, book, named).await.is_ok();
+    }
+    let _ = book.checked.try_send(());
+    all
+}
+
+/// Probes each backend whose breaker's wait is over, for ever; returns at once where breakers are off. The breaker closes
+/// when the backend is found in order; one that answers but is not ours any more stays away.
+pub async fn probe_when_due(ports: &Rc<CorePorts>, book: &Rc<StandingBook>) {
+    while !ports.standing().circuits().is_empty() {
+        ports.clock().sleep(PROBE_LOOK).await;
+        for (index, circuit) in ports.standing().circuits().iter().enumerate() {
+            if !circuit.is_closed() && circuit.probe_due(ports.clock().tick(), ports.dice().roll()) {
+                let (probing, book) = (Rc::clone(ports), Rc::clone(book));
+                let cells = Arc::clone(&ports.core.cells);
+                task::spawn(&cells, "probe", async move { probe(&probing, index, &book).await });
+            }
+        }
+    }
+}
+
+async fn probe(ports: &CorePorts, index: usize, book: &StandingBook) {
+    let began = ports.clock().tick();
+    let named = blobs_named(ports).await.ok().map(|named| named[index]);
+    let checked = check_and_tell(ports, index, book, named).await;
+    let Some(circuit) = ports.standing().circuit(index) else { return };
+    match checked {
+        Ok(()) => circuit.succeeded(began, ports.clock().tick()),
+        Err(_) => circuit.failed(began, ports.clock().tick(), ports.dice().roll()),
+    }
+}
+
+/// `named`: how many rows name blobs there; None while the database does not say.
+async fn check_and_tell(
+    ports: &CorePorts,
+    index: usize,
+    book: &StandingBook,
+    named: Option<u64>,
+) -> Result<(), Failure> {
+    let name = ports.view().backends[index].name.as_str();
+    let was_ours = ports.standing().is_ours(index);
+    let checked = check_backend(ports, index, book, named).await;
+    match &checked {
+        Ok(()) if !was_ours => tracing::info!(backend = name, "backend is in order"),
+        Ok(()) => {}
+        Err(failure) => {
+            if failure.kind == Kind::Refused {
+                // For the operator: an unmounted directory, somebody else's bucket.
+                ports.standing().set_usable(index, false);
+            }
+            // The passing failure of a backend that is in use is its health's business.
+            if !ports.standing().is_ours(index) {
+                tracing::error!(backend = name, %failure, "backend is not used");
+            }
+        }
+    }
+    checked
+}
+
+async fn check_backend(
+    ports: &CorePorts,
+    index: usize,
+    book: &StandingBook,
+    named: Option<u64>,
+) -> Result<(), Failure> {
+    ports.backends().claim(index, &book.deployment, named).await?;
+    let standing: &Standing = ports.standing();
+    if standing.measured(index) {
+        standing.set_usable(index, true);
+        return Ok(());
+    }
+    let facts = ports.backends().measure(index, Nonce::from_roll(ports.dice().roll())).await?;
+    let backend = ports.view().backends[index].name.clone();
+    tracing::info!(
+        backend = backend.as_str(),
+        verifies_sha256 = facts.verifies_sha256,
+        etag_is_md5 = facts.etag_is_md5,
+        delete_removes = facts.delete_removes,
+        "backend measured"
+    );
+    standing.set_facts(index, &facts);
+    standing.set_usable(index, true);
+    // Nothing refuses a record of facts; without it they are measured again at the next start.
+    if let Err(failure) = ports.meta().step(RecordFacts { backend, facts }).await {
+        tracing::warn!(%failure, "what was measured of a backend is not recorded");
+    }
+    Ok(())
+}
+
+/// Blobs of any state that rows name, by backend.
+async fn blobs_named(ports: &CorePorts) -> Result<Vec<u64>, Failure> {
+    let Answer::Status(status) = ports.meta().query(Query::Status { period: String::new() }).await? else {
+        return Err(Failure::ourselves("a query was answered with another's answer"));
+    };
+    let of = |name: &str| {
+        status.iter().find(|one| one.name == name).map_or(0, |one| one.object_count + one.cleanup_depth + one.dlq_depth)
+    };
+    Ok(ports.view().backends.iter().map(|backend| of(backend.name.as_str())).collect())
+}
