@@ -6,6 +6,7 @@ use super::executor::{Group, Sim};
 use super::mutant::Mutant;
 use super::store::FaultyStore;
 use super::world::World;
+use s3_orchestrator::backend::health::Health;
 use s3_orchestrator::backend::port::{Backends, BlobHead, BlobPage, MoveEnd, Moved, Put, PutTarget, Span, Stored};
 use s3_orchestrator::backend::standing::Standing;
 use s3_orchestrator::base::failure::Kind;
@@ -13,7 +14,6 @@ use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnatio
 use s3_orchestrator::config::View;
 use s3_orchestrator::handlers::ports::{Ports, Worker};
 use s3_orchestrator::observe::cells::CoreCells;
-use s3_orchestrator::policy::health::Health;
 use s3_orchestrator::proto::body_check::BodyCheck;
 use s3_orchestrator::store::board::Board;
 use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, local};
@@ -35,7 +35,7 @@ pub struct Instance {
     alive: Cell<bool>,
     meta: SimMeta,
     board: Arc<Board>,
-    standing: Standing,
+    standing: Arc<Standing>,
     health: Health,
     cells: CoreCells,
     incarnation: Incarnation,
@@ -84,8 +84,8 @@ impl Instance {
             group,
             alive: Cell::new(true),
             board,
-            standing,
             health: Health::new(names.len(), Arc::clone(&standing)),
+            standing,
             cells: CoreCells::new("0", names),
             incarnation: registered.incarnation,
             wanted: [Cell::new(true), Cell::new(true)],
