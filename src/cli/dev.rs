@@ -15,7 +15,7 @@ pub(super) fn dev(options: &Dev) -> anyhow::Result<()> {
     println!("{}", session(&options.dir, &config));
     let view = View::new(config);
     logs::init(view.server.log_level).context("logging cannot be set up")?;
-    serve::run(view)
+    serve::run(view, None)
 }
 
 fn make_directories(dir: &Path, config: &Config) -> anyhow::Result<()> {

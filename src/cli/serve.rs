@@ -1,12 +1,13 @@
 //! `serve`: a configuration file to a running program.
 
 use crate::config::{self, Checked, View};
+use crate::control::registry::ConfigFile;
 use crate::observe::logs;
 use anyhow::{Context, bail};
 use std::path::Path;
 
 pub(super) fn serve(path: &Path) -> anyhow::Result<()> {
-    let Checked { config, warnings } = match config::load(path) {
+    let Checked { config, warnings, written } = match config::load(path) {
         Ok(checked) => checked,
         Err(problems) => bail!("{} is not a valid configuration\n{problems}", path.display()),
     };
@@ -15,10 +16,10 @@ pub(super) fn serve(path: &Path) -> anyhow::Result<()> {
     for warning in warnings {
         tracing::warn!(key = warning.key, line = warning.line, why = warning.message, "doubtful configuration");
     }
-    run(view)
+    run(view, Some(ConfigFile { path: path.to_owned(), written }))
 }
 
 /// Starts every thread and returns when the program has been told to stop and has stopped.
-pub(super) fn run(view: View) -> anyhow::Result<()> {
-    crate::control::start::serve(view)
+pub(super) fn run(view: View, file: Option<ConfigFile>) -> anyhow::Result<()> {
+    crate::control::start::serve(view, file)
 }

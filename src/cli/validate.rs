@@ -11,7 +11,7 @@ use std::process::ExitCode;
 pub(super) fn validate(path: &Path) -> ExitCode {
     let file = path.display();
     match config::load(path) {
-        Ok(Checked { config, mut warnings }) => {
+        Ok(Checked { config, mut warnings, .. }) => {
             warnings.extend(files::missing(&config));
             warnings.extend(without_attributes(&config));
             print!("config {file}: valid\n{}", summary(&config));

@@ -1,18 +1,17 @@
 //! From the tree as written to the configuration as meant: every key read, every cross-field rule tested. Finds all
 //! problems before it gives up; warns of what is allowed but rarely meant.
 
+use super::check_auth;
 use super::check_backends;
-use super::check_cors::cors;
 use super::checked::*;
 use super::problem::{Problem, Problems};
 use super::raw::Node;
 use super::reader::{Reader, Section};
+use super::written::Written;
+use crate::base::Secret;
 use crate::base::limits::{HEAD_BYTES_MAX, OBJECT_BYTES_MAX};
-use crate::base::{BucketName, Secret};
-use crate::policy::access::Principal;
 use crate::policy::body_path::RelayMode;
 use crate::policy::placement::Strategy;
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -28,6 +27,8 @@ const SETTLE_USUAL: Duration = Duration::from_secs(15 * 60);
 pub struct Checked {
     pub config: Config,
     pub warnings: Vec<Problem>,
+    /// To be compared with a later reading.
+    pub written: Written,
 }
 
 /// `base` is the folder that relative paths start from; `reported` are problems found before (variables).
@@ -40,7 +41,7 @@ pub fn check(root: &Node, base: &Path, reported: Vec<Problem>) -> Result<Checked
     problems.dedup();
     warnings.sort_by_key(place);
     match (config, problems.is_empty()) {
-        (Some(config), true) => Ok(Checked { config, warnings }),
+        (Some(config), true) => Ok(Checked { config, warnings, written: Written::of(root) }),
         _ => Err(Problems(problems)),
     }
 }
@@ -50,7 +51,7 @@ pub(super) fn read_all(reader: &mut Reader, root: &Node, reported: Vec<Problem>)
     reader.problems = reported;
     reader.check_keys(root);
     let root = Section::root(root);
-    let (buckets, credentials) = buckets(reader, &root);
+    let (buckets, credentials) = check_auth::buckets_and_credentials(reader, &root);
     let backends = check_backends::backends(reader, &root);
     let routing_strategy = reader.choice(&root, "routing_strategy", &[Strategy::Pack, Strategy::Spread]);
     let listed = root.items("backends").len();
@@ -138,81 +139,6 @@ fn tls(reader: &mut Reader, at: &Section<'_>) -> Option<Tls> {
             }
             None
         }
-    }
-}
-
-fn buckets(reader: &mut Reader, root: &Section<'_>) -> (Vec<Bucket>, Vec<Credential>) {
-    let mut buckets: Vec<Bucket> = Vec::new();
-    let mut credentials: Vec<Credential> = Vec::new();
-    let mut first_line = HashMap::new();
-    for at in root.items("buckets") {
-        let name = reader.parsed(&at, "name", bucket_name);
-        let uploads_max = reader.number(&at, "max_multipart_uploads", 0..=u64::from(u32::MAX)).unwrap_or_default();
-        let cors = cors(reader, &at);
-        if let Some(name) = &name {
-            if let Some(line) = first_line.insert(name.clone(), at.line()) {
-                reader.problem(
-                    at.line_of("name"),
-                    at.key("name"),
-                    format!("the bucket of line {line} has this name already"),
-                );
-            }
-            buckets.push(Bucket { name: name.clone(), max_multipart_uploads: uploads_max as u32, cors });
-        }
-        let items = at.items("credentials");
-        if items.is_empty() {
-            let message = "is required: a bucket without credentials cannot be used";
-            reader.problem(at.line(), at.key("credentials"), message);
-        }
-        for item in items {
-            if let Some(credential) = credential(reader, &item, name.as_ref(), &credentials) {
-                credentials.push(credential);
-            }
-        }
-    }
-    if buckets.is_empty() && root.items("buckets").is_empty() {
-        reader.problem(root.line_of("buckets"), "buckets", "is required: list at least one bucket");
-    }
-    (buckets, credentials)
-}
-
-fn bucket_name(text: &str) -> Result<BucketName, String> {
-    BucketName::parse(text).ok_or_else(|| {
-        if BucketName::RESERVED.contains(&text) {
-            format!("`{text}` is a path of our own; choose another name")
-        } else {
-            format!(
-                "`{text}` is not a bucket name: 3 to 63 lower-case letters, digits, `-` and `.`, letter or digit at both \
-                 ends, no `..`, no IP address"
-            )
-        }
-    })
-}
-
-fn credential(
-    reader: &mut Reader,
-    at: &Section<'_>,
-    bucket: Option<&BucketName>,
-    others: &[Credential],
-) -> Option<Credential> {
-    let id = reader.parsed(at, "access_key_id", access_key);
-    let secret = reader.secret(at, "secret_access_key");
-    let id = id?;
-    if others.iter().any(|other| *other.access_key_id == *id) {
-        let message = format!("the access key `{id}` stands above already; every key belongs to one bucket");
-        reader.problem(at.line_of("access_key_id"), at.key("access_key_id"), message);
-    }
-    let principal = Principal::of_bucket(&id, bucket?.clone());
-    Some(Credential { access_key_id: id.into(), secret_access_key: secret?, principal })
-}
-
-/// What can stand in the `Credential` of an Authorization header, which is cut at slashes and commas.
-pub(super) fn access_key(text: &str) -> Result<String, String> {
-    let usable = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b',' | b'=');
-    if !text.is_empty() && text.len() <= 128 && text.bytes().all(usable) {
-        Ok(text.to_owned())
-    } else {
-        Err("must be 1 to 128 visible ASCII characters other than `/`, `,` and `=`".to_owned())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The `backends` of a configuration: S3 endpoints and directories, each by itself and beside the others.
 
-use super::check::{TIMEOUT, WAIT, access_key};
+use super::check::{TIMEOUT, WAIT};
+use super::check_auth::access_key;
 use super::checked::{Backend, BackendHttp, Endpoint, Place, S3Place};
 use super::reader::{Reader, Section};
 use super::values;

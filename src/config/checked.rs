@@ -8,12 +8,14 @@ use crate::policy::cors::CorsRule;
 use crate::policy::placement::Strategy;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     pub server: Server,
     pub buckets: Vec<Bucket>,
+    /// Of root, of the users and of the buckets' own. What serves reads them, and the buckets, from the `Registry`.
     pub credentials: Vec<Credential>,
     pub database: Database,
     /// At least one; in the order written, which `pack` and reads follow.
@@ -119,6 +121,8 @@ pub struct Bucket {
     pub max_multipart_uploads: u32,
     /// Pages of other origins that may use it; none without rules.
     pub cors: Vec<CorsRule>,
+    /// The user that answers name as its owner: nothing follows from that, grants decide.
+    pub owner: Arc<str>,
 }
 
 /// An access key of the configuration, and who it stands for.

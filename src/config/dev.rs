@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 pub const DEV_BUCKET: &str = "photos";
+/// It may create buckets.
+const DEV_USER: &str = "dev";
 pub const DEV_ACCESS_KEY: &str = "photoskey";
 pub const DEV_SECRET: &str = "photossecret";
 
@@ -22,8 +24,10 @@ fn dev_text(listen: SocketAddr, admin_listen: SocketAddr) -> String {
         "server:\n  listen_addr: '{listen}'\n  max_object_size: 5TiB\n\
          admin:\n  listen_addr: '{admin_listen}'\n\
          database:\n  driver: sqlite\n  path: metadata.db\n\
-         buckets:\n  - name: {DEV_BUCKET}\n    credentials:\n      - access_key_id: {DEV_ACCESS_KEY}\n        \
-         secret_access_key: {DEV_SECRET}\n\
+         buckets:\n  - name: {DEV_BUCKET}\n\
+         auth:\n  users:\n    - name: {DEV_USER}\n      access_key_id: {DEV_ACCESS_KEY}\n      \
+         secret_access_key: {DEV_SECRET}\n      permissions: create-buckets\n      \
+         grants: [{{bucket: {DEV_BUCKET}, permissions: all}}]\n\
          backends:\n{backends}"
     )
 }
@@ -32,6 +36,7 @@ fn dev_text(listen: SocketAddr, admin_listen: SocketAddr) -> String {
 mod tests {
     use super::*;
     use crate::config::checked::{DatabaseDriver, Place};
+    use crate::policy::access::Permissions;
 
     #[test]
     fn it_is_a_valid_configuration() {
@@ -43,7 +48,9 @@ mod tests {
         assert_eq!(config.backends.len(), 3);
         assert!(config.backends.iter().all(|one| one.quota_bytes > 0));
         assert_eq!(config.backends[2].place, Place::Directory("/tmp/$dev: x/disk-3".into()));
-        assert_eq!(config.credentials[0].principal.user.as_ref(), DEV_ACCESS_KEY);
+        let user = &config.credentials[0].principal;
+        assert!(user.may_create_buckets() && user.held_in(DEV_BUCKET, None) == Some(Permissions::ALL), "{user:?}");
+        assert_eq!(&*config.buckets[0].owner, DEV_USER);
         let problems = dev(Path::new("."), listen, "0.0.0.0:9001".parse().expect("an address")).expect_err("no token");
         assert!(problems.to_string().contains("admin.token"), "{problems}");
     }

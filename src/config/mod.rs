@@ -1,7 +1,9 @@
 //! Configuration: as written (`raw`, one table of keys in `schema`), as meant (`checked`, made by `check`), as published
-//! (`view`). The only place that reads the environment.
+//! (`view`,
+//! and `registry` for what may change while serving). The only place that reads the environment.
 
 mod check;
+mod check_auth;
 mod check_backends;
 mod check_cors;
 pub mod checked;
@@ -11,16 +13,19 @@ pub mod files;
 pub mod problem;
 mod raw;
 mod reader;
+pub mod registry;
 pub mod schema;
 #[cfg(test)]
 mod tests;
 mod values;
 pub mod view;
+pub mod written;
 
 pub use check::Checked;
 pub use checked::Config;
 pub use dev::{DEV_ACCESS_KEY, DEV_BUCKET, DEV_SECRET, dev};
 pub use problem::{Problem, Problems};
+pub use registry::Registry;
 pub use view::View;
 
 use std::path::Path;

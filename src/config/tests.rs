@@ -2,8 +2,9 @@
 
 use super::checked::{DatabaseDriver, Place};
 use super::schema::{Absent, KEYS, State};
-use super::{Checked, Problems, View, check, expand, from_text, raw, reader};
+use super::{Checked, Problems, Registry, View, check, expand, from_text, raw, reader};
 use crate::base::{BackendName, limits};
+use crate::policy::access::Rank;
 use std::path::Path;
 use std::time::Duration;
 
@@ -91,7 +92,8 @@ fn the_documentation_gives_type_and_default_of_every_key() {
 #[test]
 fn every_key_of_the_table_is_read() {
     let rule = "    cors: [{allowed_origins: '*', allowed_methods: [GET]}]\n";
-    let root = raw::parse(&SMALL.replace("backends:\n", &format!("{rule}backends:\n"))).expect("valid YAML");
+    let user = "auth: {users: [{name: a, access_key_id: b, secret_access_key: c, grants: [{bucket: '*', permissions: all}]}]}\n";
+    let root = raw::parse(&SMALL.replace("backends:\n", &format!("{rule}{user}backends:\n"))).expect("valid YAML");
     let mut reader = reader::Reader::new(Path::new("/"));
     check::read_all(&mut reader, &root, Vec::new()).expect("a valid file");
     for key in KEYS.iter().filter(|key| matches!(key.state, State::Known { .. })) {
@@ -111,11 +113,12 @@ fn defaults_and_lookups() {
     assert_eq!([1, 2, 8].map(|cores| view.server.reactors_on(cores)), [1, 1, 7]);
     assert_eq!(view.backend_index(&BackendName::new("two")), Some(1));
     assert_eq!(view.backend_index(&BackendName::new("three")), None);
-    assert_eq!(view.bucket("photos").map(|one| one.name.as_str()), Some("photos"));
-    assert!(view.bucket("photo").is_none() && view.credential("kez").is_none());
-    let credential = view.credential("key").expect("it is in the file");
+    let registry = Registry::new(&view, 0, []);
+    assert_eq!(registry.bucket("photos").map(|one| one.name.as_str()), Some("photos"));
+    assert!(registry.bucket("photo").is_none() && registry.credential("kez").is_none());
+    let credential = registry.credential("key").expect("it is in the file");
     assert_eq!(credential.secret_access_key.expose(), "secret");
-    assert!(credential.principal.sees("photos"));
+    assert_eq!(registry.seen_by(&credential.principal).len(), 1);
     assert!(!format!("{view:?}").contains("secret\""), "secrets do not print themselves");
 }
 
@@ -242,7 +245,6 @@ telemetry: {metrics: {path: metrics}}
         "line 6: server.max_header_bytes: 1MiB is too large; at most 32KiB",
         "line 7: server.tls.cert_file: needs `key_file` beside it",
         "line 9: buckets[0].name: `health` is a path of our own; choose another name",
-        "line 9: buckets[0].credentials: is required: a bucket without credentials cannot be used",
         "line 10: buckets[1].name: `Photos` is not a bucket name: 3 to 63 lower-case letters, digits, `-` and `.`, letter or \
          digit at both ends, no `..`, no IP address",
         "line 12: buckets[1].credentials[0].access_key_id: must be 1 to 128 visible ASCII characters other than `/`, `,` and \
@@ -259,7 +261,7 @@ telemetry: {metrics: {path: metrics}}
     assert_eq!(problems.lines().collect::<Vec<_>>(), want);
     let empty = read("").expect_err("nothing is there").to_string();
     let want = [
-        "buckets: is required: list at least one bucket",
+        "buckets: is required: list at least one bucket, or a user in `auth.users` that may create buckets",
         "backends: is required: list at least one backend",
         "server.listen_addr: is required",
     ];
@@ -324,7 +326,85 @@ fn rules_across_keys() {
         bucket,
         &[
             "line 6: buckets[1].name: the bucket of line 4 has this name already",
-            "line 8: buckets[1].credentials[0].access_key_id: the access key `key` stands above already; every key belongs to one bucket",
+            "line 8: buckets[1].credentials[0].access_key_id: the access key `key` stands above already; every key belongs to one user",
+        ],
+    );
+}
+
+#[test]
+fn users_and_their_grants() {
+    let text = "\
+server: {listen_addr: ':9000'}
+auth:
+  root: {access_key_id: rootkey, secret_access_key: s}
+  users:
+    - {name: ann, access_key_id: annkey, secret_access_key: s, permissions: [create-buckets]}
+    - name: reader
+      access_key_id: readkey
+      secret_access_key: s
+      grants: [{bucket: photos, permissions: [read, list]}, {bucket: '*', permissions: list}]
+buckets:
+  - name: photos
+    credentials: [{access_key_id: own, secret_access_key: s}, {access_key_id: look, secret_access_key: s, permissions: [read]}]
+  - {name: archive}
+backends: [{directory: d}]
+";
+    let registry = Registry::new(&valid(text).config, 0, []);
+    let held = |key: &str, bucket: &str| -> Vec<&str> {
+        let principal = &registry.credential(key).expect("it is in the file").principal;
+        principal.held_in(bucket, None).into_iter().flat_map(|held| held.iter().map(|one| one.as_str())).collect()
+    };
+    let all = ["list-buckets", "list", "read", "write", "delete", "tags"];
+    assert_eq!(held("rootkey", "anything"), all);
+    assert_eq!(held("annkey", "photos"), [""; 0]);
+    assert_eq!(held("readkey", "photos"), ["list-buckets", "list", "read"]);
+    assert_eq!(held("readkey", "archive"), ["list-buckets", "list"]);
+    assert_eq!(held("own", "photos"), all);
+    assert_eq!(held("own", "archive"), [""; 0]);
+    assert_eq!(held("look", "photos"), ["list-buckets", "read"]);
+    let rank = |key: &str| registry.credential(key).expect("it is in the file").principal.rank;
+    assert_eq!((rank("rootkey"), rank("annkey"), rank("own")), (Rank::Root, Rank::Creator, Rank::Plain));
+    let owner = |name: &str| &*registry.bucket(name).expect("a bucket").owner;
+    assert_eq!((owner("photos"), owner("archive")), ("own", "reader"));
+}
+
+#[test]
+fn names_and_keys_belong_to_one_user() {
+    let with = |auth: &str, want: &[&str]| check_problems("backends:\n", &format!("{auth}\nbackends:\n"), want);
+    let user = |name: &str, key: &str| format!("{{name: {name}, access_key_id: {key}, secret_access_key: s}}");
+    with(&format!("auth: {{users: [{}, {}]}}", user("a", "k1"), user("b", "k2")), &[]);
+    with(
+        &format!("auth: {{users: [{}, {}]}}", user("a", "k1"), user("a", "k2")),
+        &["line 8: auth.users[1].name: the user of line 8 has this name already"],
+    );
+    with(
+        &format!("auth: {{users: [{}]}}", user("a", "key")),
+        &[
+            "line 6: buckets[0].credentials[0].access_key_id: the access key `key` stands above already; every key belongs to one user",
+        ],
+    );
+    with(
+        &format!("auth: {{users: [{}]}}", user("key", "k1")),
+        &["line 6: buckets[0].credentials[0].access_key_id: is the name of the user of line 8; choose another key"],
+    );
+    with(
+        &format!("auth: {{users: [{}]}}", user("root", "k1")),
+        &["line 8: auth.users[0].name: is the name of `auth.root`; choose another one"],
+    );
+    check_problems(
+        "buckets:\n",
+        "buckets:\n  - name: nobodys\n",
+        &["line 4: buckets[0].credentials: is required: no user in `auth` may use this bucket either"],
+    );
+    with("auth: {root: {access_key_id: r}}", &["line 8: auth.root.access_key_id: needs `secret_access_key` beside it"]);
+    with(
+        "auth: {users: [{name: a b, access_key_id: k, secret_access_key: s, permissions: [all], grants: [{bucket: B, permissions: [see]}]}]}",
+        &[
+            "line 8: auth.users[0].name: must be 1 to 64 letters, digits and `-`, `_`, `.`, `@`, `+`",
+            "line 8: auth.users[0].permissions: `all` is none of create-buckets; what a user may do in a bucket stands in `grants`",
+            "line 8: auth.users[0].grants[0].bucket: `B` is not a bucket name: 3 to 63 lower-case letters, digits, `-` and `.`, \
+             letter or digit at both ends, no `..`, no IP address",
+            "line 8: auth.users[0].grants[0].permissions: `see` is none of list-buckets, list, read, write, delete, tags, all",
         ],
     );
 }

@@ -5,6 +5,7 @@ mod backend_checks;
 mod certificate;
 pub mod metadata;
 pub mod mover;
+pub mod registry;
 pub mod schedule;
 pub mod start;
 mod threads;

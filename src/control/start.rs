@@ -5,12 +5,13 @@ use super::admin::{self, Operations};
 use super::certificate::{self, Certificate};
 use super::metadata::{self, ControlMetadata};
 use super::mover;
+use super::registry::{ConfigFile, Keeper};
 use super::schedule::{self, Bells};
 use super::threads::start_thread;
 use crate::backend::standing::Standing;
 use crate::base::{Clock, Timestamp};
-use crate::config::View;
 use crate::config::checked::{DatabaseDriver, Driver};
+use crate::config::{Config, Registry, View};
 use crate::observe::audit::{AuditLog, audit_log};
 use crate::observe::cells::CoreCells;
 use crate::policy::breaker::BreakerSettings;
@@ -21,6 +22,7 @@ use crate::reactor::clock::CoreClock;
 use crate::reactor::driver::DriverChoice;
 use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
+use crate::reactor::publication::Publication;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
 use crate::reactor::wake;
@@ -49,13 +51,13 @@ const USAGE_FLUSH: Duration = Duration::from_secs(30);
 const STOP_LOOK: Duration = Duration::from_millis(20);
 
 /// Serves until SIGTERM or SIGINT. Errors are those of the start: what is wrong and what to do.
-pub fn serve(view: View) -> anyhow::Result<()> {
+pub fn serve(view: View, file: Option<ConfigFile>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the control core")?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, run(Arc::new(view)))
+    local.block_on(&runtime, run(Arc::new(view), file))
 }
 
-async fn run(view: Arc<View>) -> anyhow::Result<()> {
+async fn run(view: Arc<View>, file: Option<ConfigFile>) -> anyhow::Result<()> {
     let names = || view.backends.iter().map(|backend| backend.name.clone());
     let processors = Processors::plan(view.server.reactors)?;
     let reactor_cells: Vec<_> =
@@ -104,11 +106,16 @@ async fn run(view: Arc<View>) -> anyhow::Result<()> {
         cleanup,
         replicate,
     };
+    let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    let (publication, heard) = Publication::new(Registry::new(&view, 0, []));
+    let keeper = Keeper { file, config: Config::clone(&view), publication: publication.clone(), heard };
+    tokio::task::spawn_local(keeper.run(hangup));
     let parts = CoreParts {
         shared,
         backends: BackendParts::open(&view, &standing).context("the backends")?,
         metadata: postbox,
         cache,
+        publication,
         cells: Arc::clone(&mover_cells),
         driver: driver_choice(view.server.driver),
         processor: processors.control,

@@ -14,7 +14,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     exchange: &mut X,
 ) -> Result<(), Trouble> {
     let upload = params::upload_id(&request.query())?;
-    let bucket = ports.view().bucket(request.bucket()).ok_or(ErrorCode::NoSuchBucket)?.name.clone();
+    let bucket = request.home()?.name.clone();
     let key = ObjectKey::parse(request.key()).ok_or(ErrorCode::KeyTooLongError)?;
     ports.meta().step(AbortUpload { bucket, key, upload }).await??;
     ports.wake(Worker::Cleanup);

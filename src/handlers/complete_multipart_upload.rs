@@ -29,7 +29,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
 ) -> Result<(), Trouble> {
     let upload = params::upload_id(&request.query())?;
     let expected = Expected::of(request.head)?;
-    let bucket = ports.view().bucket(request.bucket()).ok_or(ErrorCode::NoSuchBucket)?.name.clone();
+    let bucket = request.home()?.name.clone();
     let key = ObjectKey::parse(request.key()).ok_or(ErrorCode::KeyTooLongError)?;
     let manifest = receive_manifest(request, exchange).await?;
     let start = StartComplete {

@@ -152,7 +152,7 @@ async fn copy<P: Ports, X: Exchange<P>>(
     plan: Plan,
 ) -> Result<(String, ObjectRecord, Timestamp), NotCopied> {
     let refused = |code: ErrorCode| Trouble::from(code);
-    let bucket = ports.view().bucket(request.bucket()).ok_or_else(|| refused(ErrorCode::NoSuchBucket))?.name.clone();
+    let bucket = request.home().map_err(Trouble::from)?.name.clone();
     let key = ObjectKey::parse(request.key()).ok_or_else(|| refused(ErrorCode::KeyTooLongError))?;
     let condition = condition_of(request.head).map_err(Trouble::from)?;
     let candidates = placing::candidates(ports, bucket.as_str(), key.as_str(), located.size);

@@ -1,5 +1,6 @@
 //! What CopyObject and UploadPartCopy copy from: another object, found and admitted as a read of it would be.
 
+use super::admission;
 use super::ports::Ports;
 use super::request::Request;
 use super::trouble::Trouble;
@@ -46,15 +47,8 @@ impl CopySource {
 
     /// Its bucket exists, and the caller may read in it.
     pub fn admit<P: Ports>(&self, ports: &P, request: &Request<'_>) -> Result<(), Trouble> {
-        if ports.view().bucket(&self.bucket).is_none() {
-            return Err(ErrorCode::NoSuchBucket.into());
-        }
-        request.principal.permits(&self.bucket, Permission::Read.into()).map_err(|denial| {
-            ports.cells().access_denied.inc();
-            let (user, bucket) = (&*request.principal.user, self.bucket.as_str());
-            tracing::debug!(request = request.id, user, bucket, ?denial, "access to a copy's source denied");
-            ErrorCode::AccessDenied.into()
-        })
+        let bucket = request.registry.bucket(&self.bucket).ok_or(ErrorCode::NoSuchBucket)?;
+        admission::permit(ports, request, bucket, Permission::Read.into())
     }
 
     /// The live version, if the conditions let it be copied. NoSuchKey, PreconditionFailed.

@@ -22,7 +22,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
 ) -> Result<(), Trouble> {
     let record = record_of(request.head)?;
     let checksum = DeclaredKind::of(request.head)?;
-    let bucket = ports.view().bucket(request.bucket()).ok_or(ErrorCode::NoSuchBucket)?;
+    let bucket = request.home()?;
     let key = ObjectKey::parse(request.key()).ok_or(ErrorCode::KeyTooLongError)?;
     // How big it will be is not known yet; parts are charged as they come.
     let mut candidates = placing::candidates(ports, bucket.name.as_str(), key.as_str(), 0);

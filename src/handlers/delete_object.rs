@@ -13,7 +13,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     request: &Request<'_>,
     exchange: &mut X,
 ) -> Result<(), Trouble> {
-    let bucket = ports.view().bucket(request.bucket()).ok_or(ErrorCode::NoSuchBucket)?.name.clone();
+    let bucket = request.home()?.name.clone();
     let key = ObjectKey::parse(request.key()).ok_or(ErrorCode::KeyTooLongError)?;
     let condition = condition_of(request.head)?;
     // A key that did not exist is answered in the same way: it does not exist now.

@@ -22,7 +22,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     exchange: &mut X,
     scratch: &mut Scratch,
 ) -> Result<(), Trouble> {
-    let bucket = ports.view().bucket(request.bucket()).ok_or(ErrorCode::NoSuchBucket)?.name.clone();
+    let bucket = request.home()?.name.clone();
     let declared = Declared::parse(&request.head.headers, request.payload)?;
     if declared.content_md5.is_none() && declared.checksum.is_none() && declared.trailer.is_none() {
         let message = "Missing required header for this request: Content-MD5 OR x-amz-checksum-*";

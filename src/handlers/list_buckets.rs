@@ -5,23 +5,24 @@ use super::request::Request;
 use super::scratch::Scratch;
 use super::trouble::Trouble;
 use crate::base::Timestamp;
+use crate::config::registry::Bucket;
+use crate::proto::owner::Owner;
 use crate::proto::xml;
 
-/// Buckets come from the configuration, which knows no time of their making. 2006-03-14, the day S3 opened, is a date that
-/// every client takes and that never changes between two answers.
+/// The configuration knows no time of its buckets' making. 2006-03-14, the day S3 opened, is a date that every client takes
+/// and that never changes between two answers.
 const CREATED: Timestamp = Timestamp { millis: 1_142_294_400_000 };
 
 pub async fn handle<P: Ports, X: Exchange<P>>(
-    ports: &P,
     request: &Request<'_>,
     exchange: &mut X,
     scratch: &mut Scratch,
 ) -> Result<(), Trouble> {
-    let mut names: Vec<&str> = ports.view().buckets.iter().map(|bucket| bucket.name.as_str()).collect();
-    names.retain(|name| request.principal.sees(name));
-    names.sort_unstable();
+    let seen = request.registry.seen_by(request.principal).into_iter();
+    let created = |bucket: &Bucket| bucket.stored.as_ref().map_or(CREATED, |stored| stored.created);
     scratch.body.clear();
-    xml::write_list_buckets(&mut scratch.body, names.into_iter().map(|name| (name, CREATED)));
+    let owner = Owner::of(&request.principal.user);
+    xml::write_list_buckets(&mut scratch.body, &owner, seen.map(|bucket| (bucket.name.as_str(), created(bucket))));
     exchange.head().field("content-type", "application/xml");
     exchange.respond(&scratch.body).await.map_err(|_| Trouble::Cut)
 }

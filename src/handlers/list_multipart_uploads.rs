@@ -5,6 +5,7 @@ use super::request::Request;
 use super::scratch::Scratch;
 use super::trouble::Trouble;
 use crate::base::Failure;
+use crate::proto::owner::Owner;
 use crate::proto::params::ListMultipartUploads;
 use crate::proto::xml::{self, UploadEntry};
 use crate::store::port::{Answer, ListUploadsQuery, ListedUpload, Metadata, Query};
@@ -30,8 +31,9 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     };
     let last = page.truncated.then_some((page.last.as_str(), page.last_upload.as_str()));
     let (uploads, prefixes) = (page.uploads.iter().map(entry_of), page.common_prefixes.iter().map(String::as_str));
+    let owner = Owner::of(&request.home()?.owner);
     scratch.body.clear();
-    xml::write_list_uploads(&mut scratch.body, request.bucket(), &asked, last, uploads, prefixes);
+    xml::write_list_uploads(&mut scratch.body, (request.bucket(), &owner), &asked, last, uploads, prefixes);
     exchange.head().field("content-type", "application/xml");
     exchange.respond(&scratch.body).await.map_err(|_| Trouble::Cut)
 }

@@ -5,6 +5,7 @@ use super::ports::{Exchange, Ports};
 use super::request::Request;
 use super::scratch::Scratch;
 use super::trouble::Trouble;
+use crate::proto::owner::Owner;
 use crate::proto::params::ListObjects;
 use crate::proto::xml;
 use crate::store::port::ListQuery;
@@ -28,7 +29,8 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     let last = page.truncated.then_some(page.last.as_str());
     let (keys, prefixes) = (page.keys.iter().map(entry_of), page.common_prefixes.iter().map(String::as_str));
     scratch.body.clear();
-    xml::write_list_objects_v1(&mut scratch.body, request.bucket(), &asked, last, keys, prefixes);
+    let owner = Owner::of(&request.home()?.owner);
+    xml::write_list_objects_v1(&mut scratch.body, (request.bucket(), &owner), &asked, last, keys, prefixes);
     exchange.head().field("content-type", "application/xml");
     exchange.respond(&scratch.body).await.map_err(|_| Trouble::Cut)
 }

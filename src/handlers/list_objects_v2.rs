@@ -5,6 +5,7 @@ use super::request::Request;
 use super::scratch::Scratch;
 use super::trouble::Trouble;
 use crate::base::Failure;
+use crate::proto::owner::Owner;
 use crate::proto::params::ListObjectsV2;
 use crate::proto::xml::{self, ListEntry, ListHeader};
 use crate::store::port::{Answer, ListPage, ListQuery, Listed, Metadata, Query};
@@ -27,6 +28,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     let page = page_of(ports, list).await?;
     let header = ListHeader {
         bucket: request.bucket(),
+        owner: Owner::of(&request.home()?.owner),
         request: &asked,
         entries: page.keys.len() + page.common_prefixes.len(),
         continues_after: page.truncated.then_some(page.last.as_str()),

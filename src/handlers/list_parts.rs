@@ -6,6 +6,7 @@ use super::scratch::Scratch;
 use super::trouble::Trouble;
 use crate::base::{Failure, Timestamp};
 use crate::proto::error_code::ErrorCode;
+use crate::proto::owner::Owner;
 use crate::proto::params::ListParts;
 use crate::proto::xml::{self, PartEntry, PartsHeader};
 use crate::store::port::{Answer, Metadata, Query, Upload, UploadState};
@@ -28,6 +29,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     };
     let header = PartsHeader {
         bucket: request.bucket(),
+        owner: Owner::of(&request.home()?.owner),
         key: request.key(),
         request: &asked,
         continues_after: parts.last().filter(|_| truncated).map(|part| part.number),

@@ -6,6 +6,7 @@
 //! verbs that write or read bytes.
 
 mod abort_multipart_upload;
+mod admission;
 mod complete_multipart_upload;
 pub mod concurrent;
 mod copy_object;
@@ -42,8 +43,6 @@ pub mod trouble;
 mod upload_part;
 mod upload_part_copy;
 
-use crate::policy::access::{self, Permission};
-use crate::proto::error_code::ErrorCode;
 use crate::proto::operation::Operation;
 use ports::{Exchange, Ports};
 use request::Request;
@@ -57,28 +56,13 @@ pub async fn serve<P: Ports, X: Exchange<P>>(
     exchange: &mut X,
     scratch: &mut Scratch,
 ) {
-    let outcome = match admit(ports, request) {
+    let outcome = match admission::admit(ports, request) {
         Ok(()) => dispatch(ports, request, exchange, scratch).await,
         Err(trouble) => Err(trouble),
     };
     if let Err(trouble) = outcome {
         trouble::answer(request, exchange, scratch, trouble).await;
     }
-}
-
-/// The bucket exists, and the caller may do this in it.
-fn admit<P: Ports>(ports: &P, request: &Request<'_>) -> Result<(), Trouble> {
-    let Some(bucket) = request.target.bucket else { return Ok(()) };
-    if ports.view().bucket(bucket).is_none() {
-        return Err(ErrorCode::NoSuchBucket.into());
-    }
-    // Tags that come with a write are tags all the same.
-    let tags = request.head.header("x-amz-tagging").map(|_| Permission::Tags.into()).unwrap_or_default();
-    request.principal.permits(bucket, access::needed(request.operation).and(tags)).map_err(|denial| {
-        ports.cells().access_denied.inc();
-        tracing::debug!(request = request.id, user = &*request.principal.user, bucket, ?denial, "access denied");
-        ErrorCode::AccessDenied.into()
-    })
 }
 
 /// Rare verbs with big futures are boxed, so that a connection that only reads stays small.
@@ -110,7 +94,7 @@ async fn dispatch<P: Ports, X: Exchange<P>>(
         Operation::ListMultipartUploads => {
             Box::pin(list_multipart_uploads::handle(ports, request, exchange, scratch)).await
         }
-        Operation::ListBuckets => list_buckets::handle(ports, request, exchange, scratch).await,
+        Operation::ListBuckets => list_buckets::handle(request, exchange, scratch).await,
         Operation::HeadBucket => head_bucket::handle(ports, exchange).await,
         Operation::GetBucketLocation => get_bucket_location::handle(ports, exchange, scratch).await,
         Operation::GetBucketVersioning => get_bucket_versioning::handle(exchange, scratch).await,

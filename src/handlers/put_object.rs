@@ -56,7 +56,7 @@ fn understand<P: Ports>(ports: &P, request: &Request<'_>) -> Result<(Write, Decl
     }
     let declared = Declared::parse(&request.head.headers, request.payload)?;
     let record = record_of(request.head)?;
-    let bucket = ports.view().bucket(request.bucket()).ok_or(ErrorCode::NoSuchBucket)?.name.clone();
+    let bucket = request.home()?.name.clone();
     let key = ObjectKey::parse(request.key()).ok_or(ErrorCode::KeyTooLongError)?;
     let candidates = placing::candidates(ports, bucket.as_str(), key.as_str(), size);
     let condition = condition_of(request.head)?;

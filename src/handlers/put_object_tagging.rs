@@ -35,7 +35,7 @@ pub(super) async fn set_tags<P: Ports>(
     request: &Request<'_>,
     tags: Vec<(String, String)>,
 ) -> Result<(), Trouble> {
-    let bucket = ports.view().bucket(request.bucket()).ok_or(ErrorCode::NoSuchBucket)?.name.clone();
+    let bucket = request.home()?.name.clone();
     let key = ObjectKey::parse(request.key()).ok_or(ErrorCode::KeyTooLongError)?;
     ports.meta().step(SetTags { bucket, key, tags }).await??;
     Ok(())

@@ -3,6 +3,8 @@
 //! Made by the connection (and by the simulator), borrowed by one call of `handlers::serve`. It never touches the body.
 
 use crate::base::Tick;
+use crate::config::Registry;
+use crate::config::registry::Bucket;
 use crate::policy::access::Principal;
 use crate::proto::aws_chunked::decoded_length;
 use crate::proto::error_code::{ErrorCode, S3Error};
@@ -17,6 +19,8 @@ pub struct Request<'r> {
     pub head: &'r RequestHead<'r>,
     pub operation: Operation,
     pub target: Target<'r>,
+    /// Buckets and users as they were when the request began.
+    pub registry: &'r Registry,
     pub principal: &'r Principal,
     /// What the signature says of the body.
     pub payload: PayloadMode,
@@ -67,7 +71,7 @@ impl<'r> Request<'r> {
         head: &'r RequestHead<'r>,
         operation: Operation,
         target: Target<'r>,
-        principal: &'r Principal,
+        (registry, principal): (&'r Registry, &'r Principal),
         payload: PayloadMode,
         id: &'r str,
         arrived: Tick,
@@ -78,12 +82,17 @@ impl<'r> Request<'r> {
             (false, BodyFraming::Length(bytes)) => Some(bytes),
             (false, BodyFraming::Chunked) => None,
         };
-        Ok(Self { head, operation, target, principal, payload, length, id, arrived, form: None })
+        Ok(Self { head, operation, target, registry, principal, payload, length, id, arrived, form: None })
     }
 
     /// Empty for an operation on the service.
     pub fn bucket(&self) -> &'r str {
         self.target.bucket.unwrap_or_default()
+    }
+
+    /// What is known of the bucket, which exists: that was found before the dispatch.
+    pub fn home(&self) -> Result<&'r Bucket, S3Error> {
+        self.registry.bucket(self.bucket()).ok_or_else(|| ErrorCode::NoSuchBucket.into())
     }
 
     /// Decoded, byte for byte; empty for an operation on a bucket.

@@ -33,7 +33,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     }
     let asked = UploadPart::parse(&request.query())?;
     let declared = Declared::parse(&request.head.headers, request.payload)?;
-    let bucket = ports.view().bucket(request.bucket()).ok_or(ErrorCode::NoSuchBucket)?.name.clone();
+    let bucket = request.home()?.name.clone();
     let key = ObjectKey::parse(request.key()).ok_or(ErrorCode::KeyTooLongError)?;
     let mut attempt = begin(ports, bucket, key, &asked, size).await?;
     let part = store(ports, &mut attempt, declared, exchange).await?;

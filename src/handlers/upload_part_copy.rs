@@ -70,7 +70,7 @@ async fn copy<P: Ports, X: Exchange<P>>(
     asked: &UploadPart,
 ) -> Result<PartRecord, NotCopied> {
     let refused = |code: ErrorCode| Trouble::from(code);
-    let bucket = ports.view().bucket(request.bucket()).ok_or_else(|| refused(ErrorCode::NoSuchBucket))?.name.clone();
+    let bucket = request.home().map_err(Trouble::from)?.name.clone();
     let key = ObjectKey::parse(request.key()).ok_or_else(|| refused(ErrorCode::KeyTooLongError))?;
     let mut last = Failure::backend("no copy of the source is on a backend that is configured");
     for position in placing::read_order(ports, &located.blobs).iter() {

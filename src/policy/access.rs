@@ -11,7 +11,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Permission {
-    /// See the bucket itself: HeadBucket, GetBucketLocation, its line in ListBuckets.
+    /// See the bucket itself: HeadBucket, GetBucketLocation, its line in ListBuckets. Every other permission brings it.
     ListBuckets = 1,
     /// Listings of objects, uploads and parts.
     List = 1 << 1,
@@ -33,6 +33,10 @@ impl Permission {
             Self::Delete => "delete",
             Self::Tags => "tags",
         }
+    }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::EACH.into_iter().find(|one| one.as_str() == word)
     }
 }
 
@@ -61,6 +65,12 @@ impl Permissions {
 
     pub fn contains(self, needed: Self) -> bool {
         self.0 & needed.0 == needed.0
+    }
+
+    /// What a grant of these comes to: whoever may do anything in a bucket may know of it.
+    #[must_use]
+    pub fn granted(self) -> Self {
+        if self == Self::NONE { self } else { self.and(Permission::ListBuckets.into()) }
     }
 
     fn without(self, held: Self) -> Self {
@@ -123,9 +133,20 @@ pub struct Grant {
 /// An authenticated caller.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Principal {
-    /// The name that audit lines carry.
+    /// The user's name, by which it owns buckets and stands in audit lines.
     pub user: Arc<str>,
+    pub rank: Rank,
     pub grants: Vec<Grant>,
+}
+
+/// What a user may do beyond its grants.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Rank {
+    Plain,
+    /// Makes buckets, and deletes those that it owns.
+    Creator,
+    /// Everything, in every bucket.
+    Root,
 }
 
 /// Why a request is refused, for the audit log.
@@ -138,13 +159,18 @@ pub enum Denial {
 }
 
 impl Principal {
-    /// What a credential of the configuration's `buckets[]` becomes: everything in that one bucket.
+    /// A user with everything in one bucket.
     pub fn of_bucket(user: &str, bucket: BucketName) -> Self {
-        Self { user: user.into(), grants: vec![Grant { scope: Scope::Bucket(bucket), permissions: Permissions::ALL }] }
+        let grant = Grant { scope: Scope::Bucket(bucket), permissions: Permissions::ALL };
+        Self { user: user.into(), rank: Rank::Plain, grants: vec![grant] }
     }
 
-    /// What this principal may do in a bucket; None if no grant is about it. A grant by name replaces the wildcard.
-    pub fn held_in(&self, bucket: &str) -> Option<Permissions> {
+    /// What this principal may do in a bucket; None if it is not the principal's business. `owner` is the user that made it,
+    /// if any did. A grant by name replaces the wildcard.
+    pub fn held_in(&self, bucket: &str, owner: Option<&str>) -> Option<Permissions> {
+        if self.rank == Rank::Root || owner.is_some_and(|owner| *owner == *self.user) {
+            return Some(Permissions::ALL);
+        }
         let named = |grant: &&Grant| matches!(&grant.scope, Scope::Bucket(name) if name.as_str() == bucket);
         let wild = |grant: &&Grant| grant.scope == Scope::EveryBucket;
         let union = |sum: Option<Permissions>, grant: &Grant| {
@@ -153,17 +179,21 @@ impl Principal {
         self.grants.iter().filter(named).fold(None, union).or_else(|| self.grants.iter().filter(wild).fold(None, union))
     }
 
-    pub fn permits(&self, bucket: &str, needed: Permissions) -> Result<(), Denial> {
-        match self.held_in(bucket) {
+    pub fn permits(&self, bucket: &str, owner: Option<&str>, needed: Permissions) -> Result<(), Denial> {
+        match self.held_in(bucket, owner) {
             None => Err(Denial::Bucket),
             Some(held) if held.contains(needed) => Ok(()),
             Some(held) => Err(Denial::Action { missing: needed.without(held) }),
         }
     }
 
-    /// Whether ListBuckets shows this bucket.
-    pub fn sees(&self, bucket: &str) -> bool {
-        self.permits(bucket, Permission::ListBuckets.into()).is_ok()
+    pub fn may_create_buckets(&self) -> bool {
+        self.rank >= Rank::Creator
+    }
+
+    /// Whether it may delete a bucket that this user made.
+    pub fn may_delete_bucket_of(&self, owner: &str) -> bool {
+        self.rank == Rank::Root || self.rank == Rank::Creator && *owner == *self.user
     }
 }
 
@@ -180,7 +210,7 @@ mod tests {
             },
             permissions: Permissions::of(permissions),
         };
-        Principal { user: "u".into(), grants: grants.iter().map(grant).collect() }
+        Principal { user: "u".into(), rank: Rank::Plain, grants: grants.iter().map(grant).collect() }
     }
 
     #[test]
@@ -199,7 +229,11 @@ mod tests {
             (&principal(&[]), "photos", &[], Err(Denial::Bucket)),
         ];
         for (principal, bucket, needed, want) in cases {
-            assert_eq!(principal.permits(bucket, Permissions::of(needed)), want, "{principal:?} {bucket} {needed:?}");
+            assert_eq!(
+                principal.permits(bucket, None, Permissions::of(needed)),
+                want,
+                "{principal:?} {bucket} {needed:?}"
+            );
         }
     }
 
@@ -207,7 +241,7 @@ mod tests {
     fn reading_does_not_allow_changing() {
         let reader = principal(&[("photos", &[ListBuckets, List, Read])]);
         let allowed: Vec<_> =
-            Operation::ALL.into_iter().filter(|&one| reader.permits("photos", needed(one)).is_ok()).collect();
+            Operation::ALL.into_iter().filter(|&one| reader.permits("photos", None, needed(one)).is_ok()).collect();
         use Operation as Op;
         let want = [
             Op::ListBuckets,
@@ -228,10 +262,41 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_of_the_configuration_owns_its_bucket_and_no_other() {
-        let owner = Principal::of_bucket("key", BucketName::parse("photos").expect("a bucket name"));
-        assert_eq!(owner.held_in("photos"), Some(Permissions::ALL));
-        assert!(owner.sees("photos") && !owner.sees("photos2"));
+    fn a_user_of_one_bucket_knows_no_other() {
+        let user = Principal::of_bucket("key", BucketName::parse("photos").expect("a bucket name"));
+        assert_eq!(user.held_in("photos", None), Some(Permissions::ALL));
+        assert_eq!(user.held_in("photos2", None), None);
+        assert_eq!(user.held_in("photos2", Some("somebody")), None);
+        assert!(!user.may_create_buckets());
         assert_eq!(Permissions::ALL, Permissions::of(&Permission::EACH), "every permission is in ALL");
+    }
+
+    #[test]
+    fn owners_and_root_do_everything() {
+        let ranked = |user: &str, rank| Principal { user: user.into(), rank, grants: Vec::new() };
+        let (ann, bob, root) = (ranked("ann", Rank::Creator), ranked("bob", Rank::Creator), ranked("r", Rank::Root));
+        let fired = ranked("ann", Rank::Plain);
+        for (principal, held, deletes) in [
+            (&ann, Some(Permissions::ALL), true),
+            (&bob, None, false),
+            (&root, Some(Permissions::ALL), true),
+            (&fired, Some(Permissions::ALL), false),
+        ] {
+            assert_eq!(principal.held_in("anns", Some("ann")), held, "{principal:?}");
+            assert_eq!(principal.may_delete_bucket_of("ann"), deletes, "{principal:?}");
+        }
+        assert_eq!(root.held_in("configured", None), Some(Permissions::ALL));
+        assert_eq!(ann.held_in("configured", None), None);
+        assert!(ann.may_create_buckets() && root.may_create_buckets() && !fired.may_create_buckets());
+    }
+
+    #[test]
+    fn any_permission_shows_the_bucket() {
+        for one in Permission::EACH {
+            assert_eq!(Permission::parse(one.as_str()), Some(one));
+            assert!(Permissions::from(one).granted().contains(ListBuckets.into()), "{one:?}");
+        }
+        assert_eq!(Permissions::NONE.granted(), Permissions::NONE);
+        assert_eq!(Permission::parse("Read"), None);
     }
 }

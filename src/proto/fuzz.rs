@@ -6,6 +6,7 @@
 use super::conditional::{ReadConditions, WriteConditions};
 use super::http1::{ChunkedDecoder, ChunkedStep, HeadWriter, RequestHead, ResponseHead};
 use super::operation::Operation;
+use super::owner::Owner;
 use super::params::{ListObjectsV2, ListParts, UploadPart};
 use super::range::Range;
 use super::target::{Query, Target, encode_percent};
@@ -200,7 +201,8 @@ pub fn xml_answer(input: &[u8]) {
         let mut written = Vec::new();
         let request = ListObjectsV2::parse(&Query::new("list-type=2")).expect("well-formed");
         let entries = page.keys.len();
-        let header = xml::ListHeader { bucket: "b", request: &request, entries, continues_after: None };
+        let header =
+            xml::ListHeader { bucket: "b", owner: Owner::of("o"), request: &request, entries, continues_after: None };
         let keys = page.keys.iter().map(|entry| xml::ListEntry {
             key: &entry.key,
             size: entry.size,

@@ -15,6 +15,7 @@ pub mod fuzz;
 pub mod http1;
 pub mod list_token;
 pub mod operation;
+pub mod owner;
 pub mod params;
 pub mod post;
 pub mod range;

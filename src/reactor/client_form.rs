@@ -8,6 +8,7 @@ use super::client::{ClientExchange, Opening};
 use super::client_body::ClientBody;
 use super::site::Site;
 use crate::base::limits::{HEAD_BYTES_MAX, REPLAY_BYTES_MAX};
+use crate::config::Registry;
 use crate::handlers::request::{FormAnswer, Request};
 use crate::handlers::{self, trouble};
 use crate::policy::access::Principal;
@@ -35,7 +36,7 @@ const OBJECT_FIELDS: [&str; 7] = [
 
 /// Answers the upload. `bucket` is the target's, `hosted` the one that the Host names.
 pub async fn serve<'c>(
-    site: &'c Site,
+    (site, registry): (&'c Site, &'c Registry),
     opening: &'c Opening<'c>,
     (bucket, hosted): (&str, Option<&str>),
     boundary: &str,
@@ -45,7 +46,7 @@ pub async fn serve<'c>(
     exchange.audit().operation = Operation::PostObject.name();
     let id = opening.id.as_str();
     let (mut text, mut path) = (Vec::new(), String::new());
-    let read = read(site, opening, bucket, boundary, exchange).await;
+    let read = read((site, registry), opening, bucket, boundary, exchange).await;
     let request = read.and_then(|(form, principal, size)| {
         let answer = FormAnswer::of(&form);
         write_head(&mut text, opening.head, &form, size, hosted.is_none().then_some(bucket))?;
@@ -54,7 +55,7 @@ pub async fn serve<'c>(
         Ok((answer, Box::new(meant), principal))
     });
     let outcome = match &request {
-        Ok((answer, meant, principal)) => request_of(answer, meant, principal, opening, hosted, &mut path),
+        Ok((answer, meant, principal)) => request_of(answer, meant, (registry, principal), opening, hosted, &mut path),
         Err(error) => Err(error.clone()),
     };
     match outcome {
@@ -66,7 +67,7 @@ pub async fn serve<'c>(
 fn request_of<'r>(
     answer: &'r FormAnswer,
     meant: &'r RequestHead<'r>,
-    principal: &'r Principal,
+    who: (&'r Registry, &'r Principal),
     opening: &'r Opening<'_>,
     hosted: Option<&str>,
     path: &'r mut String,
@@ -75,13 +76,13 @@ fn request_of<'r>(
     Operation::PostObject.check(meant, &target)?;
     let payload = PayloadMode::Unsigned;
     let id = opening.id.as_str();
-    let request = Request::new(meant, Operation::PostObject, target, principal, payload, id, opening.arrived)?;
+    let request = Request::new(meant, Operation::PostObject, target, who, payload, id, opening.arrived)?;
     Ok(Request { form: Some(answer), ..request })
 }
 
 /// The form, who signed its policy, and the file's length. The body is then at the file's first byte.
 async fn read<'c>(
-    site: &'c Site,
+    (site, registry): (&'c Site, &'c Registry),
     opening: &Opening<'_>,
     bucket: &str,
     boundary: &str,
@@ -91,7 +92,7 @@ async fn read<'c>(
     exchange.before_body().await.map_err(|_| broken())?;
     let mut form = read_fields(exchange, total, boundary).await?;
     form.fill_in();
-    let principal = authenticate(site, &form, exchange)?;
+    let principal = authenticate((site, registry), &form, exchange)?;
     exchange.audit().user = &principal.user;
     let policy = Policy::parse(form.required("policy")?)?;
     policy.check(&form, bucket, site.now())?;
@@ -142,7 +143,11 @@ fn broken() -> S3Error {
     S3Error::from(BodyError::Incomplete).closing()
 }
 
-fn authenticate<'c>(site: &'c Site, form: &Form, exchange: &mut ClientExchange<'c>) -> Result<&'c Principal, S3Error> {
+fn authenticate<'c>(
+    (site, registry): (&'c Site, &'c Registry),
+    form: &Form,
+    exchange: &mut ClientExchange<'c>,
+) -> Result<&'c Principal, S3Error> {
     let signed = ["policy", "x-amz-signature", "signature", "awsaccesskeyid", "x-amz-credential"];
     if !signed.iter().any(|name| form.field(name).is_some()) {
         return Err(ErrorCode::AccessDenied.into());
@@ -159,9 +164,8 @@ fn authenticate<'c>(site: &'c Site, form: &Form, exchange: &mut ClientExchange<'
             signature: form.required("x-amz-signature")?,
         }
     };
-    let view = site.view();
-    let find = |key: &str| view.credential(key).map(|one| (&one.secret_access_key, &one.principal));
-    let region = view.server.region.as_deref();
+    let find = |key: &str| registry.credential(key).map(|one| (&one.secret_access_key, &one.principal));
+    let region = site.view().server.region.as_deref();
     let verified = site.verifier.borrow_mut().verify_policy(policy, signature, token, region, find);
     verified.map_err(|error| {
         site.cells().auth_failures.inc();

@@ -12,6 +12,7 @@ use super::deadline::Phase;
 use super::site::{Scratch, Site};
 use super::stream::Stream;
 use crate::base::Clock;
+use crate::config::Registry;
 use crate::handlers::ports::Exchange;
 use crate::handlers::request::Request;
 use crate::handlers::{self, trouble};
@@ -157,10 +158,12 @@ async fn serve_one(site: &Site, stream: &mut Stream, peer: &str, bytes: &[u8], s
         Ok(meant) => Ok(meant.as_deref().unwrap_or(&head)),
         Err(error) => Err(error),
     };
+    // As long as the request lasts: what is published meanwhile is for the next one.
+    let registry = site.registry();
     let turn = {
         let Scratch { target, handlers: kept, head: response, out } = &mut *scratch;
         let mut exchange = ClientExchange::begin(site, stream, opening, response, out);
-        answer(site, &opening, meant, target, kept, &mut exchange).await;
+        answer((site, &registry), &opening, meant, target, kept, &mut exchange).await;
         exchange.end().await
     };
     site.give_back(scratch);
@@ -169,7 +172,7 @@ async fn serve_one(site: &Site, stream: &mut Stream, peer: &str, bytes: &[u8], s
 
 /// Answers the request, which means what `meant` says: who may not ask is refused here, everybody else by the handlers.
 async fn answer<'c>(
-    site: &'c Site,
+    (site, registry): (&'c Site, &'c Registry),
     opening: &'c Opening<'c>,
     meant: Result<&'c RequestHead<'c>, &'c S3Error>,
     decoded: &'c mut String,
@@ -193,27 +196,27 @@ async fn answer<'c>(
     }
     exchange.note_target(&target);
     if opening.head.method == Method::Options {
-        return answer_preflight(site, opening, &target, kept, exchange).await;
+        return answer_preflight(registry, opening, &target, kept, exchange).await;
     }
-    note_cors(site, opening.head, &target, exchange);
+    note_cors(registry, opening.head, &target, exchange);
     if let Some((bucket, boundary)) = upload_form(meant, &target) {
         let place = (bucket, hosted);
-        return Box::pin(client_form::serve(site, opening, place, &boundary, kept, exchange)).await;
+        return Box::pin(client_form::serve((site, registry), opening, place, &boundary, kept, exchange)).await;
     }
-    match admit(site, opening, meant, target, exchange) {
+    match admit((site, registry), opening, meant, target, exchange) {
         Ok(request) => handlers::serve(&*site.ports, &request, exchange, kept).await,
         Err(error) => trouble::refuse(opening.head, opening.id.as_str(), exchange, kept, &error).await,
     }
 }
 
 /// The rules of the target's bucket; none for a bucket that does not exist.
-fn cors_rules<'c>(site: &'c Site, target: &Target<'_>) -> &'c [CorsRule] {
-    target.bucket.and_then(|name| site.view().bucket(name)).map_or(&[], |bucket| &bucket.cors)
+fn cors_rules<'c>(registry: &'c Registry, target: &Target<'_>) -> &'c [CorsRule] {
+    target.bucket.and_then(|name| registry.bucket(name)).map_or(&[], |bucket| &bucket.cors)
 }
 
 /// What pages of other origins may see of the answer, success or not.
-fn note_cors(site: &Site, head: &RequestHead<'_>, target: &Target<'_>, exchange: &mut ClientExchange<'_>) {
-    let rules = cors_rules(site, target);
+fn note_cors(registry: &Registry, head: &RequestHead<'_>, target: &Target<'_>, exchange: &mut ClientExchange<'_>) {
+    let rules = cors_rules(registry, target);
     if !rules.is_empty() {
         let origin = head.header("origin").and_then(|origin| std::str::from_utf8(origin).ok());
         exchange.add_to_answer(cors::actual_lines(rules, origin, head.method_word));
@@ -222,14 +225,14 @@ fn note_cors(site: &Site, head: &RequestHead<'_>, target: &Target<'_>, exchange:
 
 /// A browser asks what a page may send; nobody signs such a question. All refusals look alike.
 async fn answer_preflight<'c>(
-    site: &'c Site,
+    registry: &'c Registry,
     opening: &'c Opening<'c>,
     target: &Target<'_>,
     kept: &mut handlers::scratch::Scratch,
     exchange: &mut ClientExchange<'c>,
 ) {
     exchange.audit().operation = "Preflight";
-    match preflight(site, opening.head, target) {
+    match preflight(registry, opening.head, target) {
         Ok(lines) => {
             exchange.add_to_answer(lines);
             // A client that has gone away needs no answer.
@@ -243,7 +246,7 @@ async fn answer_preflight<'c>(
 }
 
 /// The fields of a preflight's answer.
-fn preflight(site: &Site, head: &RequestHead<'_>, target: &Target<'_>) -> Result<String, S3Error> {
+fn preflight(registry: &Registry, head: &RequestHead<'_>, target: &Target<'_>) -> Result<String, S3Error> {
     let text = |name| Ok::<_, S3Error>(head.header_text(name)?.unwrap_or_default());
     let asked = Preflight {
         origin: text("origin")?,
@@ -259,7 +262,7 @@ fn preflight(site: &Site, head: &RequestHead<'_>, target: &Target<'_>) -> Result
         let text = format!("Invalid Access-Control-Request-Method: {}", if shown.is_empty() { "null" } else { &shown });
         return Err(S3Error::new(ErrorCode::BadRequest, text));
     }
-    cors::preflight_lines(cors_rules(site, target), &asked).ok_or_else(|| ErrorCode::AccessForbidden.into())
+    cors::preflight_lines(cors_rules(registry, target), &asked).ok_or_else(|| ErrorCode::AccessForbidden.into())
 }
 
 /// Bucket and boundary of a browser upload.
@@ -276,7 +279,7 @@ fn is_health(target: &Target<'_>) -> bool {
 
 /// Who asks for what, and how the body will come: everything that must be known before a handler runs.
 fn admit<'c>(
-    site: &'c Site,
+    (site, registry): (&'c Site, &'c Registry),
     opening: &'c Opening<'c>,
     meant: &'c RequestHead<'c>,
     target: Target<'c>,
@@ -291,7 +294,7 @@ fn admit<'c>(
         query: query.as_bytes(),
         headers: &head.headers,
     };
-    let find = |key: &str| view.credential(key).map(|one| (&one.secret_access_key, &one.principal));
+    let find = |key: &str| registry.credential(key).map(|one| (&one.secret_access_key, &one.principal));
     let region = view.server.region.as_deref();
     let verified = site.verifier.borrow_mut().verify(&signed, site.now(), region, find).map_err(|error| {
         site.cells().auth_failures.inc();
@@ -302,7 +305,8 @@ fn admit<'c>(
     let operation = Operation::classify(meant, &target)?;
     exchange.audit().operation = operation.name();
     let id = opening.id.as_str();
-    let request = Request::new(meant, operation, target, verified.principal, verified.payload, id, opening.arrived)?;
+    let who = (registry, verified.principal);
+    let request = Request::new(meant, operation, target, who, verified.payload, id, opening.arrived)?;
     if !head.framing.is_empty() {
         let trailer = Declared::parse(&meant.headers, verified.payload)?.trailer;
         exchange.expect_body(Form::of(verified.payload, verified.chunks), request.length, trailer);

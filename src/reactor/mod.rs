@@ -26,6 +26,7 @@ pub mod jobs;
 pub mod mailbox;
 pub mod metadata;
 pub mod ports;
+pub mod publication;
 pub mod race;
 pub mod readiness;
 pub mod relay;

@@ -5,11 +5,13 @@ use super::clock::CoreClock;
 use super::core::Core;
 use super::dice::CoreDice;
 use super::metadata::CoreMetadata;
+use super::publication::{CoreRegistry, Publication};
 use super::wake::Wake;
 use crate::backend::health::Health;
 use crate::backend::port::{Backends, BlobHead, BlobPage, Moved, Put, Span, Stored};
 use crate::backend::standing::Standing;
 use crate::base::{BackendName, Clock, Failure, Incarnation};
+use crate::config::Registry;
 use crate::config::view::View;
 use crate::handlers::ports::{Ports, Worker};
 use crate::observe::cells::CoreCells;
@@ -24,6 +26,10 @@ use std::time::Duration;
 
 /// Ends that could not be delivered are tried again this often.
 const END_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long the change of a bucket waits for every core to know of it, and how often it looks.
+const BUCKETS_KNOWN_WITHIN: Duration = Duration::from_secs(10);
+const BUCKETS_KNOWN_LOOK: Duration = Duration::from_millis(1);
 
 /// What all threads share, as `control` made it at the start.
 #[derive(Clone)]
@@ -42,6 +48,8 @@ pub struct CorePorts {
     backends: CoreBackends,
     meta: CoreMetadata,
     health: Rc<Health>,
+    registry: Rc<CoreRegistry>,
+    publication: Publication,
     /// Ends of attempts whose tasks could not wait for them.
     ends: RefCell<Vec<Change>>,
 }
@@ -53,8 +61,10 @@ impl CorePorts {
         backends: CoreBackends,
         meta: CoreMetadata,
         health: Rc<Health>,
+        (registry, publication): (Rc<CoreRegistry>, Publication),
     ) -> Rc<Self> {
-        let ports = Rc::new(Self { core, shared, backends, meta, health, ends: RefCell::default() });
+        let ends = RefCell::default();
+        let ports = Rc::new(Self { core, shared, backends, meta, health, registry, publication, ends });
         let ending = Rc::clone(&ports);
         super::task::spawn(&ports.core.cells, "ends of attempts", async move { ending.deliver_ends().await });
         ports
@@ -98,6 +108,22 @@ impl Ports for CorePorts {
 
     fn view(&self) -> &View {
         &self.shared.view
+    }
+
+    fn registry(&self) -> Rc<Arc<Registry>> {
+        self.registry.current()
+    }
+
+    async fn buckets_known(&self, generation: u64) -> Result<(), Failure> {
+        self.publication.note_change();
+        let asked = self.core.clock.tick();
+        while self.publication.settled() < generation {
+            if self.core.clock.tick().since(asked) >= BUCKETS_KNOWN_WITHIN {
+                return Err(Failure::metadata("the cores were not told of a bucket in time"));
+            }
+            self.core.clock.sleep(BUCKETS_KNOWN_LOOK).await;
+        }
+        Ok(())
     }
 
     fn board(&self) -> &Board {

@@ -9,6 +9,7 @@ use super::driver::{self, DriverChoice};
 use super::mailbox::{Mailbox, Postbox};
 use super::metadata::CoreMetadata;
 use super::ports::{CorePorts, Shared};
+use super::publication::Publication;
 use super::readiness::Readiness;
 use super::site::Site;
 use super::task::{self, ThreadGuard};
@@ -40,6 +41,7 @@ pub struct CoreParts {
     pub backends: BackendParts,
     pub metadata: Postbox<Ask, Reply>,
     pub cache: Arc<LocationCache>,
+    pub publication: Publication,
     pub cells: Arc<CoreCells>,
     pub driver: DriverChoice,
     /// The processor to stay on; None: anywhere.
@@ -54,7 +56,8 @@ impl CoreParts {
         let mailbox = Mailbox::open(self.metadata, METADATA_CALLS_MAX, Rc::clone(&core.fair), Arc::clone(&self.cells))?;
         let meta = CoreMetadata::new(mailbox, self.cache, Arc::clone(&self.cells));
         let backends = CoreBackends::open(&core, &self.shared.view, self.backends, Rc::clone(&health))?;
-        Ok(CorePorts::new(core, self.shared, backends, meta, health))
+        let registry = self.publication.join(&core)?;
+        Ok(CorePorts::new(core, self.shared, backends, meta, health, (registry, self.publication)))
     }
 
     fn pin(&self) {

@@ -10,9 +10,10 @@ use super::tls::ServerTls;
 use crate::base::Dice;
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{Clock, Timestamp};
+use crate::config::Registry;
 use crate::config::view::View;
 use crate::handlers;
-use crate::handlers::ports::Exchange;
+use crate::handlers::ports::{Exchange, Ports};
 use crate::handlers::response::ResponseHead;
 use crate::observe::audit::AuditLog;
 use crate::observe::cells::CoreCells;
@@ -79,6 +80,10 @@ impl Site {
 
     pub fn view(&self) -> &View {
         &self.ports.shared.view
+    }
+
+    pub fn registry(&self) -> Rc<Arc<Registry>> {
+        self.ports.registry()
     }
 
     pub fn now(&self) -> Timestamp {

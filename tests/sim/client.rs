@@ -7,6 +7,7 @@ use super::history::{Answer, Call, Condition};
 use super::world::{BUCKET, KEYS, MARK, VALUE_NAME, World, Written, body_of, count};
 use s3_orchestrator::base::{BucketName, Clock};
 use s3_orchestrator::handlers;
+use s3_orchestrator::handlers::ports::Ports;
 use s3_orchestrator::handlers::request::Request;
 use s3_orchestrator::handlers::scratch::Scratch;
 use s3_orchestrator::policy::access::Principal;
@@ -273,7 +274,9 @@ pub async fn call(world: &Rc<World>, ask: Ask) -> Response {
         let operation = Operation::classify(&head, &target).expect("an operation");
         let principal = Principal::of_bucket("sim", BucketName::parse(BUCKET).expect("a name"));
         let payload = ask.sha256.map_or(PayloadMode::Unsigned, PayloadMode::DeclaredSha256);
-        let request = Request::new(&head, operation, target, &principal, payload, "sim", sim.tick()).expect("a length");
+        let registry = instance.registry();
+        let who = (&**registry, &principal);
+        let request = Request::new(&head, operation, target, who, payload, "sim", sim.tick()).expect("a length");
         let is_head = head.method == Method::Head;
         let mut exchange = SimExchange::new(&sim, is_head, ask.body.clone().into(), ask.gone_after);
         let mut scratch = Scratch::default();

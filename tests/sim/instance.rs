@@ -11,7 +11,7 @@ use s3_orchestrator::backend::port::{Backends, BlobHead, BlobPage, MoveEnd, Move
 use s3_orchestrator::backend::standing::Standing;
 use s3_orchestrator::base::failure::Kind;
 use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnation};
-use s3_orchestrator::config::View;
+use s3_orchestrator::config::{Registry, View};
 use s3_orchestrator::handlers::ports::{Ports, Worker};
 use s3_orchestrator::observe::cells::CoreCells;
 use s3_orchestrator::proto::body_check::BodyCheck;
@@ -197,6 +197,14 @@ impl Ports for Instance {
 
     fn view(&self) -> &View {
         &self.world.view
+    }
+
+    fn registry(&self) -> Rc<Arc<Registry>> {
+        self.world.registry.clone()
+    }
+
+    async fn buckets_known(&self, _generation: u64) -> Result<(), Failure> {
+        Ok(()) // nobody makes buckets here
     }
 
     fn board(&self) -> &Board {

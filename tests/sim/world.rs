@@ -8,7 +8,7 @@ use super::instance::Instance;
 use super::mutant::Mutant;
 use super::store::StoreFaults;
 use s3_orchestrator::base::{BlobId, BucketName, Incarnation, Nonce, ObjectKey, Version};
-use s3_orchestrator::config::View;
+use s3_orchestrator::config::{Registry, View};
 use s3_orchestrator::observe::cells::CoreCells;
 use s3_orchestrator::store::memory::MemoryStore;
 use s3_orchestrator::store::port::*;
@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -100,6 +101,7 @@ pub struct World {
     pub sim: Sim,
     pub setting: Setting,
     pub view: Rc<View>,
+    pub registry: Rc<Arc<Registry>>,
     pub backends: Vec<Rc<Backend>>,
     store: RefCell<Rc<MemoryStore<Sim>>>,
     /// For a mutant: what its store has synced.
@@ -201,6 +203,7 @@ impl World {
         let backends: Vec<Rc<Backend>> =
             flavours.into_iter().enumerate().map(|(index, flavour)| Backend::new(&sim, index, flavour)).collect();
         let world = Rc::new(Self {
+            registry: Rc::new(Arc::new(Registry::new(&setting.view(), 0, []))),
             view: Rc::new(setting.view()),
             store: RefCell::new(Rc::new(MemoryStore::new(sim.clone(), setting.rules()))),
             store_synced: RefCell::default(),

@@ -5,21 +5,20 @@
 use super::NAMESPACE;
 use super::write::XmlWriter;
 use crate::base::Timestamp;
+use crate::proto::owner::Owner;
 use crate::proto::params::{ListMultipartUploads, ListObjectVersions, ListObjects, ListObjectsV2};
 use crate::proto::target::encode_percent;
 use crate::proto::{date, list_token};
 
-/// The owner of every bucket and object, as the reference system names it.
-const OWNER: &str = "s3-orchestrator";
-
-pub(super) fn owner(xml: &mut XmlWriter<'_>, element: &str) {
-    xml.open(element).text("ID", OWNER).text("DisplayName", OWNER).close(element);
+pub(super) fn write_owner(xml: &mut XmlWriter<'_>, element: &str, owner: &Owner<'_>) {
+    xml.open(element).text("ID", owner.id()).text("DisplayName", owner.name()).close(element);
 }
 
 /// What a page of ListObjectsV2 says about itself.
 #[derive(Clone, Copy, Debug)]
 pub struct ListHeader<'a> {
     pub bucket: &'a str,
+    pub owner: Owner<'a>,
     pub request: &'a ListObjectsV2<'a>,
     /// Keys and common prefixes together.
     pub entries: usize,
@@ -89,7 +88,7 @@ pub fn write_list_objects<'a>(
         xml.open("Contents").text("Key", names.shown(entry.key));
         entry.write_facts(&mut xml);
         if request.fetch_owner {
-            owner(&mut xml, "Owner");
+            write_owner(&mut xml, "Owner", &header.owner);
         }
         xml.close("Contents");
     }
@@ -101,7 +100,7 @@ pub fn write_list_objects<'a>(
 /// there is a delimiter, as AWS does; elsewhere the last key is the next marker.
 pub fn write_list_objects_v1<'a>(
     out: &mut Vec<u8>,
-    bucket: &str,
+    (bucket, owner): (&str, &Owner<'_>),
     request: &ListObjects<'_>,
     continues_after: Option<&str>,
     keys: impl IntoIterator<Item = ListEntry<'a>>,
@@ -124,7 +123,7 @@ pub fn write_list_objects_v1<'a>(
     for entry in keys {
         xml.open("Contents").text("Key", names.shown(entry.key));
         entry.write_facts(&mut xml);
-        owner(&mut xml, "Owner");
+        write_owner(&mut xml, "Owner", owner);
         xml.close("Contents");
     }
     write_common_prefixes(&mut xml, &mut names, common_prefixes);
@@ -135,7 +134,7 @@ pub fn write_list_objects_v1<'a>(
 /// `continues_after` is the last entry, and whether it is a key, if more follow.
 pub fn write_list_versions<'a>(
     out: &mut Vec<u8>,
-    bucket: &str,
+    (bucket, owner): (&str, &Owner<'_>),
     request: &ListObjectVersions<'_>,
     continues_after: Option<(&str, bool)>,
     keys: impl IntoIterator<Item = ListEntry<'a>>,
@@ -163,7 +162,7 @@ pub fn write_list_versions<'a>(
     for entry in keys {
         xml.open("Version").text("Key", names.shown(entry.key)).text("VersionId", NULL_VERSION).flag("IsLatest", true);
         entry.write_facts(&mut xml);
-        owner(&mut xml, "Owner");
+        write_owner(&mut xml, "Owner", owner);
         xml.close("Version");
     }
     write_common_prefixes(&mut xml, &mut names, common_prefixes);
@@ -185,7 +184,7 @@ pub struct UploadEntry<'a> {
 /// prefix and nothing.
 pub fn write_list_uploads<'a>(
     out: &mut Vec<u8>,
-    bucket: &str,
+    (bucket, owner): (&str, &Owner<'_>),
     request: &ListMultipartUploads<'_>,
     continues_after: Option<(&str, &str)>,
     uploads: impl IntoIterator<Item = UploadEntry<'a>>,
@@ -208,8 +207,8 @@ pub fn write_list_uploads<'a>(
     xml.number("MaxUploads", u64::from(request.max_uploads)).flag("IsTruncated", continues_after.is_some());
     for entry in uploads {
         xml.open("Upload").text("Key", names.shown(entry.key)).text("UploadId", entry.upload);
-        owner(&mut xml, "Initiator");
-        owner(&mut xml, "Owner");
+        write_owner(&mut xml, "Initiator", owner);
+        write_owner(&mut xml, "Owner", owner);
         xml.text("StorageClass", "STANDARD").text("Initiated", date::iso8601(entry.initiated).as_str());
         if let Some((algorithm, composite)) = entry.checksum {
             xml.text("ChecksumAlgorithm", algorithm).text("ChecksumType", checksum_type(composite));
@@ -276,7 +275,8 @@ mod tests {
     fn list(query: &str, keys: &[&str], prefixes: &[&str], continues_after: Option<&str>) -> String {
         let request = ListObjectsV2::parse(&Query::new(query)).expect("well-formed");
         let entries = keys.len() + prefixes.len();
-        let header = ListHeader { bucket: "photos", request: &request, entries, continues_after };
+        let header =
+            ListHeader { bucket: "photos", owner: Owner::of("ann"), request: &request, entries, continues_after };
         let entry = |&key| ListEntry { key, size: 7, etag: "e", modified: AT, checksum: Some(("CRC32", true)) };
         let mut out = Vec::new();
         write_list_objects(&mut out, &header, keys.iter().map(entry), prefixes.iter().copied());
@@ -294,8 +294,8 @@ mod tests {
              <MaxKeys>2</MaxKeys><Delimiter>/</Delimiter><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>\
              <Contents><Key>a/b%2Bc</Key><LastModified>1994-11-06T08:49:37.000Z</LastModified><ETag>&quot;e&quot;</ETag>\
              <ChecksumAlgorithm>CRC32</ChecksumAlgorithm><ChecksumType>COMPOSITE</ChecksumType><Size>7</Size>\
-             <StorageClass>STANDARD</StorageClass><Owner><ID>s3-orchestrator</ID>\
-             <DisplayName>s3-orchestrator</DisplayName></Owner></Contents>\
+             <StorageClass>STANDARD</StorageClass><Owner><ID>7daa9edbc4dc6422da02bbc17df29406fb4e896e01a37f2d3c68f943cecfeb99</ID>\
+             <DisplayName>ann</DisplayName></Owner></Contents>\
              <CommonPrefixes><Prefix>a/d/</Prefix></CommonPrefixes></ListBucketResult>"
         );
         assert_eq!(list(query, &["a/b+c"], &["a/d/"], Some("a/d/")), want);
@@ -313,13 +313,15 @@ mod tests {
     }
 
     const FACTS: &str = "<LastModified>1994-11-06T08:49:37.000Z</LastModified><ETag>&quot;e&quot;</ETag><Size>7</Size>\
-         <StorageClass>STANDARD</StorageClass><Owner><ID>s3-orchestrator</ID><DisplayName>s3-orchestrator</DisplayName></Owner>";
+         <StorageClass>STANDARD</StorageClass><Owner><ID>7daa9edbc4dc6422da02bbc17df29406fb4e896e01a37f2d3c68f943cecfeb99</ID><DisplayName>ann</DisplayName></Owner>";
 
     #[test]
     fn a_listing_of_the_first_version() {
         let write = |raw: &str, last: Option<&str>| {
             let request = ListObjects::parse(&Query::new(raw)).expect("well-formed");
-            text(|out| write_list_objects_v1(out, "b", &request, last, ["a b"].iter().map(entry), ["a/"]))
+            text(|out| {
+                write_list_objects_v1(out, ("b", &Owner::of("ann")), &request, last, ["a b"].iter().map(entry), ["a/"])
+            })
         };
         let want = format!(
             "<ListBucketResult><Name>b</Name><Prefix>a</Prefix><Marker>0%20</Marker><NextMarker>a/%2B</NextMarker>\
@@ -336,7 +338,9 @@ mod tests {
     fn versions_of_an_unversioned_bucket() {
         let write = |raw: &str, last: Option<(&str, bool)>| {
             let request = ListObjectVersions::parse(&Query::new(raw)).expect("well-formed");
-            text(|out| write_list_versions(out, "b", &request, last, ["k"].iter().map(entry), ["p/"]))
+            text(|out| {
+                write_list_versions(out, ("b", &Owner::of("ann")), &request, last, ["k"].iter().map(entry), ["p/"])
+            })
         };
         let want = format!(
             "<ListVersionsResult><Name>b</Name><Prefix></Prefix><KeyMarker>j</KeyMarker>\
@@ -359,9 +363,12 @@ mod tests {
         let raw = "uploads&key-marker=j&delimiter=/&max-uploads=2&encoding-type=url";
         let request = ListMultipartUploads::parse(&Query::new(raw)).expect("well-formed");
         let entry = UploadEntry { key: "k +", upload: "U", initiated: AT, checksum: Some(("CRC32", false)) };
-        let got = text(|out| write_list_uploads(out, "b", &request, Some(("p/", "")), [entry], ["p/"]));
+        let got =
+            text(|out| write_list_uploads(out, ("b", &Owner::of("ann")), &request, Some(("p/", "")), [entry], ["p/"]));
         let who = |element: &str| {
-            format!("<{element}><ID>s3-orchestrator</ID><DisplayName>s3-orchestrator</DisplayName></{element}>")
+            format!(
+                "<{element}><ID>7daa9edbc4dc6422da02bbc17df29406fb4e896e01a37f2d3c68f943cecfeb99</ID><DisplayName>ann</DisplayName></{element}>"
+            )
         };
         let want = format!(
             "<ListMultipartUploadsResult><Bucket>b</Bucket><KeyMarker>j</KeyMarker><UploadIdMarker></UploadIdMarker>\

@@ -3,13 +3,14 @@
 //! Called by the handlers and the connection; the upstream client calls `write_complete_request`. Each function appends one
 //! whole document. ETags are passed without quotes.
 
-use super::listing::{Names, checksum_type, owner};
+use super::listing::{Names, checksum_type, write_owner};
 use super::write::XmlWriter;
 use super::{CHECKSUM_ELEMENT, NAMESPACE};
 use crate::base::Timestamp;
 use crate::proto::checksum::Checksum;
 use crate::proto::date;
 use crate::proto::error_code::S3Error;
+use crate::proto::owner::Owner;
 use crate::proto::params::ListParts;
 
 /// The body of a refusal. `resource` is the path as sent.
@@ -22,9 +23,13 @@ pub fn write_error(out: &mut Vec<u8>, error: &S3Error, resource: &str, request_i
         .close("Error");
 }
 
-pub fn write_list_buckets<'a>(out: &mut Vec<u8>, buckets: impl IntoIterator<Item = (&'a str, Timestamp)>) {
+pub fn write_list_buckets<'a>(
+    out: &mut Vec<u8>,
+    owner: &Owner<'_>,
+    buckets: impl IntoIterator<Item = (&'a str, Timestamp)>,
+) {
     let mut xml = XmlWriter::document(out, "ListAllMyBucketsResult", NAMESPACE);
-    owner(&mut xml, "Owner");
+    write_owner(&mut xml, "Owner", owner);
     xml.open("Buckets");
     for (name, created) in buckets {
         xml.open("Bucket").text("Name", name).text("CreationDate", date::iso8601(created).as_str()).close("Bucket");
@@ -107,6 +112,7 @@ pub fn write_post_result(out: &mut Vec<u8>, posted: &Posted<'_>) {
 #[derive(Clone, Copy, Debug)]
 pub struct PartsHeader<'a> {
     pub bucket: &'a str,
+    pub owner: Owner<'a>,
     pub key: &'a str,
     pub request: &'a ListParts,
     /// The last part's number, if more follow.
@@ -137,8 +143,8 @@ pub fn write_list_parts<'a>(
     if request.url_encoding {
         xml.text("EncodingType", "url");
     }
-    owner(&mut xml, "Initiator");
-    owner(&mut xml, "Owner");
+    write_owner(&mut xml, "Initiator", &header.owner);
+    write_owner(&mut xml, "Owner", &header.owner);
     xml.text("StorageClass", "STANDARD").number("PartNumberMarker", u64::from(request.after));
     if let Some(last) = header.continues_after {
         xml.number("NextPartNumberMarker", u64::from(last));
@@ -248,9 +254,9 @@ mod tests {
             "<LocationConstraint xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">eu-central-1</LocationConstraint>",
         );
         check(
-            |out| write_list_buckets(out, [("photos", AT)]),
-            "<ListAllMyBucketsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Owner><ID>s3-orchestrator</ID>\
-             <DisplayName>s3-orchestrator</DisplayName></Owner><Buckets><Bucket><Name>photos</Name>\
+            |out| write_list_buckets(out, &Owner::of("ann"), [("photos", AT)]),
+            "<ListAllMyBucketsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Owner><ID>7daa9edbc4dc6422da02bbc17df29406fb4e896e01a37f2d3c68f943cecfeb99</ID>\
+             <DisplayName>ann</DisplayName></Owner><Buckets><Bucket><Name>photos</Name>\
              <CreationDate>1994-11-06T08:49:37.000Z</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>",
         );
         check(
@@ -310,7 +316,9 @@ mod tests {
     fn listed_parts() {
         let query = format!("uploadId={}&max-parts=1", UploadId::from_rolls(1, 2).as_str());
         let request = ListParts::parse(&Query::new(&query)).expect("well-formed");
-        let header = PartsHeader { bucket: "b", key: "k", request: &request, continues_after: Some(3), checksum: None };
+        let owner = Owner::of("ann");
+        let header =
+            PartsHeader { bucket: "b", owner, key: "k", request: &request, continues_after: Some(3), checksum: None };
         let part = PartEntry { number: 3, size: 5, etag: "e", modified: AT, checksum: Some(("SHA256", "AAAA")) };
         let mut out = Vec::new();
         write_list_parts(&mut out, &header, [part]);

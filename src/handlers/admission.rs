@@ -1,0 +1,30 @@
+//! Whether a request may be served at all: its bucket exists, and the caller may do this in it. Called before every verb,
+//! and for the source of a copy.
+
+use super::ports::Ports;
+use super::request::Request;
+use super::trouble::Trouble;
+use crate::config::registry::Bucket;
+use crate::policy::access::{self, Permission, Permissions};
+use crate::proto::error_code::ErrorCode;
+
+/// NoSuchBucket, AccessDenied.
+pub fn admit<P: Ports>(ports: &P, request: &Request<'_>) -> Result<(), Trouble> {
+    if request.target.bucket.is_none() {
+        return Ok(());
+    }
+    let bucket = request.home()?;
+    // Tags that come with a write are tags all the same.
+    let tags = request.head.header("x-amz-tagging").map(|_| Permission::Tags.into()).unwrap_or_default();
+    permit(ports, request, bucket, access::needed(request.operation).and(tags))
+}
+
+/// AccessDenied unless the caller holds all that is needed in a bucket. What was missing is for the log only.
+pub fn permit<P: Ports>(ports: &P, request: &Request<'_>, bucket: &Bucket, needed: Permissions) -> Result<(), Trouble> {
+    let name = bucket.name.as_str();
+    request.principal.permits(name, bucket.holder(), needed).map_err(|denial| {
+        ports.cells().access_denied.inc();
+        tracing::debug!(request = request.id, user = &*request.principal.user, bucket = name, ?denial, "access denied");
+        ErrorCode::AccessDenied.into()
+    })
+}
