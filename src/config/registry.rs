@@ -8,6 +8,8 @@ use crate::base::{BucketName, Timestamp};
 use crate::policy::access::Principal;
 use crate::policy::cors::CorsRule;
 use std::collections::HashMap;
+use std::ops::Deref;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// A bucket that clients see.
@@ -100,6 +102,23 @@ impl Registry {
         let mut seen: Vec<_> = self.buckets.values().filter(seen).collect();
         seen.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         seen
+    }
+}
+
+/// One core's hold on what was published. Requests count their holds on this, so that cores share no counter.
+#[derive(Debug)]
+pub struct Published(Arc<Registry>);
+
+impl Published {
+    pub fn new(registry: Arc<Registry>) -> Rc<Self> {
+        Rc::new(Self(registry))
+    }
+}
+
+impl Deref for Published {
+    type Target = Registry;
+    fn deref(&self) -> &Registry {
+        &self.0
     }
 }
 

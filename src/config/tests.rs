@@ -4,7 +4,7 @@ use super::checked::{DatabaseDriver, Place};
 use super::schema::{Absent, KEYS, State};
 use super::{Checked, Problems, Registry, View, check, expand, from_text, raw, reader};
 use crate::base::{BackendName, limits};
-use crate::policy::access::Rank;
+use crate::policy::access::{Permission, Rank};
 use std::path::Path;
 use std::time::Duration;
 
@@ -352,7 +352,7 @@ backends: [{directory: d}]
     let registry = Registry::new(&valid(text).config, 0, []);
     let held = |key: &str, bucket: &str| -> Vec<&str> {
         let principal = &registry.credential(key).expect("it is in the file").principal;
-        principal.held_in(bucket, None).into_iter().flat_map(|held| held.iter().map(|one| one.as_str())).collect()
+        principal.held_in(bucket, None).into_iter().flat_map(|held| held.iter().map(Permission::as_str)).collect()
     };
     let all = ["list-buckets", "list", "read", "write", "delete", "tags"];
     assert_eq!(held("rootkey", "anything"), all);

@@ -5,7 +5,7 @@ use crate::backend::health::Health;
 use crate::backend::port::{Backends, Moved};
 use crate::backend::standing::Standing;
 use crate::base::{Clock, Dice, Failure, Incarnation};
-use crate::config::Registry;
+use crate::config::registry::Published;
 use crate::config::view::View;
 use crate::handlers::response::ResponseHead;
 use crate::observe::cells::CoreCells;
@@ -14,7 +14,6 @@ use crate::proto::error_code::S3Error;
 use crate::store::board::Board;
 use crate::store::port::{Change, Metadata};
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// One core's way to everything that is not the client.
 pub trait Ports: Backends {
@@ -28,7 +27,7 @@ pub trait Ports: Backends {
     /// The configuration in force for this call.
     fn view(&self) -> &View;
     /// Buckets and users as this core knows them now. A request keeps what it began with (`Request::registry`).
-    fn registry(&self) -> Rc<Arc<Registry>>;
+    fn registry(&self) -> Rc<Published>;
     /// Ready when every core of this process knows the stored buckets of this generation of the store's. Cancel: safe.
     fn buckets_known(&self, generation: u64) -> impl Future<Output = Result<(), Failure>>;
     /// Bytes charged per backend, as of the last committed batch.

@@ -11,7 +11,7 @@ use crate::backend::health::Health;
 use crate::backend::port::{Backends, BlobHead, BlobPage, Moved, Put, Span, Stored};
 use crate::backend::standing::Standing;
 use crate::base::{BackendName, Clock, Failure, Incarnation};
-use crate::config::Registry;
+use crate::config::registry::Published;
 use crate::config::view::View;
 use crate::handlers::ports::{Ports, Worker};
 use crate::observe::cells::CoreCells;
@@ -110,7 +110,7 @@ impl Ports for CorePorts {
         &self.shared.view
     }
 
-    fn registry(&self) -> Rc<Arc<Registry>> {
+    fn registry(&self) -> Rc<Published> {
         self.registry.current()
     }
 

@@ -6,6 +6,7 @@ use super::handle::Bell;
 use super::task;
 use super::wake::{Wake, Woken, bell};
 use crate::config::Registry;
+use crate::config::registry::Published;
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
@@ -102,7 +103,7 @@ impl Publication {
             let mut latest = self.latest();
             subscriber.has.store(latest.number, Ordering::Release);
             latest.cores.push(Arc::clone(&subscriber));
-            Rc::new(Arc::clone(&latest.registry))
+            Published::new(Arc::clone(&latest.registry))
         };
         let own = Rc::new(CoreRegistry(RefCell::new(current)));
         let (publication, following) = (self.clone(), Rc::clone(&own));
@@ -117,7 +118,7 @@ impl Publication {
 
     fn take(&self, subscriber: &Subscriber, own: &CoreRegistry) {
         let latest = self.latest();
-        *own.0.borrow_mut() = Rc::new(Arc::clone(&latest.registry));
+        *own.0.borrow_mut() = Published::new(Arc::clone(&latest.registry));
         subscriber.has.store(latest.number, Ordering::Release);
         drop(latest);
         self.shared.taken.ring();
@@ -125,11 +126,11 @@ impl Publication {
 }
 
 /// One core's registry.
-pub struct CoreRegistry(RefCell<Rc<Arc<Registry>>>);
+pub struct CoreRegistry(RefCell<Rc<Published>>);
 
 impl CoreRegistry {
-    /// As it is now; the count of its users is the core's own, so that cores do not share a cache line for it.
-    pub fn current(&self) -> Rc<Arc<Registry>> {
+    /// As it is now.
+    pub fn current(&self) -> Rc<Published> {
         Rc::clone(&self.0.borrow())
     }
 }

@@ -10,7 +10,7 @@ use super::tls::ServerTls;
 use crate::base::Dice;
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{Clock, Timestamp};
-use crate::config::Registry;
+use crate::config::registry::Published;
 use crate::config::view::View;
 use crate::handlers;
 use crate::handlers::ports::{Exchange, Ports};
@@ -82,7 +82,7 @@ impl Site {
         &self.ports.shared.view
     }
 
-    pub fn registry(&self) -> Rc<Arc<Registry>> {
+    pub fn registry(&self) -> Rc<Published> {
         self.ports.registry()
     }
 

@@ -11,7 +11,8 @@ use s3_orchestrator::backend::port::{Backends, BlobHead, BlobPage, MoveEnd, Move
 use s3_orchestrator::backend::standing::Standing;
 use s3_orchestrator::base::failure::Kind;
 use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnation};
-use s3_orchestrator::config::{Registry, View};
+use s3_orchestrator::config::View;
+use s3_orchestrator::config::registry::Published;
 use s3_orchestrator::handlers::ports::{Ports, Worker};
 use s3_orchestrator::observe::cells::CoreCells;
 use s3_orchestrator::proto::body_check::BodyCheck;
@@ -199,7 +200,7 @@ impl Ports for Instance {
         &self.world.view
     }
 
-    fn registry(&self) -> Rc<Arc<Registry>> {
+    fn registry(&self) -> Rc<Published> {
         self.world.registry.clone()
     }
 

@@ -8,6 +8,7 @@ use super::instance::Instance;
 use super::mutant::Mutant;
 use super::store::StoreFaults;
 use s3_orchestrator::base::{BlobId, BucketName, Incarnation, Nonce, ObjectKey, Version};
+use s3_orchestrator::config::registry::Published;
 use s3_orchestrator::config::{Registry, View};
 use s3_orchestrator::observe::cells::CoreCells;
 use s3_orchestrator::store::memory::MemoryStore;
@@ -101,7 +102,7 @@ pub struct World {
     pub sim: Sim,
     pub setting: Setting,
     pub view: Rc<View>,
-    pub registry: Rc<Arc<Registry>>,
+    pub registry: Rc<Published>,
     pub backends: Vec<Rc<Backend>>,
     store: RefCell<Rc<MemoryStore<Sim>>>,
     /// For a mutant: what its store has synced.
@@ -203,7 +204,7 @@ impl World {
         let backends: Vec<Rc<Backend>> =
             flavours.into_iter().enumerate().map(|(index, flavour)| Backend::new(&sim, index, flavour)).collect();
         let world = Rc::new(Self {
-            registry: Rc::new(Arc::new(Registry::new(&setting.view(), 0, []))),
+            registry: Published::new(Arc::new(Registry::new(&setting.view(), 0, []))),
             view: Rc::new(setting.view()),
             store: RefCell::new(Rc::new(MemoryStore::new(sim.clone(), setting.rules()))),
             store_synced: RefCell::default(),

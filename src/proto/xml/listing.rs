@@ -320,7 +320,7 @@ mod tests {
         let write = |raw: &str, last: Option<&str>| {
             let request = ListObjects::parse(&Query::new(raw)).expect("well-formed");
             text(|out| {
-                write_list_objects_v1(out, ("b", &Owner::of("ann")), &request, last, ["a b"].iter().map(entry), ["a/"])
+                write_list_objects_v1(out, ("b", &Owner::of("ann")), &request, last, ["a b"].iter().map(entry), ["a/"]);
             })
         };
         let want = format!(
@@ -339,7 +339,7 @@ mod tests {
         let write = |raw: &str, last: Option<(&str, bool)>| {
             let request = ListObjectVersions::parse(&Query::new(raw)).expect("well-formed");
             text(|out| {
-                write_list_versions(out, ("b", &Owner::of("ann")), &request, last, ["k"].iter().map(entry), ["p/"])
+                write_list_versions(out, ("b", &Owner::of("ann")), &request, last, ["k"].iter().map(entry), ["p/"]);
             })
         };
         let want = format!(
