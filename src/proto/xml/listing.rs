@@ -313,7 +313,8 @@ mod tests {
     }
 
     const FACTS: &str = "<LastModified>1994-11-06T08:49:37.000Z</LastModified><ETag>&quot;e&quot;</ETag><Size>7</Size>\
-         <StorageClass>STANDARD</StorageClass><Owner><ID>7daa9edbc4dc6422da02bbc17df29406fb4e896e01a37f2d3c68f943cecfeb99</ID><DisplayName>ann</DisplayName></Owner>";
+         <StorageClass>STANDARD</StorageClass>\
+             <Owner><ID>7daa9edbc4dc6422da02bbc17df29406fb4e896e01a37f2d3c68f943cecfeb99</ID><DisplayName>ann</DisplayName></Owner>";
 
     #[test]
     fn a_listing_of_the_first_version() {

@@ -255,7 +255,8 @@ mod tests {
         );
         check(
             |out| write_list_buckets(out, &Owner::of("ann"), [("photos", AT)]),
-            "<ListAllMyBucketsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Owner><ID>7daa9edbc4dc6422da02bbc17df29406fb4e896e01a37f2d3c68f943cecfeb99</ID>\
+            "<ListAllMyBucketsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+             <Owner><ID>7daa9edbc4dc6422da02bbc17df29406fb4e896e01a37f2d3c68f943cecfeb99</ID>\
              <DisplayName>ann</DisplayName></Owner><Buckets><Bucket><Name>photos</Name>\
              <CreationDate>1994-11-06T08:49:37.000Z</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>",
         );
