@@ -22,6 +22,7 @@ pub mod base;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod fuzz;
 pub mod handlers;
 pub mod observe;
 pub mod policy;

@@ -70,6 +70,31 @@ cargo_tool() {
     cmp -s "$kept" "$TARGET/tools/bin/$name" || cp -f "$kept" "$TARGET/tools/bin/$name"
 }
 
+# cargo_project FOLDER NAME: the same for a cargo project of our own that is no part of the workspace, rebuilt when it changes.
+cargo_project() {
+    local folder=$1 name=$2 kept
+    kept=$TOOLS_CACHE/$name-$(cat "$folder"/Cargo.* "$folder"/src/*.rs | cksum | tr ' ' -)-$(uname -m)
+    if [ ! -x "$kept" ]; then
+        CARGO_TARGET_DIR=$TARGET/tools/build cargo build --quiet --locked --manifest-path "$folder/Cargo.toml" || return 1
+        mkdir -p "$TOOLS_CACHE"
+        cp "$TARGET/tools/build/debug/$name" "$kept.$$"
+        mv "$kept.$$" "$kept"
+    fi
+    mkdir -p "$TARGET/tools/bin"
+    cmp -s "$kept" "$TARGET/tools/bin/$name" || cp -f "$kept" "$TARGET/tools/bin/$name"
+}
+
+# npm_packages FOLDER: exactly the packages of its package-lock.json, in target/tools/js.
+npm_packages() {
+    local js=$TARGET/tools/js
+    debian_package 'node --version && npm --version' nodejs npm
+    cmp -s "$1/package-lock.json" "$js/installed" && return 0
+    mkdir -p "$js"
+    cp "$1/package.json" "$1/package-lock.json" "$js"
+    npm ci --prefix "$js" --ignore-scripts --no-audit --no-fund --loglevel=error || return 1
+    cp "$1/package-lock.json" "$js/installed"
+}
+
 # python_env REQUIREMENTS: a venv in target/venv with exactly these packages.
 python_env() {
     local stamp=$TARGET/venv/requirements

@@ -4,6 +4,7 @@
 //! maps blob names to paths and says what a directory does; both are pure. The reactor layer carries them out.
 
 pub mod directory;
+pub mod fuzz;
 pub mod health;
 pub mod marker;
 pub mod measure;

@@ -10,6 +10,7 @@ pub mod checked;
 mod dev;
 mod expand;
 pub mod files;
+pub mod fuzz;
 pub mod problem;
 mod raw;
 mod reader;

@@ -10,9 +10,8 @@ use crate::reactor::mailbox::{Desk as CoreDesk, Letter, Replier};
 use crate::store::board::Board;
 use crate::store::desk::{Ask, Call, Desk, DeskLimits, Reply, ReplyTo};
 use crate::store::location_cache::CacheWriter;
-use crate::store::port::{Answer, Change, Metadata, Outcome, Query};
+use crate::store::port::{Answer, Change, Metadata, MetadataStore, Outcome, Query};
 use crate::store::record::Located;
-use crate::store::sqlite::SqliteStore;
 use anyhow::Context;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,8 +94,8 @@ impl Clock for DeskClock {
 }
 
 /// What the thread is made of.
-pub struct Parts {
-    pub store: SqliteStore,
+pub struct Parts<S> {
+    pub store: S,
     pub cache: CacheWriter,
     pub board: Arc<Board>,
     pub view: Arc<View>,
@@ -108,7 +107,7 @@ pub struct Parts {
 const CALLS_WAITING_MAX: usize = 64 * 1024;
 
 /// Starts the metadata thread.
-pub fn spawn(parts: Parts) -> anyhow::Result<(ControlMetadata, Arc<DeskCells>)> {
+pub fn spawn<S: MetadataStore + Send + 'static>(parts: Parts<S>) -> anyhow::Result<(ControlMetadata, Arc<DeskCells>)> {
     let (send, inbox) = flume::bounded(CALLS_WAITING_MAX);
     let dice = CoreDice::from_system().context("the system's random numbers")?;
     let limits = DeskLimits { answer_within: parts.view.database.call_timeout, ..DeskLimits::default() };

@@ -28,7 +28,7 @@ use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
 use crate::reactor::wake;
 use crate::store::board::Board;
 use crate::store::location_cache::LocationCache;
-use crate::store::port::{BackendLimit, Metadata, Register, Registered, Rules};
+use crate::store::port::{BackendLimit, Metadata, MetadataStore, Register, Registered, Rules};
 use crate::store::sqlite::SqliteStore;
 use anyhow::{Context, anyhow, bail};
 use std::io;
@@ -52,12 +52,27 @@ const STOP_LOOK: Duration = Duration::from_millis(20);
 
 /// Serves until SIGTERM or SIGINT. Errors are those of the start: what is wrong and what to do.
 pub fn serve(view: View, file: Option<ConfigFile>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the control core")?;
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, run(Arc::new(view), file))
+    serve_over(view, file, open_store, io::stdout())
 }
 
-async fn run(view: Arc<View>, file: Option<ConfigFile>) -> anyhow::Result<()> {
+/// The same over any store, opened once the address is ours, with the audit log going to `audit`.
+pub fn serve_over<S: MetadataStore + Send + 'static>(
+    view: View,
+    file: Option<ConfigFile>,
+    open: impl FnOnce(&View) -> anyhow::Result<S>,
+    audit: impl io::Write + Send + 'static,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the control core")?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, run(Arc::new(view), file, open, audit))
+}
+
+async fn run<S: MetadataStore + Send + 'static>(
+    view: Arc<View>,
+    file: Option<ConfigFile>,
+    open: impl FnOnce(&View) -> anyhow::Result<S>,
+    mut audit: impl io::Write + Send + 'static,
+) -> anyhow::Result<()> {
     let names = || view.backends.iter().map(|backend| backend.name.clone());
     let processors = Processors::plan(view.server.reactors)?;
     let reactor_cells: Vec<_> =
@@ -82,7 +97,7 @@ async fn run(view: Arc<View>, file: Option<ConfigFile>) -> anyhow::Result<()> {
     tokio::task::spawn_local(certificate::keep(certificate, hangup));
 
     let board = Arc::new(Board::new(view.backends.len()));
-    let store = open_store(&view)?;
+    let store = open(&view)?;
     let (cache, cache_writer) = LocationCache::new(view.location_cache.max_size_bytes, random()?);
     let (postbox, desk) = mailbox::channel();
     let (metadata, desk_cells) = metadata::spawn(metadata::Parts {
@@ -140,7 +155,7 @@ async fn run(view: Arc<View>, file: Option<ConfigFile>) -> anyhow::Result<()> {
     let (mut audit_ends, audit_writer) = audit_log(reactor_cells.len());
     std::thread::Builder::new()
         .name("audit".to_owned())
-        .spawn(move || audit_writer.run(&mut io::stdout()))
+        .spawn(move || audit_writer.run(&mut audit))
         .context("the audit thread")?;
     let stop = Arc::new(Stop::default());
     for ((cells, listener), processor) in reactor_cells.iter().zip(listeners).zip(&processors.reactors) {
@@ -227,7 +242,8 @@ fn random() -> anyhow::Result<u64> {
     Ok(crate::reactor::dice::CoreDice::from_system().context("the system's random numbers")?.roll())
 }
 
-fn open_store(view: &View) -> anyhow::Result<SqliteStore> {
+/// The database that the configuration names.
+pub fn open_store(view: &View) -> anyhow::Result<SqliteStore> {
     let rules = Rules {
         grace: view.cleanup_queue.grace,
         settle: view.write_path.settle,

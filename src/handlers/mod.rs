@@ -15,6 +15,7 @@ mod create_multipart_upload;
 mod delete_object;
 mod delete_object_tagging;
 mod delete_objects;
+pub mod fuzz;
 mod get_bucket_location;
 mod get_bucket_versioning;
 mod get_object;

@@ -1,7 +1,4 @@
-//! Fuzz entries of this layer's decoders: each takes any bytes and checks what must hold for all of them.
-//!
-//! Called by the fuzz targets and by the replay of their corpora, by name out of `TARGETS`. A broken rule panics; anything
-//! else, refusals included, is fine. The program itself never calls them.
+//! Fuzz entries of this layer's decoders (`crate::fuzz`): each takes any bytes and checks what must hold for all of them.
 
 use super::conditional::{ReadConditions, WriteConditions};
 use super::http1::{ChunkedDecoder, ChunkedStep, HeadWriter, RequestHead, ResponseHead};
@@ -10,13 +7,10 @@ use super::owner::Owner;
 use super::params::{ListObjectsV2, ListParts, UploadPart};
 use super::range::Range;
 use super::target::{Query, Target, encode_percent};
-use super::{aws_chunked, checksum, date, list_token, post, sigv4, xml};
+use super::{aws_chunked, checksum, date, etag, list_token, post, sigv4, tags, xml};
 use crate::base::Timestamp;
 
-/// A target's name and its entry.
-pub type FuzzTarget = (&'static str, fn(&[u8]));
-
-pub const TARGETS: &[FuzzTarget] = &[
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked", chunked),
@@ -24,6 +18,8 @@ pub const TARGETS: &[FuzzTarget] = &[
     ("query", query),
     ("range", range),
     ("date", date),
+    ("etag", etag),
+    ("tags", tags),
     ("list_token", list_token),
     ("xml_request", xml_request),
     ("xml_answer", xml_answer),
@@ -70,12 +66,17 @@ pub fn request_head(input: &[u8]) {
     let mut scratch = String::new();
     let Ok(target) = Target::parse(head.target, None, &mut scratch) else { return };
     if let Ok(operation) = Operation::classify(&head, &target) {
-        let of_whole_object = matches!(
-            operation,
-            Operation::GetObject | Operation::HeadObject | Operation::PutObject | Operation::DeleteObject
-        );
-        let plain = target.query.raw_pairs().all(|(name, _)| super::target::is_name(name, "x-id"));
-        assert!(plain || !of_whole_object, "{} with {}", operation.name(), head.target);
+        let understood: &[&str] = match operation {
+            Operation::GetObject | Operation::HeadObject => &["x-id", "versionId", "partNumber", "response-"],
+            Operation::PutObject | Operation::DeleteObject => &["x-id", "versionId"],
+            _ => return,
+        };
+        for (name, _) in target.query.raw_pairs() {
+            let name = super::target::decode_query(name).expect("the target was read").into_owned();
+            let plain =
+                understood.iter().any(|known| name == *known || known.ends_with('-') && name.starts_with(known));
+            assert!(plain, "{} with {}", operation.name(), head.target);
+        }
     }
 }
 
@@ -150,6 +151,9 @@ pub fn range(input: &[u8]) {
     if let Range::Part { first, last } = Range::of(Some(header), size) {
         assert!(first <= last && last < size);
     }
+    if let Ok((first, last)) = Range::of_copy_source(header, size) {
+        assert!(first <= last && last < size);
+    }
 }
 
 /// A date that was read and written again is the same moment.
@@ -165,6 +169,25 @@ pub fn date(input: &[u8]) {
     }
 }
 
+/// A tag of ours that was read and written again is the same tag.
+pub fn etag(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    if let Some(tag) = etag::ETag::parse(etag::unquoted(text)) {
+        assert_eq!(etag::ETag::parse(&tag.to_string()), Some(tag));
+    }
+}
+
+/// What is accepted is within S3's limits, and written as a document and read again it is the same.
+pub fn tags(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    if let Ok(found) = tags::parse_header(text) {
+        assert!(found.len() <= 10 && found.iter().all(|(name, _)| !name.is_empty()));
+        let mut written = Vec::new();
+        xml::write_tagging(&mut written, &found);
+        assert_eq!(xml::read_tagging(&written), Ok(found));
+    }
+}
+
 /// One entry has one token.
 pub fn list_token(input: &[u8]) {
     let Ok(token) = std::str::from_utf8(input) else { return };
@@ -177,6 +200,11 @@ pub fn list_token(input: &[u8]) {
 pub fn xml_request(input: &[u8]) {
     if let Ok(delete) = xml::read_delete(input) {
         assert!((1..=1000).contains(&delete.objects.len()));
+    }
+    if let Ok(tags) = xml::read_tagging(input) {
+        let mut written = Vec::new();
+        xml::write_tagging(&mut written, &tags);
+        assert_eq!(xml::read_tagging(&written), Ok(tags));
     }
     if let Ok(parts) = xml::read_complete_multipart_upload(input) {
         let mut written = Vec::new();
@@ -194,6 +222,7 @@ pub fn xml_request(input: &[u8]) {
 
 pub fn xml_answer(input: &[u8]) {
     let _ = (xml::read_error(input), xml::read_complete_result(input), xml::read_uploads(input));
+    let _ = xml::read_versions(input);
     if let Ok(upload) = xml::read_initiate_result(input) {
         assert!(!upload.is_empty());
     }
@@ -213,154 +242,5 @@ pub fn xml_answer(input: &[u8]) {
         xml::write_list_objects(&mut written, &header, keys, []);
         let again = xml::read_list(&written).expect("what was read is well-formed");
         assert!(again.keys.iter().map(|entry| &entry.key).eq(page.keys.iter().map(|entry| &entry.key)));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Inputs that get past the first checks, for each target; they are also its first corpus.
-    const SEEDS: &[(&str, &[&str])] = &[
-        (
-            "request_head",
-            &[
-                "GET /b/k?x-id=GetObject HTTP/1.1\r\nHost: a\r\nRange: bytes=0-5\r\nIf-None-Match: \"a\", W/\"b\"\r\n\r\n",
-                "PUT /b/%C3%BC%2F HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
-                "POST /b?delete HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
-            ],
-        ),
-        (
-            "response_head",
-            &[
-                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"a\"\r\n\r\nhello",
-                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 500 Oops\r\n\r\n",
-            ],
-        ),
-        ("chunked", &["5;x=y\r\nhello\r\n0\r\nA: b\r\n\r\nGET", "0\r\n\r\n", "a\r\n0123456789\r\n1\r\nx\r\n0\r\n\r\n"]),
-        ("target", &["/b/a%2Fb+c%20%25?x-id=GetObject&a=b", "//", "/b//", "/b/..%2f%FF"]),
-        (
-            "query",
-            &[
-                "list-type=2&prefix=a%2F&delimiter=%2F&max-keys=5&start-after=b+c&encoding-type=url",
-                "partNumber=10000&uploadId=000000000000000000000000000000ff&max-parts=2&part-number-marker=7",
-            ],
-        ),
-        ("range", &["dbytes=0-5", "dbytes=-5", "dbytes=5-", "\0bytes=0-", "dbytes=0-1,2-3"]),
-        (
-            "date",
-            &[
-                "Sun, 06 Nov 1994 08:49:37 GMT",
-                "Sunday, 06-Nov-94 08:49:37 GMT",
-                "Sun Nov  6 08:49:37 1994",
-                "20261122T170000Z",
-                "2026-11-22T17:00:00.123Z",
-            ],
-        ),
-        ("list_token", &["AWEvYg", "AQ", "AmE"]),
-        (
-            "xml_request",
-            &[
-                "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>&quot;a&quot;</ETag>\
-                 <ChecksumCRC32>AAAAAA==</ChecksumCRC32></Part></CompleteMultipartUpload>",
-                "<Delete><Quiet>true</Quiet><Object><Key>a&#x1;<![CDATA[<]]></Key></Object></Delete>",
-                "<!DOCTYPE Delete [<!ENTITY a \"b\">]><Delete><Object><Key>&a;</Key></Object></Delete>",
-            ],
-        ),
-        (
-            "xml_answer",
-            &[
-                "<?xml version=\"1.0\"?>  <Error><Code>InternalError</Code><Message>m</Message></Error>",
-                "<CompleteMultipartUploadResult><ETag>\"a-2\"</ETag></CompleteMultipartUploadResult>",
-                "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>",
-                "<ListBucketResult><EncodingType>url</EncodingType><Contents><Key>a%20</Key><Size>5</Size>\
-                 <LastModified>2026-11-22T17:00:00Z</LastModified></Contents></ListBucketResult>",
-                "<ListMultipartUploadsResult><Upload><Key>k</Key><UploadId>u</UploadId></Upload>\
-                 </ListMultipartUploadsResult>",
-            ],
-        ),
-        (
-            "sigv4_authorization",
-            &[
-                "AWS4-HMAC-SHA256 Credential=AK/20130524/us-east-1/s3/aws4_request, SignedHeaders=host;x-amz-date, Signature=0",
-            ],
-        ),
-        (
-            "sigv4_presigned",
-            &["X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AK%2F20130524%2Fus-east-1%2Fs3%2Faws4_request\
-                 &X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host%3Brange&X-Amz-Signature=ab"],
-        ),
-        (
-            "sigv4_verify",
-            &["GET /b/k%20 a=b&c\nhost:a\nx-amz-date:20130524T000000Z\nx-amz-content-sha256:UNSIGNED-PAYLOAD\n\
-               authorization:AWS4-HMAC-SHA256 Credential=AK/20130524/us-east-1/s3/aws4_request,\
-               SignedHeaders=host;x-amz-content-sha256;x-amz-date,\
-               Signature=0000000000000000000000000000000000000000000000000000000000000000"],
-        ),
-        (
-            "post_form",
-            &[
-                "--b\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\na\r\n--b\r\nContent-Disposition: form-data; \
-                 name=\"file\"; filename=\"a\\\"b\"\r\n\r\nthe\r\nfile\r\n--b--\r\n",
-                "multipart/form-data; charset=utf-8; boundary=\"a b\"",
-            ],
-        ),
-        (
-            "post_policy",
-            &["{\"expiration\": \"2026-11-22T17:00:00Z\", \"conditions\": [{\"bucket\": \"b\"}, \
-               [\"starts-with\", \"$key\", \"a\"], [\"content-length-range\", 1, 2]]}"],
-        ),
-        (
-            "aws_chunked",
-            &[
-                "\x03\x04\x003\r\nabc\r\n0\r\nx-amz-checksum-crc32:NSRBwg==\r\n\r\n",
-                "\x03\x00\x001\r\na\r\n2\r\nbc\r\n0\r\nx-amz-checksum-crc32:NSRBwg==\n\r\n\r\n",
-                "\x00\x02\x7f0\r\n\r\n",
-            ],
-        ),
-        (
-            "declared_checksums",
-            &[
-                "\x01x-amz-trailer:x-amz-checksum-crc32\nContent-MD5:JfnnlDI7RTiF9RgfG2JNCw==",
-                "\x00x-amz-checksum-crc32:y/Q5Jg==\nx-amz-sdk-checksum-algorithm:CRC32\nx-amz-checksum-type:FULL_OBJECT",
-            ],
-        ),
-    ];
-
-    #[test]
-    fn every_target_has_seeds_that_pass() {
-        assert!(TARGETS.iter().map(|(name, _)| name).eq(SEEDS.iter().map(|(name, _)| name)));
-        for ((_, entry), (_, seeds)) in TARGETS.iter().zip(SEEDS) {
-            for seed in *seeds {
-                (0..=seed.len()).for_each(|end| entry(&seed.as_bytes()[..end]));
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes(input in prop::collection::vec(any::<u8>(), 0..200)) {
-            TARGETS.iter().for_each(|(_, entry)| entry(&input));
-        }
-
-        #[test]
-        fn seeds_with_damage(
-            seed in any::<prop::sample::Index>(),
-            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_u8..3), 1..4),
-        ) {
-            for ((_, entry), (_, seeds)) in TARGETS.iter().zip(SEEDS) {
-                let mut input = seed.get(seeds).as_bytes().to_vec();
-                for (at, byte, kind) in &damage {
-                    let at = at.index(input.len());
-                    match kind {
-                        0 => input[at] = *byte,
-                        1 => input.insert(at, *byte),
-                        _ => input.extend_from_within(at..),
-                    }
-                }
-                entry(&input);
-            }
-        }
     }
 }

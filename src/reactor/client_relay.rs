@@ -151,13 +151,14 @@ async fn splice_in(
     if intake.verdict().is_err() {
         return Moved { bytes: 0, end: MoveEnd::Refused(intake.into_refusal()) };
     }
-    let mut ahead = exchange.ahead.take().unwrap_or_else(|| Buffer::roomy(0));
-    let first = ahead.len().min(usize::try_from(size).unwrap_or(usize::MAX));
-    if let Err(failure) = sink.start(&ahead.data()[..first]).await {
+    let held = exchange.ahead.as_ref().map_or(&[][..], Buffer::data);
+    let first = held.len().min(usize::try_from(size).unwrap_or(usize::MAX));
+    if let Err(failure) = sink.start(&held[..first]).await {
         return Moved { bytes: 0, end: MoveEnd::Sink(failure) };
     }
-    ahead.consume(first);
-    exchange.ahead = Some(ahead);
+    if let Some(ahead) = &mut exchange.ahead {
+        ahead.consume(first);
+    }
     let patience = exchange.patience_in();
     let source = relay::Source::Socket(exchange.stream);
     let core = exchange.site.core();
@@ -186,14 +187,16 @@ async fn copy_in(exchange: &mut ClientExchange<'_>, sinks: &mut [Sink], size: u6
     }
     let wire = exchange.body.wire();
     let mut intake = exchange.body.open(check);
-    let mut ahead = exchange.ahead.take().unwrap_or_else(|| Buffer::roomy(0));
+    // A request whose body is empty has none, and what lies behind it stays in the head's buffer.
+    let mut ahead = exchange.ahead.take();
+    let mut nothing = Buffer::roomy(0);
     let patience = exchange.patience_in();
     let source = relay::Source::Socket(exchange.stream);
     let mut ends: Vec<_> = sinks.iter_mut().map(Sink::relay).collect();
-    let body = Body { wire, size, ahead: &mut ahead };
+    let body = Body { wire, size, ahead: ahead.as_mut().unwrap_or(&mut nothing) };
     let moved = copy_body(exchange.site.core(), source, &mut ends, body, &mut intake, patience).await;
     drop(ends);
-    exchange.ahead = Some(ahead);
+    exchange.ahead = ahead;
     exchange.site.cells().relayed(BodyPath::Copy, moved.bytes);
     exchange.note_path(BodyPath::Copy);
     let end = match moved.end {

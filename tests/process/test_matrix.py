@@ -171,6 +171,23 @@ def test_pipelined_requests_are_answered_in_order(server):
         assert [connection.response().body for _ in bodies] == list(bodies.values())
 
 
+def test_what_follows_an_empty_body_is_answered(server):
+    """At once behind it, and later on the same connection: an empty part lost the buffer that the next head comes in."""
+    with server.client() as client:
+        upload = lean.xml_texts(client.request("POST", BUCKET, "hollow", [("uploads", "")]).body, "UploadId")[0]
+        part = client.signed("PUT", BUCKET, "hollow", [("partNumber", "1"), ("uploadId", upload)]).head()
+        whole = client.signed("PUT", BUCKET, "hollow", [], body=b"").head()
+        head = client.signed("GET", BUCKET, "hollow").head()
+        with client.connect() as connection:
+            for request in (whole, part):
+                connection.send(request + head)
+                assert [connection.response("PUT").status, connection.response().status] == [200, 200]
+                connection.send(request)
+                assert connection.response("PUT").status == 200
+                connection.send(head)
+                assert connection.response().body == b""
+
+
 def test_a_body_in_drops_is_taken(server):
     """Every write of the client is a packet of its own, with pauses: nothing waits for more than it needs."""
     body = RANDOM[:100_000]
