@@ -1,15 +1,22 @@
 //! Keeps the registry of buckets and users current, and every core informed: the configuration file is read again on
 //! SIGHUP, stored buckets when a core has changed them or another instance may have.
 
+use super::metadata::ControlMetadata;
+use crate::base::Failure;
+use crate::config::registry::{Bucket, Stored};
 use crate::config::written::Written;
 use crate::config::{self, Checked, Config, Registry};
 use crate::reactor::publication::{Heard, Publication};
+use crate::store::port::{Answer, BucketRow, Buckets, Metadata, Query};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::Signal;
 
 /// A core that has not taken a registry for so long hangs; the others are not kept from serving by it.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// How soon the buckets of other instances are seen, and how late those of this one when its call was lost.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The file that the process was started with.
 pub struct ConfigFile {
@@ -19,20 +26,63 @@ pub struct ConfigFile {
 
 pub struct Keeper {
     /// None: there is no file to read again.
-    pub file: Option<ConfigFile>,
-    pub config: Config,
-    pub publication: Publication,
-    pub heard: Heard,
+    file: Option<ConfigFile>,
+    config: Config,
+    metadata: ControlMetadata,
+    /// As last read from the store, and which state of them that is.
+    stored: Vec<Bucket>,
+    generation: u64,
+    publication: Publication,
+    heard: Heard,
 }
 
 impl Keeper {
+    /// Reads the stored buckets for the first time: what is published from the start on.
+    pub async fn open(
+        config: &Config,
+        file: Option<ConfigFile>,
+        metadata: ControlMetadata,
+    ) -> Result<(Self, Publication), Failure> {
+        let buckets = stored_buckets(&metadata, None).await?.unwrap_or(Buckets { generation: 0, rows: Vec::new() });
+        let (generation, stored) = (buckets.generation, buckets.rows.into_iter().map(of_row).collect::<Vec<_>>());
+        warn_of_hidden(config, &stored);
+        let (publication, heard) = Publication::new(Registry::new(config, generation, stored.iter().cloned()));
+        let config = config.clone();
+        Ok((Self { file, config, metadata, stored, generation, publication: publication.clone(), heard }, publication))
+    }
+
     /// Runs as long as the process.
     pub async fn run(mut self, mut hangup: Signal) {
-        while hangup.recv().await.is_some() {
-            if self.reload() {
+        loop {
+            let asked = tokio::select! {
+                _ = hangup.recv() => true,
+                () = self.heard.changed.heard() => false,
+                () = tokio::time::sleep(LOOK_EVERY) => false,
+            };
+            let reloaded = asked && self.reload();
+            let changed = self.look().await.unwrap_or_else(|failure| {
+                // The breaker and the log of the store say so too; the next look is soon.
+                tracing::debug!(%failure, "the stored buckets could not be read");
+                false
+            });
+            if reloaded || changed {
                 self.publish().await;
+            } else {
+                self.publication.settle();
+            }
+            if reloaded {
+                let (buckets, credentials) = (self.config.buckets.len(), self.config.credentials.len());
+                tracing::info!(buckets, credentials, "buckets and users are in force as configured");
             }
         }
+    }
+
+    /// Reads the stored buckets again if they have changed; whether they had.
+    async fn look(&mut self) -> Result<bool, Failure> {
+        let Some(buckets) = stored_buckets(&self.metadata, Some(self.generation)).await? else { return Ok(false) };
+        self.generation = buckets.generation;
+        self.stored = buckets.rows.into_iter().map(of_row).collect();
+        Ok(true)
     }
 
     /// Reads the file again; whether there is something to publish. A file that is not valid changes nothing.
@@ -59,15 +109,39 @@ impl Keeper {
         }
         // Compared with what the process started with: what is not in force yet is named again.
         self.config = config;
+        warn_of_hidden(&self.config, &self.stored);
         true
     }
 
     async fn publish(&self) {
-        let registry = Registry::new(&self.config, 0, []);
-        let (buckets, credentials) = (self.config.buckets.len(), self.config.credentials.len());
-        match tokio::time::timeout(TAKEN_WITHIN, self.publication.publish(registry, &self.heard)).await {
-            Ok(()) => tracing::info!(buckets, credentials, "buckets and users are in force as configured"),
-            Err(_) => tracing::error!("a core did not take the new buckets and users in time"),
+        let registry = Registry::new(&self.config, self.generation, self.stored.iter().cloned());
+        if tokio::time::timeout(TAKEN_WITHIN, self.publication.publish(registry, &self.heard)).await.is_err() {
+            tracing::error!("a core did not take the new buckets and users in time");
         }
+    }
+}
+
+async fn stored_buckets(metadata: &ControlMetadata, unless: Option<u64>) -> Result<Option<Buckets>, Failure> {
+    match metadata.query(Query::Buckets { unless }).await? {
+        Answer::Buckets(buckets) => Ok(buckets),
+        other => Err(Failure::ourselves(format!("a query of buckets was answered with {other:?}"))),
+    }
+}
+
+fn of_row(row: BucketRow) -> Bucket {
+    Bucket {
+        name: row.name,
+        max_multipart_uploads: 0,
+        cors: Vec::new(),
+        owner: row.owner.into(),
+        stored: Some(Stored { created: row.created, region: row.region.into() }),
+    }
+}
+
+/// A stored bucket whose name the configuration has taken since.
+fn warn_of_hidden(config: &Config, stored: &[Bucket]) {
+    for bucket in stored.iter().filter(|one| config.buckets.iter().any(|configured| configured.name == one.name)) {
+        let (name, owner) = (bucket.name.as_str(), &*bucket.owner);
+        tracing::warn!(bucket = name, owner, "the configuration has taken the name of a bucket that a user created");
     }
 }

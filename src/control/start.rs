@@ -10,8 +10,8 @@ use super::schedule::{self, Bells};
 use super::threads::start_thread;
 use crate::backend::standing::Standing;
 use crate::base::{Clock, Timestamp};
+use crate::config::View;
 use crate::config::checked::{DatabaseDriver, Driver};
-use crate::config::{Config, Registry, View};
 use crate::observe::audit::{AuditLog, audit_log};
 use crate::observe::cells::CoreCells;
 use crate::policy::breaker::BreakerSettings;
@@ -22,7 +22,6 @@ use crate::reactor::clock::CoreClock;
 use crate::reactor::driver::DriverChoice;
 use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
-use crate::reactor::publication::Publication;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
 use crate::reactor::wake;
@@ -122,8 +121,9 @@ async fn run<S: MetadataStore + Send + 'static>(
         replicate,
     };
     let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
-    let (publication, heard) = Publication::new(Registry::new(&view, 0, []));
-    let keeper = Keeper { file, config: Config::clone(&view), publication: publication.clone(), heard };
+    let (keeper, publication) = Keeper::open(&view, file, metadata.clone())
+        .await
+        .map_err(|failure| anyhow!("the database did not answer: {failure}"))?;
     tokio::task::spawn_local(keeper.run(hangup));
     let parts = CoreParts {
         shared,

@@ -4,16 +4,23 @@
 use super::ports::Ports;
 use super::request::Request;
 use super::trouble::Trouble;
+use crate::base::BucketName;
 use crate::config::registry::Bucket;
 use crate::policy::access::{self, Permission, Permissions};
 use crate::proto::error_code::ErrorCode;
+use crate::proto::operation::Operation;
 
-/// NoSuchBucket, AccessDenied.
+/// NoSuchBucket, InvalidBucketName, AccessDenied.
 pub fn admit<P: Ports>(ports: &P, request: &Request<'_>) -> Result<(), Trouble> {
-    if request.target.bucket.is_none() {
+    let Some(name) = request.target.bucket else { return Ok(()) };
+    if request.operation == Operation::CreateBucket {
         return Ok(());
     }
-    let bucket = request.home()?;
+    let Some(bucket) = request.registry.bucket(name) else {
+        let no_such =
+            if BucketName::parse(name).is_some() { ErrorCode::NoSuchBucket } else { ErrorCode::InvalidBucketName };
+        return Err(no_such.into());
+    };
     // Tags that come with a write are tags all the same.
     let tags = request.head.header("x-amz-tagging").map(|_| Permission::Tags.into()).unwrap_or_default();
     permit(ports, request, bucket, access::needed(request.operation).and(tags))

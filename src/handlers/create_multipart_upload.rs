@@ -32,6 +32,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     let upload = loop {
         let create = CreateUpload {
             bucket: bucket.name.clone(),
+            in_stored: !ports.registry().is_configured(bucket.name.as_str()),
             key: key.clone(),
             upload: UploadId::new(ports.clock().now(), ports.dice().roll(), ports.dice().roll()),
             candidates: candidates.clone(),

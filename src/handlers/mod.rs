@@ -11,7 +11,9 @@ mod complete_multipart_upload;
 pub mod concurrent;
 mod copy_object;
 mod copy_source;
+mod create_bucket;
 mod create_multipart_upload;
+mod delete_bucket;
 mod delete_object;
 mod delete_object_tagging;
 mod delete_objects;
@@ -96,8 +98,10 @@ async fn dispatch<P: Ports, X: Exchange<P>>(
             Box::pin(list_multipart_uploads::handle(ports, request, exchange, scratch)).await
         }
         Operation::ListBuckets => list_buckets::handle(request, exchange, scratch).await,
-        Operation::HeadBucket => head_bucket::handle(ports, exchange).await,
-        Operation::GetBucketLocation => get_bucket_location::handle(ports, exchange, scratch).await,
+        Operation::HeadBucket => head_bucket::handle(ports, request, exchange).await,
+        Operation::CreateBucket => Box::pin(create_bucket::handle(ports, request, exchange)).await,
+        Operation::DeleteBucket => Box::pin(delete_bucket::handle(ports, request, exchange)).await,
+        Operation::GetBucketLocation => get_bucket_location::handle(ports, request, exchange, scratch).await,
         Operation::GetBucketVersioning => get_bucket_versioning::handle(exchange, scratch).await,
         Operation::CreateMultipartUpload => {
             Box::pin(create_multipart_upload::handle(ports, request, exchange, scratch)).await

@@ -76,6 +76,7 @@ impl Write {
             let begin = BeginWrite {
                 incarnation: ports.incarnation(),
                 bucket: self.bucket.clone(),
+                in_stored: !ports.registry().is_configured(self.bucket.as_str()),
                 key: self.key.clone(),
                 size: self.size,
                 candidates: self.candidates.clone(),

@@ -66,6 +66,9 @@ pub fn error_of_refusal(refusal: Refusal) -> S3Error {
         Refusal::EntityTooSmall => ErrorCode::EntityTooSmall,
         Refusal::EntityTooLarge => ErrorCode::EntityTooLarge,
         Refusal::TooManyUploads => ErrorCode::SlowDown,
+        Refusal::NoSuchBucket => ErrorCode::NoSuchBucket,
+        Refusal::BucketNotEmpty => ErrorCode::BucketNotEmpty,
+        Refusal::TooManyBuckets => ErrorCode::TooManyBuckets,
     }
     .into()
 }

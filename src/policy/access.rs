@@ -99,7 +99,8 @@ impl fmt::Debug for Permissions {
 pub fn needed(operation: Operation) -> Permissions {
     use Operation::*;
     match operation {
-        ListBuckets => Permissions::NONE,
+        // Ranks and ownership decide of buckets, which the handlers ask for.
+        ListBuckets | CreateBucket | DeleteBucket => Permissions::NONE,
         HeadBucket | GetBucketLocation | GetBucketVersioning => Permission::ListBuckets.into(),
         ListObjects | ListObjectsV2 | ListObjectVersions | ListParts | ListMultipartUploads => Permission::List.into(),
         GetObject | HeadObject | GetObjectTagging | GetObjectAttributes => Permission::Read.into(),
@@ -246,6 +247,8 @@ mod tests {
         let want = [
             Op::ListBuckets,
             Op::HeadBucket,
+            Op::CreateBucket,
+            Op::DeleteBucket,
             Op::GetBucketLocation,
             Op::GetBucketVersioning,
             Op::ListObjects,

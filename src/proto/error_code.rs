@@ -54,6 +54,8 @@ codes! {
     ExpectationFailed 417 "The only expectation supported is 100-continue.",
     /// Not S3's: neither HTTP/1.1 nor HTTP/1.0.
     HttpVersionNotSupported 505 "The HTTP version of the request is not supported.",
+    IllegalLocationConstraintException 400
+        "The location constraint is incompatible for the region specific endpoint this request was sent to.",
     IncompleteBody 400 "You did not provide the number of bytes specified by the Content-Length HTTP header.",
     /// The reference system's code for "no backend has room".
     InsufficientStorage 507 "No backend has room for this object.",
@@ -63,6 +65,7 @@ codes! {
     InvalidBucketName 400 "The specified bucket is not valid.",
     InvalidChunkSizeError 403 "Only the last chunk is allowed to have a size less than 8192 bytes",
     InvalidDigest 400 "The Content-MD5 or checksum value that you specified is not valid.",
+    InvalidLocationConstraint 400 "The specified location-constraint is not valid",
     InvalidObjectState 403 "The operation is not valid for the current state of the object.",
     InvalidPart 400
         "One or more of the specified parts could not be found. The part may not have been uploaded, or the \

@@ -12,6 +12,8 @@ use super::target::{Query, Target, decode_query};
 pub enum Operation {
     ListBuckets,
     HeadBucket,
+    CreateBucket,
+    DeleteBucket,
     GetBucketLocation,
     GetBucketVersioning,
     ListObjects,
@@ -39,9 +41,11 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::ListBuckets,
         Self::HeadBucket,
+        Self::CreateBucket,
+        Self::DeleteBucket,
         Self::GetBucketLocation,
         Self::GetBucketVersioning,
         Self::ListObjects,
@@ -72,6 +76,8 @@ impl Operation {
         match self {
             Self::ListBuckets => "ListBuckets",
             Self::HeadBucket => "HeadBucket",
+            Self::CreateBucket => "CreateBucket",
+            Self::DeleteBucket => "DeleteBucket",
             Self::GetBucketLocation => "GetBucketLocation",
             Self::GetBucketVersioning => "GetBucketVersioning",
             Self::ListObjects => "ListObjects",
@@ -149,6 +155,8 @@ impl Operation {
             Self::GetObjectAttributes => &["attributes"],
             Self::ListBuckets
             | Self::HeadBucket
+            | Self::CreateBucket
+            | Self::DeleteBucket
             | Self::PutObject
             | Self::CopyObject
             | Self::PostObject
@@ -168,8 +176,10 @@ impl Operation {
 
     /// Headers that ask for something which would silently not happen. What may be ignored without harm is ignored.
     fn check_headers(self, head: &RequestHead<'_>) -> Result<(), S3Error> {
-        let creates =
-            matches!(self, Self::PutObject | Self::PostObject | Self::CopyObject | Self::CreateMultipartUpload);
+        let creates = matches!(
+            self,
+            Self::CreateBucket | Self::PutObject | Self::PostObject | Self::CopyObject | Self::CreateMultipartUpload
+        );
         let copies = matches!(self, Self::CopyObject | Self::UploadPartCopy);
         for Header { name, value } in head.headers() {
             let Some((prefix, rest)) = name.as_bytes().split_first_chunk::<6>() else { continue };
@@ -186,7 +196,10 @@ impl Operation {
                 || is("mfa")
                 || is("if-match-last-modified-time")
                 || is("if-match-size")
-                || (creates && (begins("object-lock-") || is("website-redirect-location")));
+                || (creates && (begins("object-lock-") || is("website-redirect-location")))
+                || is("bucket-object-lock-enabled") && !value.eq_ignore_ascii_case(b"false")
+                || is("object-ownership") && value != b"BucketOwnerEnforced"
+                || is("bucket-namespace");
             if unknown {
                 return Err(S3Error::new(ErrorCode::NotImplemented, format!("The header {name} is not supported.")));
             }
@@ -249,10 +262,15 @@ fn of_bucket(method: Method, query: &Query<'_>) -> Result<Operation, S3Error> {
         Method::Post if query.has("delete") => Ok(Operation::DeleteObjects),
         Method::Post if query.is_empty() => Err(not_a_form()),
         Method::Put if query.has("versioning") => Err(not_implemented("PutBucketVersioning")),
-        Method::Put if query.is_empty() => Err(not_implemented("CreateBucket")),
-        Method::Delete if query.is_empty() => Err(not_implemented("DeleteBucket")),
+        Method::Put if says_nothing(query) => Ok(Operation::CreateBucket),
+        Method::Delete if says_nothing(query) => Ok(Operation::DeleteBucket),
         other => Err(refused_method(other)),
     }
+}
+
+/// Whether the query names no sub-resource.
+fn says_nothing(query: &Query<'_>) -> bool {
+    query.raw_pairs().all(|(name, _)| name == "x-id")
 }
 
 fn of_object(method: Method, query: &Query<'_>, has_source: bool) -> Result<Operation, S3Error> {
@@ -320,6 +338,9 @@ mod tests {
             ("GET /?x-id=ListBuckets", Operation::ListBuckets),
             ("HEAD /b", Operation::HeadBucket),
             ("HEAD /b/", Operation::HeadBucket),
+            ("PUT /b", Operation::CreateBucket),
+            ("PUT /b/?x-id=CreateBucket", Operation::CreateBucket),
+            ("DELETE /b", Operation::DeleteBucket),
             ("GET /b?location", Operation::GetBucketLocation),
             ("GET /b/?location=", Operation::GetBucketLocation),
             ("GET /b?list-type=2", Operation::ListObjectsV2),
@@ -412,10 +433,8 @@ mod tests {
             ("GET /b?uploads&list-type=2", ErrorCode::NotImplemented),
             ("GET /b/k?uploads", ErrorCode::NotImplemented),
             ("GET /b?policy", ErrorCode::NotImplemented),
-            ("PUT /b", ErrorCode::NotImplemented),
             ("PUT /b?versioning", ErrorCode::NotImplemented),
             ("PUT /b?location", ErrorCode::MethodNotAllowed),
-            ("DELETE /b", ErrorCode::NotImplemented),
             ("DELETE /b?lifecycle", ErrorCode::NotImplemented),
             ("POST /b", ErrorCode::PreconditionFailed),
             ("HEAD /b?location", ErrorCode::NotImplemented),
@@ -445,6 +464,13 @@ mod tests {
             ("PUT /b/k", "x-amz-write-offset-bytes: 5", Err(ErrorCode::NotImplemented)),
             ("PUT /b/k", "x-amz-tagging: a=b", Ok(Operation::PutObject)),
             ("DELETE /b/k", "x-amz-if-match-size: 5", Err(ErrorCode::NotImplemented)),
+            ("PUT /b", "x-amz-acl: private", Ok(Operation::CreateBucket)),
+            ("PUT /b", "x-amz-acl: public-read", Err(ErrorCode::AccessControlListNotSupported)),
+            ("PUT /b", "x-amz-grant-write: id=a", Err(ErrorCode::AccessControlListNotSupported)),
+            ("PUT /b", "x-amz-object-ownership: BucketOwnerEnforced", Ok(Operation::CreateBucket)),
+            ("PUT /b", "x-amz-object-ownership: ObjectWriter", Err(ErrorCode::NotImplemented)),
+            ("PUT /b", "x-amz-bucket-object-lock-enabled: True", Err(ErrorCode::NotImplemented)),
+            ("PUT /b", "x-amz-bucket-object-lock-enabled: false", Ok(Operation::CreateBucket)),
             ("PUT /b/k", "x-amz-acl: public-read", Err(ErrorCode::AccessControlListNotSupported)),
             ("PUT /b/k", "x-amz-grant-read: id=a", Err(ErrorCode::AccessControlListNotSupported)),
             ("PUT /b/k", "x-amz-storage-class: GLACIER", Err(ErrorCode::InvalidStorageClass)),

@@ -76,7 +76,7 @@ impl Publication {
     }
 
     /// Whether every core has the latest registry, and if so says so.
-    fn settle(&self) -> bool {
+    pub fn settle(&self) -> bool {
         let latest = self.latest();
         let all = latest.cores.iter().all(|core| core.has.load(Ordering::Acquire) == latest.number);
         if all {

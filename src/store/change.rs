@@ -3,6 +3,7 @@
 //! Handlers and workers make them, the desk gathers them into batches, a `MetadataStore` runs a batch as one transaction.
 //! A refusal is an outcome, not an error, so it cannot fail its neighbours. Nothing here knows a database.
 
+use super::query::BucketRow;
 use super::record::{BackendFacts, BlobAt, ObjectRecord, PartRecord};
 use crate::base::{
     BackendName, BlobId, BucketName, Incarnation, Nonce, ObjectKey, PartNumber, Timestamp, UploadId, Version,
@@ -45,6 +46,7 @@ impl WriteCondition {
     /// conditional one must not be, and which it is not either if whoever overtook it had a condition that did not see it.
     pub fn overtaken(&self, by: Overtaken, version: Version, modified: Timestamp) -> Result<Committed, Refusal> {
         match by {
+            Overtaken::ByBucketsEnd => Err(Refusal::NoSuchBucket),
             _ if !self.is_none() => Err(Refusal::Conflict),
             Overtaken::ByWrite => Ok(Committed::Overwritten { version, modified }),
             Overtaken::ByCondition | Overtaken::No => Err(Refusal::Lost),
@@ -81,6 +83,8 @@ pub enum Overtaken {
     ByCondition,
     /// By an unconditional write or delete: it may be said to have happened just before that.
     ByWrite,
+    /// Its stored bucket was deleted, empty: it cannot have happened before that, and nowhere after.
+    ByBucketsEnd,
 }
 
 impl Overtaken {
@@ -116,6 +120,12 @@ pub enum Refusal {
     EntityTooLarge,
     /// The bucket's `max_multipart_uploads` is reached.
     TooManyUploads,
+    /// A stored bucket that is not there, or was deleted while the write was under way.
+    NoSuchBucket,
+    /// A bucket with objects or open uploads is not deleted.
+    BucketNotEmpty,
+    /// Its user owns as many as it may.
+    TooManyBuckets,
 }
 
 /// Registers this run of this instance, synchronises limits, and, where the database itself proves that no other
@@ -157,6 +167,8 @@ pub struct GivenUp {
 pub struct BeginWrite {
     pub incarnation: Incarnation,
     pub bucket: BucketName,
+    /// The bucket is a stored one: `NoSuchBucket` unless its row is there.
+    pub in_stored: bool,
     pub key: ObjectKey,
     /// Bytes that the blob will hold.
     pub size: u64,
@@ -280,6 +292,8 @@ pub struct RemoveCopy {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CreateUpload {
     pub bucket: BucketName,
+    /// As in `BeginWrite`.
+    pub in_stored: bool,
     pub key: ObjectKey,
     pub upload: UploadId,
     pub candidates: Vec<Candidate>,
@@ -491,6 +505,40 @@ pub struct SetDraining {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ForgetOld;
 
+/// Makes a stored bucket. One of that name stays as it is and is answered; names of the configuration's buckets are the
+/// caller's to refuse.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CreateBucket {
+    pub bucket: BucketName,
+    /// The user's name.
+    pub owner: String,
+    /// As asked for; empty: the default.
+    pub region: String,
+    /// A user that owns so many gets no more: `TooManyBuckets`.
+    pub buckets_max: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BucketCreated {
+    pub row: BucketRow,
+    /// Made by this change.
+    pub new: bool,
+    /// The state of the stored buckets that has this one (`Buckets::generation`).
+    pub generation: u64,
+}
+
+/// Ends a stored bucket that holds no object and no open upload, else `BucketNotEmpty`. Writes into it that are under way
+/// are refused when they commit: nothing comes to be in a bucket that is gone, nor in the next one of its name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeleteBucket {
+    pub bucket: BucketName,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BucketDeleted {
+    pub generation: u64,
+}
+
 /// Nothing more to say than that it was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Done;
@@ -560,6 +608,8 @@ steps! {
     RecordUsage -> Done,
     RecordFacts -> Done,
     SetDraining -> Done,
+    CreateBucket -> BucketCreated,
+    DeleteBucket -> BucketDeleted,
     ForgetOld -> Done,
 }
 
@@ -580,7 +630,8 @@ impl Change {
             Some(Subject::Key(bucket, key))
         }
         match self {
-            Self::Register(_) => [Some(Subject::Everything), None],
+            // A bucket ends for all of its keys, and both are rare.
+            Self::Register(_) | Self::CreateBucket(_) | Self::DeleteBucket(_) => [Some(Subject::Everything), None],
             Self::BeginWrite(one) => [key(&one.bucket, &one.key), None],
             Self::CommitWrite(one) => [key(&one.bucket, &one.key), None],
             Self::AbandonWrite(one) => [Some(Subject::Blob(one.given_up.blob)), None],
@@ -631,6 +682,8 @@ impl Change {
                 | Self::CreateUpload(_)
                 | Self::BeginPart(_)
                 | Self::StartComplete(_)
+                | Self::CreateBucket(_)
+                | Self::DeleteBucket(_)
         )
     }
 }

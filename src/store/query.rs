@@ -68,6 +68,10 @@ pub enum Query {
     Status {
         period: String,
     },
+    /// All stored buckets, unless this is still their generation.
+    Buckets {
+        unless: Option<u64>,
+    },
     /// Every blob row on a backend in pages ordered by name; for tests and audits of charges against bytes.
     Blobs {
         backend: BackendName,
@@ -217,6 +221,25 @@ pub struct VersionParts {
     pub before_bytes: u64,
 }
 
+/// A bucket that was created over S3.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BucketRow {
+    pub name: BucketName,
+    /// The user's name.
+    pub owner: String,
+    /// As its creator asked for; empty: the default.
+    pub region: String,
+    pub created: Timestamp,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Buckets {
+    /// Raised by every change of them.
+    pub generation: u64,
+    /// In the order of their names.
+    pub rows: Vec<BucketRow>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     Lookup(Option<Located>),
@@ -239,6 +262,7 @@ pub enum Answer {
     },
     Count(u64),
     NextCleanup(Option<Timestamp>),
+    Buckets(Option<Buckets>),
     Status(Vec<BackendStatus>),
     Blobs(Vec<BlobRow>),
     Audit(Vec<BackendAudit>),

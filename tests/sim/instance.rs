@@ -416,6 +416,7 @@ impl SimMeta {
         let begin = BeginWrite {
             incarnation: commit.incarnation,
             bucket: commit.bucket.clone(),
+            in_stored: false,
             key: commit.key.clone(),
             size,
             candidates: vec![Candidate { backend: written.backend.clone(), literal: true }],

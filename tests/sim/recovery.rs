@@ -75,6 +75,7 @@ async fn begin(
     let begin = BeginWrite {
         incarnation,
         bucket: world.view.buckets[0].name.clone(),
+        in_stored: false,
         key: key.clone(),
         size: object.body.len() as u64,
         candidates: vec![Candidate { backend: backend.name.clone(), literal: true }],

@@ -109,6 +109,7 @@ impl Filled {
             let begin = BeginWrite {
                 incarnation: self.incarnation.get(),
                 bucket: bucket.clone(),
+                in_stored: false,
                 key: key(n)?,
                 size: 1000 + n % 5000,
                 candidates: vec![Candidate { backend: BackendName::new("stub"), literal: true }],

@@ -21,7 +21,8 @@ pub use listing::{
     write_list_versions, write_versioning,
 };
 pub use request::{
-    CompletedPart, DeleteRequest, ObjectToDelete, read_complete_multipart_upload, read_delete, read_tagging,
+    CompletedPart, DeleteRequest, ObjectToDelete, read_complete_multipart_upload, read_create_bucket, read_delete,
+    read_tagging,
 };
 pub use result::{
     Completed, DeleteOutcome, PartEntry, PartsHeader, Posted, write_complete_request, write_complete_result,

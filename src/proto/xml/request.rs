@@ -105,6 +105,30 @@ pub fn read_tagging(bytes: &[u8]) -> Result<Vec<(String, String)>, S3Error> {
     Ok(tags)
 }
 
+/// The body of CreateBucket: the region asked for, empty if none is. MalformedXML; NotImplemented for what would be another
+/// kind of bucket, and for tags.
+pub fn read_create_bucket(bytes: &[u8]) -> Result<String, S3Error> {
+    let mut region = String::new();
+    if bytes.trim_ascii().is_empty() {
+        return Ok(region);
+    }
+    let mut walk = Walk::new(bytes)?;
+    if walk.root() != "CreateBucketConfiguration" {
+        return Err(ErrorCode::MalformedXML.into());
+    }
+    while let Some((path, text)) = walk.next_closed()? {
+        match path {
+            "LocationConstraint" => text.trim_ascii().clone_into(&mut region),
+            "Location" | "Bucket" | "Tags" => {
+                let message = format!("{path} in CreateBucketConfiguration is not supported.");
+                return Err(S3Error::new(ErrorCode::NotImplemented, message));
+            }
+            _ => {}
+        }
+    }
+    Ok(region)
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ObjectToDelete {
     /// As sent; may be too long to be a key.
@@ -253,6 +277,21 @@ mod tests {
             assert_eq!(read(&inner), Err(want), "{inner}");
         }
         assert!(read_tagging(b"<TagSet/>").is_err() && read_tagging(b"").is_err());
+    }
+
+    #[test]
+    fn regions_of_new_buckets() {
+        let read = |text: &str| read_create_bucket(text.as_bytes()).map_err(|error| error.code);
+        let inside =
+            |inner: &str| read(&format!("<CreateBucketConfiguration xmlns='x'>{inner}</CreateBucketConfiguration>"));
+        assert_eq!((read(""), read(" \n")), (Ok(String::new()), Ok(String::new())));
+        assert_eq!(inside(""), Ok(String::new()));
+        assert_eq!(inside("<LocationConstraint> eu-west-1 </LocationConstraint>"), Ok("eu-west-1".to_owned()));
+        assert_eq!(inside("<Location><Type>AvailabilityZone</Type></Location>"), Err(ErrorCode::NotImplemented));
+        assert_eq!(inside("<Bucket><Type>Directory</Type></Bucket>"), Err(ErrorCode::NotImplemented));
+        for text in ["<LocationConstraint>eu</LocationConstraint>", "eu-west-1", "<CreateBucketConfiguration>"] {
+            assert_eq!(read(text), Err(ErrorCode::MalformedXML), "{text}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! `conforms!` instantiates it for one implementation; `random` compares implementations outcome by outcome.
 
+mod buckets;
 mod cleanup;
 mod copies;
 mod listing;
@@ -145,6 +146,7 @@ impl<S: MetadataStore> Bench<S> {
         BeginWrite {
             incarnation: self.incarnation.get(),
             bucket: bucket(),
+            in_stored: false,
             key: key(text),
             size,
             candidates: on(&["a"]),
@@ -321,6 +323,8 @@ macro_rules! conforms {
                     tags_of_the_live_version, several_copies_commit_together, a_replacement_keeps_version_and_fate,
                     versions_rise_when_the_clock_does_not, any_key_is_kept_byte_for_byte, batches_are_resolved_by_id,
                     registration_dooms_the_dead],
+                buckets: [buckets_come_and_go, users_own_so_many, a_bucket_with_something_in_it_stays,
+                    writes_see_the_end_of_their_bucket],
                 quota: [the_first_that_fits, never_above_the_limit, displaced_bytes_make_room,
                     what_was_charged_stays_charged, limits_may_change, draining_backends_take_nothing,
                     vanished_backends_are_told],

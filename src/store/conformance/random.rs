@@ -99,7 +99,9 @@ impl Known {
                 let key = of_failed.unwrap_or(key(pick(&KEYS, x)?));
                 let size = [0, 1, 100, 450, 999, 1001][usize::from(y % 6)];
                 let candidates = Self::candidates(x / 8);
-                BeginWrite { incarnation, bucket: bucket(), key, size, candidates, condition, nonce, instead_of }.into()
+                let (bucket, in_stored) = (bucket(), false);
+                BeginWrite { incarnation, bucket, in_stored, key, size, candidates, condition, nonce, instead_of }
+                    .into()
             }
             8..=14 => {
                 let (key, begun) = likely?;
@@ -154,6 +156,7 @@ impl Known {
         if kind <= 29 {
             return Some(Change::from(CreateUpload {
                 bucket: bucket(),
+                in_stored: false,
                 key: key(pick(&KEYS, x)?),
                 upload: UploadId::from_rolls(0, if z.is_multiple_of(19) { 1 } else { self.roll() }),
                 candidates: Self::candidates(y),

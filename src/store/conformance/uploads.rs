@@ -27,6 +27,7 @@ impl<S: MetadataStore> Bench<S> {
     pub(super) fn create_upload(&self, text: &str) -> CreateUpload {
         CreateUpload {
             bucket: bucket(),
+            in_stored: false,
             key: key(text),
             upload: UploadId::from_rolls(1, self.roll()),
             candidates: on(&["a", "b"]),

@@ -170,6 +170,7 @@ impl Office {
         BeginWrite {
             incarnation: Incarnation(1),
             bucket: bucket(),
+            in_stored: false,
             key: key(text),
             size: 10,
             candidates: on(&["a"]),

@@ -4,6 +4,7 @@
 //! What it holds is what a database would have made durable: tasks may be dropped at any point (a crash) and nothing that
 //! was committed is lost. It never fails; faults are put around it by those who test them.
 
+mod buckets;
 mod copies;
 mod read;
 mod tables;
@@ -89,6 +90,8 @@ impl Tables {
             Change::RecordUsage(one) => Outcome::RecordUsage(Ok(self.record_usage(one))),
             Change::RecordFacts(one) => Outcome::RecordFacts(self.record_facts(&one)),
             Change::SetDraining(one) => Outcome::SetDraining(self.set_draining(&one)),
+            Change::CreateBucket(one) => Outcome::CreateBucket(self.create_bucket(now, one)),
+            Change::DeleteBucket(one) => Outcome::DeleteBucket(self.delete_bucket(&one)),
             Change::ForgetOld(_) => Outcome::ForgetOld(Ok(self.forget_old(now))),
         }
     }

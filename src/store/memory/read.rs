@@ -58,6 +58,7 @@ impl Tables {
             Query::Status { period } => {
                 Answer::Status(self.backends.keys().map(|name| self.status(name, &period)).collect())
             }
+            Query::Buckets { unless } => Answer::Buckets(self.stored_buckets(unless)),
             Query::Blobs { backend, after, max } => Answer::Blobs(self.blobs_on(&backend, &after, max)),
             Query::Audit => Answer::Audit(self.backends.keys().map(|name| self.audit(name)).collect()),
         }

@@ -1,7 +1,7 @@
 //! The rows, and the few moves that every change is made of: charge, choose a backend, doom, make live.
 
 use super::super::port::{
-    Applied, BatchId, Candidate, Committed, Overtaken, Refusal, Rules, UploadState, Usage, WriteCondition,
+    Applied, BatchId, BucketRow, Candidate, Committed, Overtaken, Refusal, Rules, UploadState, Usage, WriteCondition,
 };
 use super::super::record::{BackendFacts, BlobAt, BlobState, ObjectRecord, PartRecord};
 use crate::base::{
@@ -102,6 +102,8 @@ pub(super) struct Tables {
     pub(super) blobs_of: BTreeMap<Key, BTreeSet<BlobId>>,
     pub(super) last_blob: i64,
     pub(super) uploads: BTreeMap<UploadId, UploadRow>,
+    pub(super) buckets: BTreeMap<BucketName, BucketRow>,
+    pub(super) buckets_generation: u64,
     pub(super) usage: BTreeMap<(BackendName, String, Incarnation), Usage>,
     pub(super) batches: HashMap<BatchId, (Timestamp, Applied)>,
     /// Backends whose charge the running batch has changed.
@@ -121,6 +123,8 @@ impl Tables {
             blobs_of: BTreeMap::new(),
             last_blob: 0,
             uploads: BTreeMap::new(),
+            buckets: BTreeMap::new(),
+            buckets_generation: 0,
             usage: BTreeMap::new(),
             batches: HashMap::new(),
             touched: BTreeSet::new(),

@@ -20,6 +20,7 @@ impl Tables {
         if self.uploads.contains_key(&create.upload) {
             return Err(Refusal::Conflict);
         }
+        self.must_be_there(&create.bucket, create.in_stored)?;
         let active = self.uploads.values().filter(|row| row.key.0 == create.bucket && row.is_active()).count();
         if create.uploads_max > 0 && active >= create.uploads_max as usize {
             return Err(Refusal::TooManyUploads);

@@ -41,6 +41,7 @@ impl Tables {
         if begin.incarnation != self.current {
             return Err(Refusal::Lost);
         }
+        self.must_be_there(&key.0, begin.in_stored)?;
         if begin.size > OBJECT_BYTES_MAX {
             return Err(Refusal::EntityTooLarge);
         }

@@ -6,6 +6,7 @@
 //!
 //! Each read begins after the last acknowledged batch: what a caller was told of, the next lookup sees.
 
+mod buckets;
 mod ledger;
 mod list;
 mod open;
@@ -127,6 +128,7 @@ impl MetadataStore for SqliteStore {
                 | Query::Parts { .. }
                 | Query::VersionParts { .. }
                 | Query::ListUploads(_)
+                | Query::Buckets { .. }
         );
         let thread = if on_request_path { &self.reader } else { &self.scanner };
         let (reply, answer) = oneshot::channel();

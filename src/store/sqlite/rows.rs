@@ -76,6 +76,7 @@ pub(super) fn overtaken(row: &Row<'_>, column: usize) -> Result<Overtaken> {
         0 => Ok(Overtaken::No),
         1 => Ok(Overtaken::ByCondition),
         2 => Ok(Overtaken::ByWrite),
+        3 => Ok(Overtaken::ByBucketsEnd),
         _ => Err(damaged(row, column)),
     }
 }
@@ -85,6 +86,7 @@ pub(super) fn of_overtaken(overtaken: Overtaken) -> i64 {
         Overtaken::No => 0,
         Overtaken::ByCondition => 1,
         Overtaken::ByWrite => 2,
+        Overtaken::ByBucketsEnd => 3,
     }
 }
 

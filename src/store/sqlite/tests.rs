@@ -28,6 +28,7 @@ fn begin(incarnation: i64, text: &str, size: u64) -> BeginWrite {
     BeginWrite {
         incarnation: Incarnation(incarnation),
         bucket: bucket(),
+        in_stored: false,
         key: key(text),
         size,
         candidates: on(&["a"]),

@@ -132,6 +132,8 @@ impl Transaction<'_> {
             Change::RecordUsage(one) => settle!(RecordUsage, self.record_usage(one)),
             Change::RecordFacts(one) => settle!(RecordFacts, self.record_facts(one)),
             Change::SetDraining(one) => settle!(SetDraining, self.set_draining(one)),
+            Change::CreateBucket(one) => settle!(CreateBucket, self.create_bucket(one)),
+            Change::DeleteBucket(one) => settle!(DeleteBucket, self.delete_bucket(one)),
             Change::ForgetOld(_) => settle!(ForgetOld, self.forget_old()),
         })
     }

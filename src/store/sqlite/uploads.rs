@@ -56,6 +56,7 @@ impl Transaction<'_> {
         if self.upload(&create.upload)?.is_some() {
             return Err(Refusal::Conflict.into());
         }
+        self.must_be_there(&create.bucket, create.in_stored)?;
         if create.uploads_max > 0 {
             let active: u32 = self
                 .conn

@@ -49,6 +49,7 @@ impl Transaction<'_> {
             kept = Some((failed.version, failed.superseded));
         }
         self.must_live(begin.incarnation)?;
+        self.must_be_there(&begin.bucket, begin.in_stored)?;
         let bytes = signed(begin.size)?;
         self.test(key, &begin.condition)?;
         let candidate = self.choose(&begin.candidates, bytes, true)?;
