@@ -23,6 +23,9 @@ pub trait Probes {
         checksum: Option<(&str, &str)>,
     ) -> impl Future<Output = Result<Stored, Failure>>;
 
+    /// A CopyObject of one name to another. Cancel: NOT safe.
+    fn copy(&self, from: &str, to: &str) -> impl Future<Output = Result<Stored, Failure>>;
+
     /// A plain DELETE, without a version id. Cancel: NOT safe.
     fn delete(&self, name: &str) -> impl Future<Output = Result<(), Failure>>;
 
@@ -33,13 +36,15 @@ pub trait Probes {
     fn purge(&self, name: &str) -> impl Future<Output = Result<(), Failure>>;
 }
 
-/// Measures a backend. `nonce` makes the probes' name and bytes new. Cancel: NOT safe, the probe object may stay.
-pub async fn measure(probes: &impl Probes, nonce: Nonce) -> Result<BackendFacts, Failure> {
-    let probe = Probe::new(nonce);
+/// Measures a backend. `nonce` makes the probes' name and bytes new; `checksums`: whether checksum fields may be sent there.
+/// Cancel: NOT safe, the probe object may stay.
+pub async fn measure(probes: &impl Probes, nonce: Nonce, checksums: bool) -> Result<BackendFacts, Failure> {
+    let probe = Probe::new(nonce, checksums);
     let measured = probe.run(probes).await;
     let purged = probes.purge(&probe.name).await;
+    let purged_copy = probes.purge(&probe.copy_name()).await;
     let facts = measured?;
-    purged.map(|()| facts)
+    purged.and(purged_copy).map(|()| facts)
 }
 
 /// What became of a PUT that is meant to be refused, or not.
@@ -54,13 +59,14 @@ enum Tried {
 struct Probe {
     name: String,
     body: Vec<u8>,
+    checksums: bool,
 }
 
 impl Probe {
-    fn new(nonce: Nonce) -> Self {
+    fn new(nonce: Nonce, checksums: bool) -> Self {
         let name = format!(".s3o/probe-{}", nonce.as_str());
         let body = format!("a probe of this backend: {}\n", nonce.as_str()).into_bytes();
-        Self { name, body }
+        Self { name, body, checksums }
     }
 
     async fn run(&self, probes: &impl Probes) -> Result<BackendFacts, Failure> {
@@ -76,6 +82,7 @@ impl Probe {
         let verifies_crc32 = self.verifies(probes, "x-amz-checksum-crc32", &crc32).await?;
         let verifies_crc32c = self.verifies(probes, "x-amz-checksum-crc32c", &crc32c).await?;
         let verifies_crc64nvme = self.verifies(probes, "x-amz-checksum-crc64nvme", &crc64nvme).await?;
+        let copies = self.copies(probes, etag_is_md5).await?;
         let delete_removes = self.delete_removes(probes).await?;
         Ok(BackendFacts {
             measured: true,
@@ -84,12 +91,38 @@ impl Probe {
             verifies_crc32c,
             verifies_crc64nvme,
             etag_is_md5,
+            copies,
             delete_removes,
         })
     }
 
+    fn copy_name(&self) -> String {
+        format!("{}-copy", self.name)
+    }
+
+    /// Whether a copy has the bytes of what it was made of: as its entity tag says, where that says something.
+    async fn copies(&self, probes: &impl Probes, etag_is_md5: bool) -> Result<bool, Failure> {
+        let to = self.copy_name();
+        match probes.copy(&self.name, &to).await {
+            Ok(stored) => {
+                let is_told = stored.etag.eq_ignore_ascii_case(&HEXLOWER.encode(&Md5::digest(&self.body)));
+                let copies = if etag_is_md5 { is_told } else { probes.is_there(&to, "").await? };
+                probes.delete(&to).await?;
+                Ok(copies)
+            }
+            Err(failure) => {
+                probes.is_there(&self.name, "").await?;
+                tracing::info!(probe = self.name, %failure, "a backend does not copy within itself");
+                Ok(false)
+            }
+        }
+    }
+
     /// A backend that refuses the field itself would look as if it verified, so the right value must pass first.
     async fn verifies(&self, probes: &impl Probes, field: &str, right: &[u8]) -> Result<bool, Failure> {
+        if !self.checksums {
+            return Ok(false);
+        }
         let mut wrong = right.to_owned();
         wrong[0] ^= 1;
         let (right, wrong) = (BASE64.encode(right), BASE64.encode(&wrong));
@@ -162,6 +195,7 @@ mod tests {
         odd_etags: bool,
         keeps_versions: bool,
         ignores_deletes: bool,
+        refuses_copies: bool,
         is_down: bool,
     }
 
@@ -225,6 +259,17 @@ mod tests {
             ready(self.take(name, body, sha256, checksum))
         }
 
+        fn copy(&self, from: &str, to: &str) -> impl Future<Output = Result<Stored, Failure>> {
+            let versions = self.versions.borrow();
+            let body = versions.iter().rfind(|((name, _), _)| name == from).map(|(_, body)| body.clone());
+            drop(versions);
+            let body = body.filter(|_| !self.model.refuses_copies).ok_or_else(|| failure(Kind::Refused));
+            ready(body.and_then(|body| {
+                let sha256 = digest::digest(&digest::SHA256, &body);
+                self.take(to, &body, sha256.as_ref().try_into().expect("32 bytes"), None)
+            }))
+        }
+
         fn delete(&self, name: &str) -> impl Future<Output = Result<(), Failure>> {
             if !self.model.keeps_versions && !self.model.ignores_deletes {
                 self.versions.borrow_mut().retain(|(other, _), _| other != name);
@@ -254,8 +299,14 @@ mod tests {
     }
 
     fn check(what: &str, model: Model, want: Option<BackendFacts>) {
+        check_with(what, model, true, want);
+    }
+
+    fn check_with(what: &str, model: Model, checksums: bool, want: Option<BackendFacts>) {
         let backend = Backend { model, versions: RefCell::default() };
-        let facts = match pin!(measure(&backend, Nonce::from_roll(7))).poll(&mut Context::from_waker(Waker::noop())) {
+        let facts = match pin!(measure(&backend, Nonce::from_roll(7), checksums))
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
             Poll::Ready(facts) => facts,
             Poll::Pending => panic!("a model answers at once"),
         };
@@ -272,12 +323,14 @@ mod tests {
             verifies_crc32c: true,
             verifies_crc64nvme: true,
             etag_is_md5: true,
+            copies: true,
             delete_removes: true,
         };
         const NO_CHECKSUMS: BackendFacts =
             BackendFacts { verifies_crc32: false, verifies_crc32c: false, verifies_crc64nvme: false, ..GOOD };
         let model = Model::default();
         check("sound", model.clone(), Some(GOOD));
+        check_with("is sent no checksums", model.clone(), false, Some(NO_CHECKSUMS));
         let facts = BackendFacts { verifies_sha256: false, ..GOOD };
         check("takes a wrong SHA-256", Model { ignores_sha256: true, ..model.clone() }, Some(facts));
         check("takes wrong checksums", Model { ignores_checksums: true, ..model.clone() }, Some(NO_CHECKSUMS));
@@ -285,6 +338,8 @@ mod tests {
             let refuses_fields = Some(kind);
             check("refuses the fields", Model { refuses_fields, ..model.clone() }, Some(NO_CHECKSUMS));
         }
+        let facts = BackendFacts { copies: false, ..GOOD };
+        check("refuses copies", Model { refuses_copies: true, ..model.clone() }, Some(facts));
         let facts = BackendFacts { etag_is_md5: false, ..GOOD };
         check("odd entity tags", Model { odd_etags: true, ..model.clone() }, Some(facts));
         let facts = BackendFacts { delete_removes: false, ..GOOD };

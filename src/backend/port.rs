@@ -21,6 +21,8 @@ pub struct Span {
 pub enum UpstreamPayload {
     /// The body's SHA-256 is known: declared by the client, or of a body that is in hand.
     Sha256([u8; 32]),
+    /// Nobody knows it yet: the body goes in chunks, each signed as it passes. Only for bodies that are moved into a sink.
+    Chunked,
     Unsigned,
 }
 
@@ -121,6 +123,16 @@ pub trait Backends {
     /// Moves a whole body between backends, through `check` as far as that must look at it; `check.end` is called before
     /// the last bytes go. Cancel: NOT safe.
     fn copy(&self, source: Self::Source, sink: &mut Self::Sink, check: &mut BodyCheck) -> impl Future<Output = Moved>;
+
+    /// Makes a blob or a part out of `span` of another blob, of `size` bytes, on the same backend, which copies within itself
+    /// (`BackendFacts::copies`): the bytes never leave it. `put.size` is the span's length. Cancel: NOT safe.
+    fn copy_within(
+        &self,
+        from: &BlobAt,
+        size: u64,
+        span: Span,
+        put: Put<'_>,
+    ) -> impl Future<Output = Result<Stored, Failure>>;
 
     /// Deletes by exact name; a directory's temporary and part files of that name go too. Ok = it is gone (204, or
     /// NoSuchKey from a backend whose marker was seen). Cancel: NOT safe.

@@ -17,6 +17,7 @@ const VERIFIES_SHA256: u16 = 1 << 2;
 const ETAG_IS_MD5: u16 = 1 << 3;
 const DELETE_REMOVES: u16 = 1 << 4;
 const MEASURED: u16 = 1 << 8;
+const COPIES: u16 = 1 << 9;
 const VERIFIES_CRC32: u16 = 1 << 5;
 const VERIFIES_CRC32C: u16 = 1 << 6;
 const VERIFIES_CRC64NVME: u16 = 1 << 7;
@@ -101,6 +102,11 @@ impl Standing {
         self.has(backend, ETAG_IS_MD5)
     }
 
+    /// It copies within itself.
+    pub fn copies(&self, backend: usize) -> bool {
+        self.has(backend, COPIES)
+    }
+
     /// A DELETE leaves nothing behind.
     pub fn delete_removes(&self, backend: usize) -> bool {
         self.has(backend, DELETE_REMOVES)
@@ -126,6 +132,7 @@ impl Standing {
         self.set(backend, VERIFIES_CRC32C, facts.verifies_crc32c);
         self.set(backend, VERIFIES_CRC64NVME, facts.verifies_crc64nvme);
         self.set(backend, ETAG_IS_MD5, facts.etag_is_md5);
+        self.set(backend, COPIES, facts.copies);
         self.set(backend, DELETE_REMOVES, facts.delete_removes);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::check::{TIMEOUT, WAIT};
 use super::check_auth::access_key;
-use super::checked::{Backend, BackendHttp, Endpoint, Place, S3Place};
+use super::checked::{Backend, BackendHttp, Endpoint, PayloadSigning, Place, S3Place};
 use super::reader::{Reader, Section};
 use super::values;
 use crate::base::limits::OBJECT_BYTES_MAX;
@@ -79,6 +79,8 @@ fn s3_place(reader: &mut Reader, at: &Section<'_>, is_directory: bool) -> Option
     let secret_access_key = reader.secret(at, "secret_access_key");
     let force_path_style = reader.flag(at, "force_path_style")?;
     let unsigned_payload = reader.flag(at, "unsigned_payload");
+    let disable_checksum = reader.flag(at, "disable_checksum")?;
+    let strip_sdk_headers = reader.flag(at, "strip_sdk_headers")?;
     let ca_file = reader.path(at, "ca_file");
     let http = backend_http(reader, &at.section("http"))?;
     if !is_directory && !at.has("directory") {
@@ -92,13 +94,23 @@ fn s3_place(reader: &mut Reader, at: &Section<'_>, is_directory: bool) -> Option
             }
         }
     }
+    if !strip_sdk_headers {
+        let message = "has no effect: there are no headers of an SDK to leave in";
+        reader.warn(at.line_of("strip_sdk_headers"), at.key("strip_sdk_headers"), message);
+    }
     let (endpoint, bucket) = (endpoint?, bucket?);
     if ca_file.is_some() && !endpoint.tls {
         reader.warn(at.line_of("ca_file"), at.key("ca_file"), "has no effect on an http:// endpoint");
     }
     Some(S3Place {
         force_path_style: force_path_style || !can_be_virtual_host(&endpoint, &bucket),
-        unsigned_payload: unsigned_payload.unwrap_or(endpoint.tls),
+        signing: match unsigned_payload {
+            Some(true) => PayloadSigning::Never,
+            Some(false) => PayloadSigning::Always,
+            None if endpoint.tls => PayloadSigning::Never,
+            None => PayloadSigning::WhereKnown,
+        },
+        disable_checksum,
         region: if region.is_empty() { "us-east-1".to_owned() } else { region },
         access_key_id: access_key_id?,
         secret_access_key: secret_access_key?,
@@ -145,6 +157,8 @@ fn refuse_s3_keys(reader: &mut Reader, at: &Section<'_>) {
         "secret_access_key",
         "force_path_style",
         "unsigned_payload",
+        "disable_checksum",
+        "strip_sdk_headers",
         "ca_file",
         "http",
     ];

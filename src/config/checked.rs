@@ -169,6 +169,17 @@ impl Backend {
     }
 }
 
+/// What a request's signature says of its body (`backends[].unsigned_payload`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PayloadSigning {
+    /// `true`, and over TLS by default: nothing.
+    Never,
+    /// By default without TLS: its hash, where that is known before it is sent.
+    WhereKnown,
+    /// `false`: always. A body that streams goes in chunks, each signed.
+    Always,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct S3Place {
     pub endpoint: Endpoint,
@@ -179,8 +190,9 @@ pub struct S3Place {
     pub secret_access_key: Secret,
     /// `host/bucket/key` rather than `bucket.host/key`.
     pub force_path_style: bool,
-    /// Sign `UNSIGNED-PAYLOAD` instead of a hash of the body.
-    pub unsigned_payload: bool,
+    pub signing: PayloadSigning,
+    /// Send no `x-amz-checksum-…` there, also where the client declared one.
+    pub disable_checksum: bool,
     /// PEM roots to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
     pub http: BackendHttp,

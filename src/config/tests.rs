@@ -1,6 +1,6 @@
 //! Whole files: what is accepted, what is meant by it, and what is said about the rest.
 
-use super::checked::{DatabaseDriver, Place};
+use super::checked::{DatabaseDriver, PayloadSigning, Place};
 use super::schema::{Absent, KEYS, State};
 use super::{Checked, Problems, Registry, View, check, expand, from_text, raw, reader};
 use crate::base::{BackendName, limits};
@@ -145,10 +145,15 @@ fn an_s3_endpoint() {
         }
     };
     let plain = place("");
-    assert_eq!((plain.region.as_str(), plain.force_path_style, plain.unsigned_payload), ("us-east-1", false, true));
+    assert_eq!(
+        (plain.region.as_str(), plain.force_path_style, plain.signing),
+        ("us-east-1", false, PayloadSigning::Never)
+    );
+    assert!(!plain.disable_checksum);
     assert_eq!(plain.http.connect_timeout, Duration::from_secs(5));
     assert!(place("    force_path_style: true").force_path_style);
-    assert!(!place("    unsigned_payload: false").unsigned_payload);
+    assert_eq!(place("    unsigned_payload: false").signing, PayloadSigning::Always);
+    assert!(place("    disable_checksum: true").disable_checksum);
     assert_eq!(place("    http: {max_conns_per_host: 7}").http.max_idle_conns_per_host, 7);
     for (from, to) in [("https://s3.example.com", "http://10.0.0.1"), ("bucket: store", "bucket: my.store")] {
         let text = SMALL.replacen(

@@ -105,6 +105,7 @@ async fn check_backend(
         backend = backend.as_str(),
         verifies_sha256 = facts.verifies_sha256,
         etag_is_md5 = facts.etag_is_md5,
+        copies = facts.copies,
         delete_removes = facts.delete_removes,
         "backend measured"
     );

@@ -44,10 +44,10 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         CompleteStarted::AlreadyDone { etag, record, .. } => (etag, record),
         CompleteStarted::Go { upload, parts, .. } => {
             exchange.note_backend(placing::index_of(ports, &upload.blob.backend));
-            complete(ports, start, &upload, &parts, &manifest, &expected).await?
+            exchange.patiently(complete(ports, start, &upload, &parts, &manifest, &expected)).await?
         }
     };
-    answer(request, exchange, scratch, &etag, &record).await
+    answer(ports, request, exchange, scratch, &etag, &record).await
 }
 
 /// The parts as the client lists them. The request's checksum headers are the object's, not this body's.
@@ -74,7 +74,7 @@ async fn complete<P: Ports>(
     manifest: &[CompletedPart],
     expected: &Expected,
 ) -> Result<(String, ObjectRecord), Trouble> {
-    let object = match Assembled::of(upload, parts, manifest, expected, ports.view().server.max_object_size_bytes) {
+    let object = match Assembled::of(upload, parts, manifest, expected) {
         Ok(object) => object,
         Err(error) => {
             reopen(ports, upload).await;
@@ -158,7 +158,15 @@ impl Expected {
                 return Err(S3Error::new(ErrorCode::InvalidRequest, message));
             }
         }
-        let full_object = head.header_text("x-amz-checksum-type")?.map(|kind| kind.eq_ignore_ascii_case("FULL_OBJECT"));
+        let full_object = match head.header_text("x-amz-checksum-type")? {
+            None => None,
+            Some(kind) if kind.eq_ignore_ascii_case("FULL_OBJECT") => Some(true),
+            Some(kind) if kind.eq_ignore_ascii_case("COMPOSITE") => Some(false),
+            Some(_) => {
+                let message = "Value for x-amz-checksum-type header is invalid.";
+                return Err(S3Error::new(ErrorCode::InvalidRequest, message));
+            }
+        };
         let size = head.header_text("x-amz-mp-object-size")?.map(|text| {
             let message = "Value for x-amz-mp-object-size header is invalid.";
             text.parse().map_err(|_| S3Error::new(ErrorCode::InvalidRequest, message))
@@ -181,13 +189,9 @@ impl Assembled {
         parts: &[PartRecord],
         manifest: &[CompletedPart],
         expected: &Expected,
-        size_max: u64,
     ) -> Result<Self, S3Error> {
-        check_part_checksums(parts, manifest)?;
+        check_part_checksums(upload, parts, manifest)?;
         let size = parts.iter().map(|part| part.size).fold(0, u64::saturating_add);
-        if size > size_max {
-            return Err(ErrorCode::EntityTooLarge.into());
-        }
         if expected.size.is_some_and(|wanted| wanted != size) {
             let message = "The provided 'x-amz-mp-object-size' header does not match what was computed.";
             return Err(S3Error::new(ErrorCode::InvalidRequest, message));
@@ -197,23 +201,40 @@ impl Assembled {
         let etag = digests.and_then(ETag::of_parts).ok_or(ErrorCode::InternalError)?;
         let mut record = upload.record.clone();
         record.parts = etag.parts();
-        record.checksums = object_checksum(upload, parts).into_iter().collect();
-        expected.check(upload, &record.checksums)?;
+        let declared = upload.checksum_algorithm.as_deref().and_then(Algorithm::parse);
+        let checksum = match declared {
+            Some(algorithm) => combined(algorithm, upload.checksum_full_object, parts),
+            // Nothing was declared: if the request has a checksum all the same, the parts' own may tell whether it is right.
+            None => expected.checksum.as_ref().and_then(|(algorithm, _)| combined(*algorithm, true, parts)),
+        };
+        expected.check(upload, checksum.as_ref())?;
+        record.checksums = checksum.into_iter().collect();
         Ok(Self { size, etag: etag.to_string(), record })
     }
 }
 
 impl Expected {
-    fn check(&self, upload: &Upload, computed: &[StoredChecksum]) -> Result<(), S3Error> {
-        if self
-            .full_object
-            .is_some_and(|full| upload.checksum_algorithm.is_some() && full != upload.checksum_full_object)
+    /// What is said of the object must be what its parts tell. What they do not tell cannot be verified, and is refused.
+    fn check(&self, upload: &Upload, computed: Option<&StoredChecksum>) -> Result<(), S3Error> {
+        let refused = |message: String| Err(S3Error::new(ErrorCode::InvalidRequest, message));
+        let declared = upload.checksum_algorithm.as_deref();
+        if let (Some(full), Some(_)) = (self.full_object, declared)
+            && full != upload.checksum_full_object
         {
-            let message = "The upload was created using another checksum type than that of this request.";
-            return Err(S3Error::new(ErrorCode::InvalidRequest, message));
+            let mode = if upload.checksum_full_object { "FULL_OBJECT" } else { "COMPOSITE" };
+            return refused(format!(
+                "The upload was created using the {mode} checksum mode. The complete request must use the same checksum \
+                 mode."
+            ));
         }
         let Some((algorithm, value)) = &self.checksum else { return Ok(()) };
-        let Some(known) = computed.iter().find(|one| one.algorithm == algorithm.name()) else { return Ok(()) };
+        let Some(known) = computed.filter(|one| one.algorithm == algorithm.name()) else {
+            let expected = declared.unwrap_or("null").to_ascii_lowercase();
+            let actual = algorithm.name().to_ascii_lowercase();
+            return refused(format!(
+                "Checksum Type mismatch occurred, expected checksum Type: {expected}, actual checksum Type: {actual}"
+            ));
+        };
         // A composite one may be written with or without its number of parts.
         let agrees = known.value == *value || known.value.split_once('-').is_some_and(|(digest, _)| digest == value);
         if agrees {
@@ -224,8 +245,10 @@ impl Expected {
     }
 }
 
-/// Checksums beside the parts of the manifest must be those that the parts were stored with.
-fn check_part_checksums(parts: &[PartRecord], manifest: &[CompletedPart]) -> Result<(), S3Error> {
+/// Checksums beside the parts of the manifest must be those that the parts were stored with; where the object's checksum is
+/// one of them, they must be there.
+fn check_part_checksums(upload: &Upload, parts: &[PartRecord], manifest: &[CompletedPart]) -> Result<(), S3Error> {
+    let needed = upload.checksum_algorithm.as_deref().filter(|_| !upload.checksum_full_object);
     for (listed, stored) in manifest.iter().zip(parts) {
         let differs = |sent: &Checksum| {
             let known = stored.checksums.iter().find(|one| one.algorithm == sent.algorithm().name());
@@ -234,13 +257,22 @@ fn check_part_checksums(parts: &[PartRecord], manifest: &[CompletedPart]) -> Res
         if listed.checksums.iter().any(differs) {
             return Err(ErrorCode::InvalidPart.into());
         }
+        if let Some(name) = needed
+            && !listed.checksums.iter().any(|sent| sent.algorithm().name() == name)
+        {
+            let (name, number) = (name.to_ascii_lowercase(), stored.number);
+            let message = format!(
+                "The upload was created using a {name} checksum. The complete request must include the checksum for each \
+                 part. It was missing for part {number} in the request."
+            );
+            return Err(S3Error::new(ErrorCode::InvalidRequest, message));
+        }
     }
     Ok(())
 }
 
-/// The object's checksum out of its parts'; None unless the upload declared one and every part has it.
-fn object_checksum(upload: &Upload, parts: &[PartRecord]) -> Option<StoredChecksum> {
-    let algorithm = Algorithm::parse(upload.checksum_algorithm.as_deref()?)?;
+/// The object's checksum out of its parts'; None unless every part has one of this algorithm, and where it cannot be combined.
+fn combined(algorithm: Algorithm, full_object: bool, parts: &[PartRecord]) -> Option<StoredChecksum> {
     let values: Option<Vec<(Checksum, u64)>> = parts
         .iter()
         .map(|part| {
@@ -248,7 +280,7 @@ fn object_checksum(upload: &Upload, parts: &[PartRecord]) -> Option<StoredChecks
             Some((Checksum::parse(algorithm, stored.value.as_bytes())?, part.size))
         })
         .collect();
-    if upload.checksum_full_object {
+    if full_object {
         return checksum::full_object(values?).as_ref().map(stored_checksum);
     }
     let (digest, count) = checksum::composite(values?.into_iter().map(|(value, _)| value))?;
@@ -257,6 +289,7 @@ fn object_checksum(upload: &Upload, parts: &[PartRecord]) -> Option<StoredChecks
 }
 
 async fn answer<P: Ports, X: Exchange<P>>(
+    ports: &P,
     request: &Request<'_>,
     exchange: &mut X,
     scratch: &mut Scratch,
@@ -264,7 +297,8 @@ async fn answer<P: Ports, X: Exchange<P>>(
     record: &ObjectRecord,
 ) -> Result<(), Trouble> {
     let host = request.head.header("host").and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
-    let location = format!("http://{host}{}", request.target.raw_path);
+    let scheme = if ports.view().server.tls.is_some() { "https" } else { "http" };
+    let location = format!("{scheme}://{host}{}", request.target.raw_path);
     let checksum = record.checksums.first();
     let completed = Completed {
         location: &location,
@@ -326,12 +360,23 @@ mod tests {
         Expected::of(&head).expect("well-formed fields")
     }
 
+    fn listed(parts: &[PartRecord]) -> Vec<CompletedPart> {
+        let one = |part: &PartRecord| CompletedPart {
+            number: crate::base::PartNumber::new(part.number).expect("a number"),
+            etag: part.etag.clone(),
+            checksums: (part.checksums.iter())
+                .filter_map(|sum| Checksum::parse(Algorithm::parse(&sum.algorithm)?, sum.value.as_bytes()))
+                .collect(),
+        };
+        parts.iter().map(one).collect()
+    }
+
     #[test]
     fn an_object_out_of_its_parts() {
         let whole = Digester::of(Algorithm::Crc32, b"hello world").to_base64();
         let parts = [part(1, b"hello ", Algorithm::Crc32), part(2, b"world", Algorithm::Crc32)];
         let assemble = |upload: &Upload, fields: &str| {
-            Assembled::of(upload, &parts, &[], &expected(fields), 100).map_err(|error| error.code)
+            Assembled::of(upload, &parts, &listed(&parts), &expected(fields)).map_err(|error| error.code)
         };
         let full = assemble(&upload(Some(Algorithm::Crc32), true), "").expect("it fits");
         assert_eq!((full.size, full.record.parts, &full.record.checksums[0].value), (11, 2, &whole));
@@ -350,26 +395,48 @@ mod tests {
         }
         for (fields, want) in [
             ("x-amz-checksum-crc32: AAAAAA==\r\n", ErrorCode::BadDigest),
+            ("x-amz-checksum-crc32c: AAAAAA==\r\n", ErrorCode::InvalidRequest),
             ("x-amz-mp-object-size: 12\r\n", ErrorCode::InvalidRequest),
             ("x-amz-checksum-type: COMPOSITE\r\n", ErrorCode::InvalidRequest),
         ] {
             assert_eq!(assemble(&upload(Some(Algorithm::Crc32), true), fields).map(|_| ()), Err(want), "{fields}");
         }
-        let too_big = Assembled::of(&upload(None, false), &parts, &[], &expected(""), 10).map(|_| ());
-        assert_eq!(too_big.map_err(|error| error.code), Err(ErrorCode::EntityTooLarge));
+    }
+
+    #[test]
+    fn a_checksum_that_was_not_declared_is_verified_or_refused() {
+        let parts = [part(1, b"hello ", Algorithm::Crc32), part(2, b"world", Algorithm::Crc32)];
+        let assemble = |fields: &str| {
+            let made = Assembled::of(&upload(None, false), &parts, &listed(&parts), &expected(fields));
+            made.map(|object| object.record.checksums).map_err(|error| error.code)
+        };
+        let whole = stored_checksum(&Digester::of(Algorithm::Crc32, b"hello world"));
+        assert_eq!(assemble(&format!("x-amz-checksum-crc32: {}\r\n", whole.value)), Ok(vec![whole]));
+        assert_eq!(assemble("x-amz-checksum-crc32: AAAAAA==\r\n"), Err(ErrorCode::BadDigest));
+        assert_eq!(assemble("x-amz-checksum-crc32c: AAAAAA==\r\n"), Err(ErrorCode::InvalidRequest));
+        let sha256 = format!("x-amz-checksum-sha256: {}\r\n", Digester::of(Algorithm::Sha256, b"").to_base64());
+        assert_eq!(assemble(&sha256), Err(ErrorCode::InvalidRequest), "no combination of parts tells it");
     }
 
     #[test]
     fn a_manifest_that_names_another_checksum_is_refused() {
         let parts = [part(1, b"hello", Algorithm::Crc32)];
-        let listed = |checksum| CompletedPart {
-            number: crate::base::PartNumber::new(1).expect("a number"),
-            etag: parts[0].etag.clone(),
-            checksums: vec![checksum],
+        let composite = upload(Some(Algorithm::Crc32), false);
+        let check = |upload: &Upload, manifest: &[CompletedPart]| {
+            check_part_checksums(upload, &parts, manifest).map_err(|error| error.code)
         };
-        let right = listed(Digester::of(Algorithm::Crc32, b"hello"));
-        let wrong = listed(Digester::of(Algorithm::Crc32, b"hallo"));
-        assert!(check_part_checksums(&parts, &[right]).is_ok());
-        assert!(check_part_checksums(&parts, &[wrong]).is_err());
+        let right = listed(&parts);
+        let wrong =
+            vec![CompletedPart { checksums: vec![Digester::of(Algorithm::Crc32, b"hallo")], ..right[0].clone() }];
+        let bare = vec![CompletedPart { checksums: Vec::new(), ..right[0].clone() }];
+        assert_eq!(check(&composite, &right), Ok(()));
+        assert_eq!(check(&composite, &wrong), Err(ErrorCode::InvalidPart));
+        assert_eq!(check(&composite, &bare), Err(ErrorCode::InvalidRequest));
+        assert_eq!(
+            check(&upload(Some(Algorithm::Crc32), true), &bare),
+            Ok(()),
+            "the object's own is combined without them"
+        );
+        assert_eq!(check(&upload(None, false), &bare), Ok(()));
     }
 }

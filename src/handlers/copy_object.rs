@@ -1,9 +1,10 @@
-//! CopyObject: a new version of the target whose bytes come from the source, streamed from backend to backend.
+//! CopyObject: a new version of the target whose bytes come from the source: copied by the backend itself where both are on
+//! one that can, streamed from backend to backend otherwise.
 //!
 //! The target is reserved and committed as in a PutObject. A source that breaks off is read again from another copy, a target
 //! that fails is replaced by another backend: no client has to send anything twice.
 
-use super::copy_source::{CopySource, LOOKS_MAX, NotCopied, is_stale};
+use super::copy_source::{CopySource, NotCopied, check_size, from_copies, within};
 use super::object_headers::{condition_of, record_of, stored_checksum};
 use super::placing;
 use super::ports::{Exchange, Ports, Worker};
@@ -12,16 +13,16 @@ use super::request::Request;
 use super::reservation::{Reservation, Write};
 use super::scratch::Scratch;
 use super::trouble::Trouble;
-use crate::backend::port::{MoveEnd, Put, PutTarget, Span, Stored};
+use crate::backend::port::{MoveEnd, Put, PutTarget, Span, Stored, UpstreamPayload};
 use crate::base::failure::Kind;
-use crate::base::{Blame, Failure, ObjectKey, Retry, Timestamp};
+use crate::base::{Blame, Clock, Failure, ObjectKey, Retry, Timestamp};
 use crate::proto::body_check::BodyCheck;
 use crate::proto::checksum::{Algorithm, Algorithms, Declared};
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::etag::ETag;
 use crate::proto::http1::RequestHead;
 use crate::proto::xml;
-use crate::store::port::{CommitWrite, Committed, Metadata, Written};
+use crate::store::port::{Candidate, CommitWrite, Committed, Metadata, Written};
 use crate::store::record::{BlobAt, Located, ObjectRecord};
 
 pub async fn handle<P: Ports, X: Exchange<P>>(
@@ -33,19 +34,13 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     let source = CopySource::of(request.head)?;
     let directives = Directives::of(request.head)?;
     source.admit(ports, request)?;
-    let mut looks = 0;
-    let (etag, record, modified) = loop {
-        looks += 1;
-        source.look_up(ports, request, &mut scratch.located).await?;
-        directives.check_self_copy(&source, request)?;
-        let plan = Plan::of(&scratch.located, &directives, ports.view().server.max_object_size_bytes)?;
-        match copy(ports, request, exchange, &scratch.located, plan).await {
-            Ok(done) => break done,
-            Err(NotCopied::Source(failure)) if is_stale(&failure) && looks < LOOKS_MAX => {}
-            Err(NotCopied::Source(failure)) => return Err(failure.into()),
-            Err(NotCopied::Ended(trouble)) => return Err(trouble),
-        }
-    };
+    let work = source.copy(ports, request, &mut scratch.located, async |located| {
+        directives.check_self_copy(&source, request).map_err(Trouble::from)?;
+        check_size(located.size).map_err(Trouble::from)?;
+        copy(ports, request, located, Plan::of(located, &directives)).await
+    });
+    let Copied { etag, record, modified, backend } = exchange.patiently(work).await?;
+    exchange.note_backend(backend);
     let checksum = record.checksums.first().map(|one| (one.algorithm.as_str(), one.value.as_str(), one.composite));
     scratch.body.clear();
     xml::write_copy_result(&mut scratch.body, "CopyObjectResult", modified, &etag, checksum);
@@ -112,13 +107,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(located: &Located, directives: &Directives, size_max: u64) -> Result<Self, S3Error> {
-        if located.size > size_max {
-            let message = format!(
-                "The specified copy source is larger than the maximum allowable size for a copy source: {size_max}"
-            );
-            return Err(S3Error::new(ErrorCode::InvalidRequest, message));
-        }
+    fn of(located: &Located, directives: &Directives) -> Self {
         let of_source = located.record.checksums.first();
         let wanted = directives.algorithm.or_else(|| of_source.and_then(|one| Algorithm::parse(&one.algorithm)));
         // Of a source in parts: the copy is one piece, and so is its checksum.
@@ -134,44 +123,45 @@ impl Plan {
             parts: 0,
         };
         let md5 = ETag::parse(&located.etag).and_then(|etag| etag.md5());
-        Ok(Self { record, md5, algorithm: wanted.filter(|_| !kept) })
+        Self { record, md5, algorithm: wanted.filter(|_| !kept) }
     }
 
     fn wanted(&self) -> Algorithms {
         let md5 = if self.md5.is_none() { md5() } else { Algorithms::NONE };
         md5.and(self.algorithm)
     }
+
+    /// Whether nobody here has to see the bytes: the ETag is known or the backend tells it, and so is the checksum.
+    fn is_blind<P: Ports>(&self, ports: &P, backend: usize) -> bool {
+        self.algorithm.is_none() && (self.md5.is_some() || placing::help_of(ports, backend).tells_md5)
+    }
 }
 
-/// From the first copy of the source that gives the whole of it.
-async fn copy<P: Ports, X: Exchange<P>>(
-    ports: &P,
-    request: &Request<'_>,
-    exchange: &mut X,
-    located: &Located,
-    plan: Plan,
-) -> Result<(String, ObjectRecord, Timestamp), NotCopied> {
+/// A copy that has been committed.
+struct Copied {
+    etag: String,
+    record: ObjectRecord,
+    modified: Timestamp,
+    backend: usize,
+}
+
+async fn copy<P: Ports>(ports: &P, request: &Request<'_>, located: &Located, plan: Plan) -> Result<Copied, NotCopied> {
     let refused = |code: ErrorCode| Trouble::from(code);
     let bucket = request.home().map_err(Trouble::from)?.name.clone();
     let key = ObjectKey::parse(request.key()).ok_or_else(|| refused(ErrorCode::KeyTooLongError))?;
     let condition = condition_of(request.head).map_err(Trouble::from)?;
-    let candidates = placing::candidates(ports, bucket.as_str(), key.as_str(), located.size);
+    let mut candidates = placing::candidates(ports, bucket.as_str(), key.as_str(), located.size);
+    // Where the source is, its bytes need not travel.
+    candidates.sort_by_key(|candidate| {
+        let backend = placing::index_of(ports, &candidate.backend);
+        let is_good = ports.health().is_good(backend, ports.clock().tick());
+        !(is_good && plan.is_blind(ports, backend) && within(ports, backend, located).is_some())
+    });
     let mut write = Write { bucket, key, size: located.size, condition, candidates };
-    let mut last = Failure::backend("no copy of the source is on a backend that is configured");
-    for position in placing::read_order(ports, &located.blobs).iter() {
-        match copy_from(ports, &mut write, located, &located.blobs[position], &plan).await {
-            Ok(written) => {
-                exchange.note_backend(written.reservation.backend);
-                return Ok(commit(ports, write, written, plan).await?);
-            }
-            Err(NotCopied::Source(failure)) => {
-                tracing::debug!(%failure, "a copy's source was not read");
-                last = failure;
-            }
-            Err(ended) => return Err(ended),
-        }
-    }
-    Err(NotCopied::Source(last))
+    let written =
+        from_copies(ports, &located.blobs, async |from| copy_from(ports, &mut write, located, from, &plan).await);
+    let written = written.await?;
+    Ok(commit(ports, write, written, plan).await?)
 }
 
 /// A target that has the whole body.
@@ -191,9 +181,16 @@ async fn copy_from<'p, P: Ports>(
 ) -> Result<WrittenTarget<'p, P>, NotCopied> {
     let whole = Span { from: 0, len: located.size };
     let mut instead_of = None;
+    let mut reserved = match copy_within(ports, write, located, plan).await? {
+        Within::Done(written) => return Ok(written),
+        Within::Elsewhere(reservation) => reservation,
+    };
     loop {
         let source = ports.open(from, located.size, whole).await.map_err(NotCopied::Source)?;
-        let mut reservation = write.begin(ports, instead_of.take()).await?;
+        let mut reservation = match reserved.take() {
+            Some(reservation) => reservation,
+            None => write.begin(ports, instead_of.take()).await?,
+        };
         let backend = reservation.backend;
         let mut check = BodyCheck::new(Declared::default(), plan.wanted(), placing::help_of(ports, backend));
         let put = Put {
@@ -246,13 +243,66 @@ async fn copy_from<'p, P: Ports>(
     }
 }
 
-/// Makes the version live. Its ETag, record and time.
+/// What came of letting the backend copy.
+enum Within<'p, P: Ports> {
+    Done(WrittenTarget<'p, P>),
+    /// The bytes have to be streamed; to this place, if one is reserved already.
+    Elsewhere(Option<Reservation<'p, P>>),
+}
+
+/// Has the backend copy, if the first one with room holds the source and can.
+async fn copy_within<'p, P: Ports>(
+    ports: &'p P,
+    write: &mut Write,
+    located: &Located,
+    plan: &Plan,
+) -> Result<Within<'p, P>, Trouble> {
+    let can = |candidate: &Candidate| {
+        let backend = placing::index_of(ports, &candidate.backend);
+        plan.is_blind(ports, backend) && within(ports, backend, located).is_some()
+    };
+    if !write.candidates.first().is_some_and(can) {
+        return Ok(Within::Elsewhere(None));
+    }
+    let mut reservation = write.begin(ports, None).await?;
+    let backend = reservation.backend;
+    let Some(from) = within(ports, backend, located).filter(|_| plan.is_blind(ports, backend)) else {
+        return Ok(Within::Elsewhere(Some(reservation)));
+    };
+    let blob = reservation.blob.clone();
+    let put = Put {
+        blob: &blob,
+        target: PutTarget::Object { record: &plan.record },
+        size: located.size,
+        payload: UpstreamPayload::Unsigned,
+        checksum: None,
+    };
+    reservation.body_leaves();
+    let done = ports.copy_within(from, located.size, Span { from: 0, len: located.size }, put).await;
+    match done {
+        Ok(stored) => {
+            reservation.cannot_appear("the copy was not committed");
+            Ok(Within::Done(WrittenTarget { reservation, stored, check: BodyCheck::unseen() }))
+        }
+        Err(failure) => {
+            // Given up; its name is used no more, since the copy may still appear there.
+            reservation.because("the backend did not copy within itself");
+            if was_answered(&failure) {
+                reservation.cannot_appear("the backend refused to copy within itself");
+            }
+            tracing::debug!(backend = reservation.blob.backend.as_str(), %failure, "a backend did not copy within itself");
+            Ok(Within::Elsewhere(None))
+        }
+    }
+}
+
+/// Makes the version live.
 async fn commit<P: Ports>(
     ports: &P,
     write: Write,
     written: WrittenTarget<'_, P>,
     plan: Plan,
-) -> Result<(String, ObjectRecord, Timestamp), Trouble> {
+) -> Result<Copied, Trouble> {
     let WrittenTarget { reservation, stored, check } = written;
     let etag = match plan.md5 {
         Some(known) => {
@@ -276,13 +326,14 @@ async fn commit<P: Ports>(
         record: record.clone(),
         condition: write.condition,
     };
+    let backend = reservation.backend;
     let outcome = ports.meta().step(commit).await?;
     reservation.ended();
     let (Committed::Live { modified, .. } | Committed::Overwritten { modified, .. }) = outcome?;
     if ports.view().replication.factor > 1 {
         ports.wake(Worker::Replicate);
     }
-    Ok((etag, record, modified))
+    Ok(Copied { etag, record, modified, backend })
 }
 
 #[cfg(test)]
@@ -315,9 +366,7 @@ mod tests {
 
     #[test]
     fn directives_choose_what_is_kept() {
-        let plan = |fields: &str| {
-            Plan::of(&source(PLAIN, false), &directives(fields).expect("well-formed"), 100).expect("it fits").record
-        };
+        let plan = |fields: &str| Plan::of(&source(PLAIN, false), &directives(fields).expect("well-formed")).record;
         let kept = plan("x-amz-meta-m: 2\r\ncontent-type: c/d\r\nx-amz-tagging: t=2\r\n");
         assert_eq!(kept, source(PLAIN, false).record, "COPY is the default, of both");
         let replaced = plan("x-amz-metadata-directive: REPLACE\r\nx-amz-meta-n: 2\r\nx-amz-tagging: t=2\r\n");
@@ -340,12 +389,10 @@ mod tests {
             (source(PLAIN, false), "x-amz-checksum-algorithm: SHA256\r\n", crc(Algorithm::Sha256), 0),
             (source(IN_PARTS, true), "", crc(Algorithm::Crc32).and(md5().iter()), 0),
         ] {
-            let plan = Plan::of(&located, &directives(fields).expect("well-formed"), 100).expect("it fits");
+            let plan = Plan::of(&located, &directives(fields).expect("well-formed"));
             assert_eq!((plan.wanted(), plan.record.checksums.len()), (wanted, kept), "{fields:?} of {}", located.etag);
             assert_eq!(plan.record.parts, 0);
         }
-        let too_big = Plan::of(&source(PLAIN, false), &directives("").expect("well-formed"), 99);
-        assert_eq!(too_big.err().map(|error| error.code), Some(ErrorCode::InvalidRequest));
         assert_eq!(Digester::of(Algorithm::Crc32, b"").to_base64(), "AAAAAA==");
     }
 }

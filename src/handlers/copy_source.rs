@@ -1,6 +1,7 @@
 //! What CopyObject and UploadPartCopy copy from: another object, found and admitted as a read of it would be.
 
 use super::admission;
+use super::placing;
 use super::ports::Ports;
 use super::request::Request;
 use super::trouble::Trouble;
@@ -12,7 +13,7 @@ use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::http1::RequestHead;
 use crate::proto::target::decode_query;
 use crate::store::port::Metadata;
-use crate::store::record::Located;
+use crate::store::record::{BlobAt, Located};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CopySource {
@@ -52,12 +53,7 @@ impl CopySource {
     }
 
     /// The live version, if the conditions let it be copied. NoSuchKey, PreconditionFailed.
-    pub async fn look_up<P: Ports>(
-        &self,
-        ports: &P,
-        request: &Request<'_>,
-        located: &mut Located,
-    ) -> Result<(), Trouble> {
+    async fn look_up<P: Ports>(&self, ports: &P, request: &Request<'_>, located: &mut Located) -> Result<(), Trouble> {
         if !ports.meta().lookup(&self.bucket, &self.key, located).await? {
             return Err(ErrorCode::NoSuchKey.into());
         }
@@ -69,7 +65,7 @@ impl CopySource {
 }
 
 /// Looks for a source, the first one included: its bytes may have been deleted since they were found.
-pub const LOOKS_MAX: u32 = 3;
+const LOOKS_MAX: u32 = 3;
 
 /// Why a copy did not come about.
 pub enum NotCopied {
@@ -84,9 +80,68 @@ impl From<Trouble> for NotCopied {
     }
 }
 
-/// Whether another look may find other copies.
-pub fn is_stale(failure: &Failure) -> bool {
-    matches!(failure.kind, Kind::NotFound | Kind::Corrupt)
+impl CopySource {
+    /// Looks the source up and copies it; looks again where none of the copies that were found is there any more.
+    /// Cancel: NOT safe.
+    pub async fn copy<P: Ports, T>(
+        &self,
+        ports: &P,
+        request: &Request<'_>,
+        located: &mut Located,
+        mut copy: impl AsyncFnMut(&Located) -> Result<T, NotCopied>,
+    ) -> Result<T, Trouble> {
+        let is_stale = |failure: &Failure| matches!(failure.kind, Kind::NotFound | Kind::Corrupt);
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            self.look_up(ports, request, located).await?;
+            match copy(located).await {
+                Ok(done) => return Ok(done),
+                Err(NotCopied::Source(failure)) if is_stale(&failure) && looks < LOOKS_MAX => {}
+                Err(NotCopied::Source(failure)) => return Err(failure.into()),
+                Err(NotCopied::Ended(trouble)) => return Err(trouble),
+            }
+        }
+    }
+}
+
+/// From the first copy of the source, best first, that gives all that is asked of it. Cancel: NOT safe.
+pub async fn from_copies<P: Ports, T>(
+    ports: &P,
+    copies: &[BlobAt],
+    mut copy_from: impl AsyncFnMut(&BlobAt) -> Result<T, NotCopied>,
+) -> Result<T, NotCopied> {
+    let mut last = Failure::backend("no copy of the source is on a backend that is configured");
+    for position in placing::read_order(ports, copies).iter() {
+        match copy_from(&copies[position]).await {
+            Err(NotCopied::Source(failure)) => {
+                tracing::debug!(%failure, "a copy's source was not read");
+                last = failure;
+            }
+            ended => return ended,
+        }
+    }
+    Err(NotCopied::Source(last))
+}
+
+/// What S3 copies in one request, whole objects and parts alike.
+const COPY_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+
+/// InvalidRequest for what must be copied in parts.
+pub fn check_size(bytes: u64) -> Result<(), S3Error> {
+    if bytes <= COPY_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "The specified copy source is larger than the maximum allowable size for a copy source: {COPY_BYTES_MAX}"
+    );
+    Err(S3Error::new(ErrorCode::InvalidRequest, message))
+}
+
+/// The copy of the source that stands on this backend, if the backend copies within itself.
+pub fn within<'l, P: Ports>(ports: &P, backend: usize, located: &'l Located) -> Option<&'l BlobAt> {
+    let name = &ports.view().backends.get(backend)?.name;
+    located.blobs.iter().find(|blob| blob.backend == *name && ports.standing().copies(backend))
 }
 
 #[cfg(test)]
@@ -99,6 +154,12 @@ mod tests {
         let got = CopySource::of(&head).map_err(|error| error.code);
         let want = want.map(|(bucket, key)| CopySource { bucket: bucket.to_owned(), key: key.to_owned() });
         assert_eq!(got, want, "{value:?}");
+    }
+
+    #[test]
+    fn one_request_copies_five_gibibytes() {
+        assert!(check_size(5 << 30).is_ok());
+        assert_eq!(check_size((5 << 30) + 1).map_err(|error| error.code), Err(ErrorCode::InvalidRequest));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! DeleteObject: one transaction. The bytes go later, by exact name (PROTOCOL.md, "Deleting bytes").
 
-use super::object_headers::condition_of;
+use super::object_headers::condition_of_delete;
 use super::ports::{Exchange, Ports};
 use super::request::Request;
 use super::trouble::Trouble;
@@ -15,7 +15,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
 ) -> Result<(), Trouble> {
     let bucket = request.home()?.name.clone();
     let key = ObjectKey::parse(request.key()).ok_or(ErrorCode::KeyTooLongError)?;
-    let condition = condition_of(request.head)?;
+    let condition = condition_of_delete(request.head)?;
     // A key that did not exist is answered in the same way: it does not exist now.
     ports.meta().step(Delete { bucket, key, condition }).await??;
     exchange.head().status = 204;

@@ -54,8 +54,12 @@ async fn delete_one<P: Ports>(ports: &P, bucket: &BucketName, object: &ObjectToD
         return Err(ErrorCode::NoSuchVersion.into());
     }
     let key = ObjectKey::parse(&object.key).ok_or(ErrorCode::KeyTooLongError)?;
-    let condition =
-        WriteCondition { etag_in: object.if_etag.clone().map(|etag| vec![etag]), ..WriteCondition::default() };
+    let condition = WriteCondition {
+        etag_in: object.if_etag.clone().map(|etag| vec![etag]),
+        size_is: object.if_size,
+        modified_at: object.if_modified_at,
+        ..WriteCondition::default()
+    };
     match ports.meta().step(Delete { bucket: bucket.clone(), key, condition }).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(refusal)) => Err(trouble::error_of_refusal(refusal)),

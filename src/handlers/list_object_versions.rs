@@ -8,7 +8,6 @@ use super::trouble::Trouble;
 use crate::proto::owner::Owner;
 use crate::proto::params::ListObjectVersions;
 use crate::proto::xml;
-use crate::store::port::ListQuery;
 
 pub async fn handle<P: Ports, X: Exchange<P>>(
     ports: &P,
@@ -18,14 +17,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
 ) -> Result<(), Trouble> {
     let query = request.query();
     let asked = ListObjectVersions::parse(&query)?;
-    let list = ListQuery {
-        bucket: request.bucket().to_owned(),
-        prefix: asked.prefix.clone().into_owned(),
-        delimiter: asked.delimiter.clone().into_owned(),
-        after: asked.key_marker.clone().into_owned(),
-        max: asked.max_keys,
-    };
-    let page = page_of(ports, list).await?;
+    let page = page_of(ports, request, &asked.prefix, &asked.delimiter, &asked.key_marker, asked.max_keys).await?;
     let is_key = page.keys.last().is_some_and(|one| one.key == page.last);
     let last = page.truncated.then_some((page.last.as_str(), is_key));
     let (keys, prefixes) = (page.keys.iter().map(entry_of), page.common_prefixes.iter().map(String::as_str));

@@ -8,7 +8,6 @@ use super::trouble::Trouble;
 use crate::proto::owner::Owner;
 use crate::proto::params::ListObjects;
 use crate::proto::xml;
-use crate::store::port::ListQuery;
 
 pub async fn handle<P: Ports, X: Exchange<P>>(
     ports: &P,
@@ -18,14 +17,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
 ) -> Result<(), Trouble> {
     let query = request.query();
     let asked = ListObjects::parse(&query)?;
-    let list = ListQuery {
-        bucket: request.bucket().to_owned(),
-        prefix: asked.prefix.clone().into_owned(),
-        delimiter: asked.delimiter.clone().into_owned(),
-        after: asked.marker.clone().into_owned(),
-        max: asked.max_keys,
-    };
-    let page = page_of(ports, list).await?;
+    let page = page_of(ports, request, &asked.prefix, &asked.delimiter, &asked.marker, asked.max_keys).await?;
     let last = page.truncated.then_some(page.last.as_str());
     let (keys, prefixes) = (page.keys.iter().map(entry_of), page.common_prefixes.iter().map(String::as_str));
     scratch.body.clear();

@@ -18,14 +18,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
 ) -> Result<(), Trouble> {
     let query = request.query();
     let asked = ListObjectsV2::parse(&query)?;
-    let list = ListQuery {
-        bucket: request.bucket().to_owned(),
-        prefix: asked.prefix.clone().into_owned(),
-        delimiter: asked.delimiter.clone().into_owned(),
-        after: asked.after.clone(),
-        max: asked.max_keys,
-    };
-    let page = page_of(ports, list).await?;
+    let page = page_of(ports, request, &asked.prefix, &asked.delimiter, &asked.after, asked.max_keys).await?;
     let header = ListHeader {
         bucket: request.bucket(),
         owner: Owner::of(&request.home()?.owner),
@@ -40,8 +33,17 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     exchange.respond(&scratch.body).await.map_err(|_| Trouble::Cut)
 }
 
-/// One page; the other listings of keys are walks of the same index.
-pub(super) async fn page_of<P: Ports>(ports: &P, list: ListQuery) -> Result<ListPage, Failure> {
+/// One page of the bucket's keys and common prefixes behind `after`: what every listing of keys begins with.
+pub(super) async fn page_of<P: Ports>(
+    ports: &P,
+    request: &Request<'_>,
+    prefix: &str,
+    delimiter: &str,
+    after: &str,
+    max: u32,
+) -> Result<ListPage, Failure> {
+    let (bucket, prefix) = (request.bucket().to_owned(), prefix.to_owned());
+    let list = ListQuery { bucket, prefix, delimiter: delimiter.to_owned(), after: after.to_owned(), max };
     match ports.meta().query(Query::List(list)).await? {
         Answer::List(page) => Ok(page),
         _ => Err(Failure::ourselves("a query was answered with another's answer")),

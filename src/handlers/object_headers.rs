@@ -79,6 +79,21 @@ pub fn condition_of(head: &RequestHead<'_>) -> Result<WriteCondition, S3Error> {
     Ok(condition)
 }
 
+/// What a DeleteObject asks of the object that it deletes. InvalidArgument, InvalidRequest.
+pub fn condition_of_delete(head: &RequestHead<'_>) -> Result<WriteCondition, S3Error> {
+    let mut condition = condition_of(head)?;
+    let refused = |name: &str| S3Error::new(ErrorCode::InvalidArgument, format!("The value of {name} is invalid."));
+    const SIZE: &str = "x-amz-if-match-size";
+    if let Some(text) = head.header_text(SIZE)? {
+        condition.size_is = Some(text.parse().map_err(|_| refused(SIZE))?);
+    }
+    const TIME: &str = "x-amz-if-match-last-modified-time";
+    if let Some(value) = head.header(TIME) {
+        condition.modified_at = Some(date::parse_any(value).ok_or_else(|| refused(TIME))?);
+    }
+    Ok(condition)
+}
+
 pub fn stored_checksum(checksum: &Checksum) -> StoredChecksum {
     StoredChecksum { algorithm: checksum.algorithm().name().to_owned(), value: checksum.to_base64(), composite: false }
 }
@@ -212,6 +227,25 @@ mod tests {
             let head = RequestHead::parse(bytes.as_bytes(), &mut 0).expect("a good head").expect("a whole head");
             assert_eq!(condition_of(&head).map_err(|error| error.code), Ok(want), "{fields:?}");
         }
+    }
+
+    #[test]
+    fn conditions_of_deletes() {
+        let of = |fields: &str| {
+            let bytes = format!("DELETE /bkt/k HTTP/1.1\r\nhost: h\r\n{fields}\r\n");
+            let head = RequestHead::parse(bytes.as_bytes(), &mut 0).expect("a good head").expect("a whole head");
+            condition_of_delete(&head).map_err(|error| error.code)
+        };
+        let at = crate::base::Timestamp { millis: 784_111_777_000 };
+        let want = WriteCondition { size_is: Some(5), modified_at: Some(at), ..WriteCondition::default() };
+        for time in ["Sun, 06 Nov 1994 08:49:37 GMT", "1994-11-06T08:49:37Z", "1994-11-06T08:49:37.000Z"] {
+            let fields = format!("x-amz-if-match-size: 5\r\nx-amz-if-match-last-modified-time: {time}\r\n");
+            assert_eq!(of(&fields), Ok(want.clone()), "{time}");
+        }
+        for bad in ["x-amz-if-match-size: -1\r\n", "x-amz-if-match-last-modified-time: yesterday\r\n"] {
+            assert_eq!(of(bad), Err(ErrorCode::InvalidArgument), "{bad}");
+        }
+        assert!(of("").is_ok_and(|condition| condition.is_none()));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::ports::Ports;
 use crate::backend::port::UpstreamPayload;
 use crate::base::{BackendName, Clock};
-use crate::config::checked::{Backend, Place};
+use crate::config::checked::{Backend, PayloadSigning, Place};
 use crate::policy::placement::{self, BackendFacts};
 use crate::policy::read_order::{self, CopyFacts, ReadOrder};
 use crate::proto::body_check::Help;
@@ -72,33 +72,44 @@ const CRCS: [Algorithm; 3] = [Algorithm::Crc32, Algorithm::Crc32c, Algorithm::Cr
 
 /// What a backend was measured to do for the body of a PUT, as far as the configuration lets it.
 pub fn help_of<P: Ports>(ports: &P, index: usize) -> Help {
+    let backend = &ports.view().backends[index];
+    let is_left_to_it =
+        |one: &Algorithm| ports.standing().verifies_checksum(index, one.name()) && takes_checksums(backend);
     Help {
-        verifies_sha256: ports.standing().verifies_sha256(index) && !signs_no_hash(&ports.view().backends[index]),
-        verifies_checksums: Algorithms::NONE
-            .and(CRCS.into_iter().filter(|one| ports.standing().verifies_checksum(index, one.name()))),
+        verifies_sha256: ports.standing().verifies_sha256(index) && signing_of(backend) != PayloadSigning::Never,
+        verifies_checksums: Algorithms::NONE.and(CRCS.into_iter().filter(is_left_to_it)),
         tells_md5: ports.standing().etag_is_md5(index),
     }
 }
 
 /// How the payload is signed upstream: with the hash that the client declared; with one made here if the body is in hand;
-/// with none otherwise, or where the configuration says so.
+/// otherwise in chunks or not at all, as the configuration says.
 pub fn upstream_payload<P: Ports>(
     ports: &P,
     index: usize,
     declared: Option<[u8; 32]>,
     in_hand: Option<&[u8]>,
 ) -> UpstreamPayload {
-    if signs_no_hash(&ports.view().backends[index]) {
+    let signing = signing_of(&ports.view().backends[index]);
+    if signing == PayloadSigning::Never {
         return UpstreamPayload::Unsigned;
     }
     let computed = || in_hand.map(|body| Digester::of(Algorithm::Sha256, body));
     let hash = declared.or_else(|| computed().and_then(|checksum| checksum.as_bytes().try_into().ok()));
-    hash.map_or(UpstreamPayload::Unsigned, UpstreamPayload::Sha256)
+    match hash {
+        Some(hash) => UpstreamPayload::Sha256(hash),
+        None if signing == PayloadSigning::Always => UpstreamPayload::Chunked,
+        None => UpstreamPayload::Unsigned,
+    }
 }
 
-fn signs_no_hash(backend: &Backend) -> bool {
+fn signing_of(backend: &Backend) -> PayloadSigning {
     match &backend.place {
-        Place::Endpoint(place) => place.unsigned_payload,
-        Place::Directory(_) => true,
+        Place::Endpoint(place) => place.signing,
+        Place::Directory(_) => PayloadSigning::Never,
     }
+}
+
+fn takes_checksums(backend: &Backend) -> bool {
+    matches!(&backend.place, Place::Endpoint(place) if !place.disable_checksum)
 }

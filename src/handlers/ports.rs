@@ -75,6 +75,11 @@ pub trait Exchange<P: Ports> {
     /// keeps the length set in it and no body is sent. Cancel: NOT safe.
     fn respond(&mut self, body: &[u8]) -> impl Future<Output = Result<(), Failure>>;
 
+    /// Does `work` for a request whose body was read. If that takes long, the client is kept waiting with a status of 200 and
+    /// white space, as AWS does: what `respond` says after that, an error too, stands in the body only, whose document must
+    /// begin with the XML declaration. Cancel: NOT safe.
+    fn patiently<T>(&mut self, work: impl Future<Output = T>) -> impl Future<Output = T>;
+
     /// Sends the head for a body that `send_from` will bring: `length` bytes. May be held back to leave with the first
     /// body bytes. Cancel: NOT safe.
     fn send_head(&mut self, length: u64) -> impl Future<Output = Result<(), Failure>>;
@@ -90,7 +95,7 @@ pub trait Exchange<P: Ports> {
     /// if it does.
     fn note_error(&mut self, error: &S3Error);
 
-    /// Whether a head has been sent (an error can no longer be answered).
+    /// Whether an error can no longer be answered: a head has been sent, and not by `patiently`.
     fn answered(&self) -> bool;
 
     /// The connection must end. Before the answer is whole it is cut, so that a short body never looks finished; after it,

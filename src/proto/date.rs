@@ -320,6 +320,11 @@ pub fn parse_basic(text: &[u8]) -> Option<Timestamp> {
     moment(year, month, day, time)
 }
 
+/// In either form: S3 writes times in documents and in fields differently, and clients write both in both.
+pub fn parse_any(text: &[u8]) -> Option<Timestamp> {
+    parse_http(text).or_else(|| parse_iso8601(text))
+}
+
 /// `2026-11-22T17:00:00Z` with any number of decimals, as backends write it.
 pub fn parse_iso8601(text: &[u8]) -> Option<Timestamp> {
     let mut cursor = Cursor { rest: text };

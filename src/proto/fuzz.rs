@@ -4,7 +4,7 @@ use super::conditional::{ReadConditions, WriteConditions};
 use super::http1::{ChunkedDecoder, ChunkedStep, HeadWriter, RequestHead, ResponseHead};
 use super::operation::Operation;
 use super::owner::Owner;
-use super::params::{ListObjectsV2, ListParts, UploadPart};
+use super::params::{ListMultipartUploads, ListObjectsV2, ListParts, UploadPart};
 use super::range::Range;
 use super::target::{Query, Target, encode_percent};
 use super::{aws_chunked, checksum, date, etag, list_token, post, sigv4, tags, xml};
@@ -138,6 +138,9 @@ pub fn query(input: &[u8]) {
     }
     if let Ok(list) = ListParts::parse(&query) {
         assert!(list.max_parts <= 1000 && list.after <= 10_000);
+    }
+    if let Ok(list) = ListMultipartUploads::parse(&query) {
+        assert!(list.max_uploads <= 1000 && (list.upload_id_marker.is_empty() || list.upload_id_marker.len() == 32));
     }
     if let Ok(part) = UploadPart::parse(&query) {
         assert!((1..=10_000).contains(&part.number.get()));

@@ -194,8 +194,7 @@ impl Operation {
                 || begins("server-side-encryption")
                 || is("write-offset-bytes")
                 || is("mfa")
-                || is("if-match-last-modified-time")
-                || is("if-match-size")
+                || self != Self::DeleteObject && (is("if-match-last-modified-time") || is("if-match-size"))
                 || (creates && (begins("object-lock-") || is("website-redirect-location")))
                 || is("bucket-object-lock-enabled") && !value.eq_ignore_ascii_case(b"false")
                 || is("object-ownership") && value != b"BucketOwnerEnforced"
@@ -463,7 +462,8 @@ mod tests {
             ("PUT /b/k", "x-amz-object-lock-mode: GOVERNANCE", Err(ErrorCode::NotImplemented)),
             ("PUT /b/k", "x-amz-write-offset-bytes: 5", Err(ErrorCode::NotImplemented)),
             ("PUT /b/k", "x-amz-tagging: a=b", Ok(Operation::PutObject)),
-            ("DELETE /b/k", "x-amz-if-match-size: 5", Err(ErrorCode::NotImplemented)),
+            ("DELETE /b/k", "x-amz-if-match-size: 5", Ok(Operation::DeleteObject)),
+            ("PUT /b/k", "x-amz-if-match-size: 5", Err(ErrorCode::NotImplemented)),
             ("PUT /b", "x-amz-acl: private", Ok(Operation::CreateBucket)),
             ("PUT /b", "x-amz-acl: public-read", Err(ErrorCode::AccessControlListNotSupported)),
             ("PUT /b", "x-amz-grant-write: id=a", Err(ErrorCode::AccessControlListNotSupported)),

@@ -7,6 +7,7 @@ use super::client_body::ClientBody;
 use super::client_relay;
 use super::deadline::Phase;
 use super::ports::CorePorts;
+use super::race::{Won, race};
 use super::relay::Patience;
 use super::site::{Scratch, Site};
 use super::stream::{Follow, Stream};
@@ -27,6 +28,11 @@ use crate::proto::http1::{CONTINUE, HeadWriter, Method, RequestHead};
 use crate::proto::target::Target;
 use crate::proto::xml;
 use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+/// Work may take so long until the client is told that it goes on, and so long between two times.
+const KEEP_WAITING_EVERY: Duration = Duration::from_secs(10);
 
 /// Unread body bytes that are read away so that the connection can go on; a longer rest closes it.
 const DRAIN_BYTES_MAX: u64 = 256 * 1024;
@@ -46,6 +52,8 @@ pub enum Turn {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Progress {
     Nothing,
+    /// A head and the beginning of a document have been sent to a client that waits for long work (`patiently`).
+    KeptWaiting,
     /// The head is in `out`, to leave with the first bytes of its body.
     HeadHeld,
     Body,
@@ -87,6 +95,22 @@ pub struct ClientExchange<'c> {
     cors: String,
     /// The key that a form named; others stand in the target.
     form_key: Option<Box<str>>,
+}
+
+/// How an answer's body ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Length {
+    /// There is none, whatever the status says.
+    None,
+    Bytes(u64),
+    Chunked,
+}
+
+fn write_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
+    use std::io::Write;
+    write!(out, "{:x}\r\n", bytes.len()).expect("writing to a vector");
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// What the audit line will say beyond the request's head.
@@ -220,19 +244,68 @@ impl<'c> ClientExchange<'c> {
     }
 
     /// The head as it goes out, in `out`.
-    fn write_head(&mut self, length: Option<u64>) {
+    fn write_head(&mut self, length: Length) {
         self.keep_alive &= self.can_go_on() && !self.site.stopping.is_set();
         let mut head = HeadWriter::response(self.out, self.head.status);
         head.header("x-amz-request-id", self.opening.id.as_str());
         head.header("date", self.site.http_date().as_str());
         head.lines(self.head.fields()).lines(self.cors.as_bytes());
-        if let Some(length) = length {
-            head.header_u64("content-length", length);
+        match length {
+            Length::None => {}
+            Length::Bytes(bytes) => {
+                head.header_u64("content-length", bytes);
+            }
+            Length::Chunked => {
+                head.header("transfer-encoding", "chunked");
+            }
         }
         if !self.keep_alive {
             head.header("connection", "close");
         }
         head.finish();
+    }
+
+    /// Tells a client that waits that the work goes on: the first time with a head and the declaration that its document
+    /// begins with, then with a blank. Nothing is told to one that has gone, or that knows no chunks.
+    async fn keep_waiting(&mut self) {
+        match self.progress {
+            Progress::Nothing if self.opening.head.http11 => {
+                self.head.clear();
+                self.head.field("content-type", "application/xml");
+                self.write_head(Length::Chunked);
+                write_chunk(self.out, xml::DECLARATION);
+                self.progress = Progress::KeptWaiting;
+            }
+            Progress::KeptWaiting => {
+                self.out.clear();
+                write_chunk(self.out, b" ");
+            }
+            _ => return,
+        }
+        self.time_client();
+        let sent = self.stream.write_all(self.out, Follow::Nothing).await;
+        self.stream.deadline().disarm();
+        match sent {
+            Ok(()) => self.site.cells().client_bytes_out.add(self.out.len() as u64),
+            Err(cause) => drop(self.lost_client(&cause)),
+        }
+    }
+
+    /// The rest of the document, after `keep_waiting` has begun it.
+    async fn end_waiting(&mut self, body: &[u8]) -> Result<(), Failure> {
+        let rest = body.strip_prefix(xml::DECLARATION).unwrap_or(body);
+        self.out.clear();
+        if !rest.is_empty() {
+            write_chunk(self.out, rest);
+        }
+        self.out.extend_from_slice(b"0\r\n\r\n");
+        self.time_client();
+        let sent = self.stream.write_all(self.out, Follow::Nothing).await;
+        sent.map_err(|cause| self.lost_client(&cause))?;
+        self.sent = body.len() as u64;
+        self.site.cells().client_bytes_out.add(self.out.len() as u64);
+        self.progress = Progress::Whole;
+        Ok(())
     }
 
     /// Sends what is held of the head together with the first body bytes.
@@ -396,16 +469,34 @@ impl Exchange<CorePorts> for ClientExchange<'_> {
         moved
     }
 
+    async fn patiently<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            // The work is never dropped: it is asked on after every wait.
+            match race(work.as_mut(), self.site.core().clock.sleep(KEEP_WAITING_EVERY)).await {
+                Won::First(done) => return done,
+                Won::Second(()) => self.keep_waiting().await,
+            }
+        }
+    }
+
     async fn respond(&mut self, body: &[u8]) -> Result<(), Failure> {
+        match self.progress {
+            Progress::KeptWaiting => return self.end_waiting(body).await,
+            Progress::Broken => {
+                return Err(Failure::new(Kind::Gone, Blame::Client, Retry::Never, "the client is gone"));
+            }
+            _ => {}
+        }
         debug_assert_eq!(self.progress, Progress::Nothing, "a request is answered once");
         let to_head = self.opening.head.method == Method::Head;
         let length = match self.head.status {
-            204 | 304 => None,
-            _ if to_head => Some(self.head.content_length),
-            _ => Some(body.len() as u64),
+            204 | 304 => Length::None,
+            _ if to_head => Length::Bytes(self.head.content_length),
+            _ => Length::Bytes(body.len() as u64),
         };
         self.write_head(length);
-        let body = if to_head || length.is_none() { &[] } else { body };
+        let body = if to_head || length == Length::None { &[] } else { body };
         self.time_client();
         let sent = self.stream.write_both(self.out, body, Follow::Nothing).await;
         sent.map_err(|cause| self.lost_client(&cause))?;
@@ -417,7 +508,7 @@ impl Exchange<CorePorts> for ClientExchange<'_> {
 
     async fn send_head(&mut self, length: u64) -> Result<(), Failure> {
         debug_assert_eq!(self.progress, Progress::Nothing, "a request is answered once");
-        self.write_head(Some(length));
+        self.write_head(Length::Bytes(length));
         self.body_left = length;
         self.progress = Progress::HeadHeld;
         if length == 0 {
@@ -435,7 +526,7 @@ impl Exchange<CorePorts> for ClientExchange<'_> {
     }
 
     fn answered(&self) -> bool {
-        self.progress != Progress::Nothing
+        !matches!(self.progress, Progress::Nothing | Progress::KeptWaiting)
     }
 
     fn note_error(&mut self, error: &S3Error) {

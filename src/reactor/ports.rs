@@ -186,6 +186,10 @@ impl Backends for CorePorts {
         self.backends.copy(source, sink, check).await
     }
 
+    async fn copy_within(&self, from: &BlobAt, size: u64, span: Span, put: Put<'_>) -> Result<Stored, Failure> {
+        self.backends.copy_within(from, size, span, put).await
+    }
+
     async fn delete(&self, blob: &BlobAt) -> Result<(), Failure> {
         self.backends.delete(blob).await
     }

@@ -35,11 +35,23 @@ pub struct WriteCondition {
     pub etag_in: Option<Vec<String>>,
     /// If-None-Match with ETags: the live version's ETag must be none of these.
     pub etag_not_in: Vec<String>,
+    /// The live version must have this size (`x-amz-if-match-size` of a delete).
+    pub size_is: Option<u64>,
+    /// The live version must be of this second (`x-amz-if-match-last-modified-time` of a delete).
+    pub modified_at: Option<Timestamp>,
+}
+
+/// What conditions are tested against.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Existing<'a> {
+    pub etag: &'a str,
+    pub size: u64,
+    pub modified: Timestamp,
 }
 
 impl WriteCondition {
     pub fn is_none(&self) -> bool {
-        !self.must_not_exist && self.etag_in.is_none() && self.etag_not_in.is_empty()
+        *self == Self::default()
     }
 
     /// What becomes of a write that a later one, or a delete, has overtaken: committed as already overwritten, which a
@@ -53,23 +65,20 @@ impl WriteCondition {
         }
     }
 
-    /// Whether a live version with this ETag (None: no live version) lets the write happen.
+    /// Whether the live version (None: there is none) lets the change happen.
     /// AWS answers 404 NoSuchKey to an If-Match on a key that does not exist, 412 otherwise.
-    pub fn test(&self, live_etag: Option<&str>) -> Result<(), Refusal> {
-        if self.must_not_exist && live_etag.is_some() {
-            return Err(Refusal::PreconditionFailed);
-        }
-        if let (Some(etag), true) = (live_etag, !self.etag_not_in.is_empty())
-            && self.etag_not_in.iter().any(|one| one == etag)
-        {
-            return Err(Refusal::PreconditionFailed);
-        }
-        match (&self.etag_in, live_etag) {
-            (None, _) => Ok(()),
-            (Some(_), None) => Err(Refusal::NoSuchKey),
-            (Some(etags), Some(etag)) if etags.iter().any(|one| one == "*" || one == etag) => Ok(()),
-            (Some(_), Some(_)) => Err(Refusal::PreconditionFailed),
-        }
+    pub fn test(&self, live: Option<Existing<'_>>) -> Result<(), Refusal> {
+        let Some(live) = live else {
+            let needs_one = self.etag_in.is_some() || self.size_is.is_some() || self.modified_at.is_some();
+            return if needs_one { Err(Refusal::NoSuchKey) } else { Ok(()) };
+        };
+        let matches = |etags: &[String]| etags.iter().any(|one| one == "*" || one == live.etag);
+        let holds = !self.must_not_exist
+            && !self.etag_not_in.iter().any(|one| one == live.etag)
+            && self.etag_in.as_deref().is_none_or(matches)
+            && self.size_is.is_none_or(|size| size == live.size)
+            && self.modified_at.is_none_or(|at| at.seconds() == live.modified.seconds());
+        if holds { Ok(()) } else { Err(Refusal::PreconditionFailed) }
     }
 }
 

@@ -120,6 +120,8 @@ pub struct BackendFacts {
     pub verifies_crc64nvme: bool,
     /// The ETag of a plain PUT is the body's MD5.
     pub etag_is_md5: bool,
+    /// It copies within itself: a CopyObject from one name to another makes the same bytes there.
+    pub copies: bool,
     /// A DELETE leaves nothing behind. Where it does not (a versioned bucket), deletes name the version id.
     pub delete_removes: bool,
 }

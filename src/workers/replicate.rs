@@ -4,7 +4,7 @@
 //! A copy is begun and committed like a write (PROTOCOL.md, "Copies of a version"): its row is there before its bytes, and
 //! it becomes live only if its version still is.
 
-use crate::backend::port::{MoveEnd, Put, PutTarget, Span, UpstreamPayload};
+use crate::backend::port::{MoveEnd, Put, PutTarget, Span};
 use crate::base::failure::Kind;
 use crate::base::{BackendName, Blame, BucketName, Dice, Failure, Nonce, ObjectKey, Retry};
 use crate::handlers::ports::Ports;
@@ -135,7 +135,7 @@ async fn copy_from<P: Ports>(
         blob: &reservation.blob,
         target: PutTarget::Object { record: &located.record },
         size: located.size,
-        payload: UpstreamPayload::Unsigned,
+        payload: placing::upstream_payload(ports, reservation.backend, None, None),
         checksum: None,
     };
     let mut sink = ports.create(put).await.map_err(|failure| (failure, false))?;

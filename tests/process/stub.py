@@ -56,6 +56,8 @@ class Stub:
         self.objects = {}
         self.mend()
         self.requests = []
+        # The header fields of each, by lower-case name.
+        self.fields = []
         self.connections = set()
         self.listener = socket.create_server(("127.0.0.1", port), backlog=256)
         threading.Thread(target=self.accept, daemon=True).start()
@@ -84,6 +86,8 @@ class Stub:
         self.swallow_answers = False
         # Bytes added to the Content-Length and body of a GET.
         self.extra_bytes = 0
+        # Seconds before the answer to the PUT of an object.
+        self.put_delay = 0
 
     def backend(self, name, **more):
         return backend_at(self.port, name, **more)
@@ -138,6 +142,7 @@ class Stub:
         name = unquote(path).removeprefix(f"/{BUCKET}").removeprefix("/")
         query = dict(parse_qsl(query, keep_blank_values=True))
         self.requests.append((method, name))
+        self.fields.append(headers)
         length = int(headers.get("content-length", 0))
         if headers.get("expect"):
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -210,6 +215,8 @@ class Stub:
         }
         with self.lock:
             self.objects[name] = (body, length, etag, kept)
+        if self.put_delay and not name.startswith(".s3o/"):
+            time.sleep(self.put_delay)
         if self.swallow_answers and not name.startswith(".s3o/"):
             return False
         send(connection, 200, [("etag", f'"{etag}"')], b"")

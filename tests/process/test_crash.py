@@ -23,6 +23,8 @@ ROUNDS = 52
 WRITERS = 6
 KEYS_OWN, KEYS_SHARED = 9, 6
 POOL = os.urandom(9 * harness.MIB)
+# What copies are made of, put once.
+SOURCES = {f"source/{size}": POOL[:size] for size in (0, 700, 300_000, 4_000_000)}
 
 
 class Write:
@@ -119,6 +121,8 @@ class Writer(threading.Thread):
             self.world.answered(key, write, client.delete(harness.BUCKET, key).status)
         elif what < 0.82:
             self.multipart(client, key)
+        elif what < 0.88:
+            self.copy(client, key)
         else:
             self.read(client, key)
 
@@ -126,6 +130,14 @@ class Writer(threading.Thread):
         body = a_body(self.dice)
         write = self.world.began(key, hashlib.sha256(body).hexdigest())
         answer = client.put(harness.BUCKET, key, body)
+        assert answer.status in (200, 503), answer
+        self.world.answered(key, write, answer.status)
+
+    def copy(self, client, key):
+        """Of an object that never changes; by the backend itself where key and source come to be on one."""
+        source = self.dice.choice(sorted(SOURCES))
+        write = self.world.began(key, hashlib.sha256(SOURCES[source]).hexdigest())
+        answer = client.request("PUT", harness.BUCKET, key, headers=[("x-amz-copy-source", f"{harness.BUCKET}/{source}")])
         assert answer.status in (200, 503), answer
         self.world.answered(key, write, answer.status)
 
@@ -214,6 +226,10 @@ def test_sigkill_loses_nothing_acknowledged(place, stack):
     settings = {**QUICK_CLEANUP, "routing_strategy": "spread"}
     server, world = harness.Server(place / "server", backends, settings), World()
     stack.callback(server.kill)
+    with server.client() as client:
+        for key, body in SOURCES.items():
+            write = world.began(key, hashlib.sha256(body).hexdigest())
+            world.answered(key, write, client.put(harness.BUCKET, key, body).status)
     for number in range(ROUNDS):
         one_round(server, world, dice, f"{seed}/{number}")
     assert world.acknowledged > 20 * ROUNDS, "the load was too thin to mean anything"

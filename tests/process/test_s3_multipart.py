@@ -1,10 +1,12 @@
 """Multipart uploads, by boto3 and the AWS CLI: listings of uploads and parts, what Complete refuses and repeats, uploads that
 nobody finishes."""
 
+import base64
 import concurrent.futures
 import hashlib
 import json
 import os
+import zlib
 
 import boto3
 import botocore.config
@@ -52,8 +54,12 @@ def complete(s3, key, upload, parts, **more):
     return s3.complete_multipart_upload(Bucket=BUCKET, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}, **more)
 
 
-def named(number, answer):
-    return {"PartNumber": number, "ETag": answer["ETag"]}
+def named(number, answer, *checksums):
+    return {"PartNumber": number, "ETag": answer["ETag"], **{name: answer[name] for name in checksums}}
+
+
+def crc32(body):
+    return base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
 
 
 # ---- listings ----------------------------------------------------------------------------------------------------------
@@ -98,7 +104,7 @@ def test_uploads_of_one_key_are_in_the_order_of_their_beginning(s3, opened):
     begun = [one["Initiated"] for one in uploads]
     assert len(begun) == 3 and begun == sorted(begun)
     one = uploads[0]
-    assert one["StorageClass"] == "STANDARD" and one["Owner"]["ID"] == one["Initiator"]["ID"] == "s3-orchestrator"
+    assert one["StorageClass"] == "STANDARD" and one["Owner"] == one["Initiator"] == s3.list_buckets()["Owner"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 1000])
@@ -248,6 +254,84 @@ def test_conditions_of_complete(s3):
     assert attempt("absent", IfMatch=etag) == (404, "NoSuchKey")
     assert attempt("absent", IfNoneMatch="*") == (200, None)
     assert attempt("there", IfMatch=etag) == (200, None)
+
+
+# ---- checksums ---------------------------------------------------------------------------------------------------------
+
+
+def two_parts(s3, key, algorithm, kind=None):
+    more = {"ChecksumAlgorithm": algorithm} if algorithm else {}
+    upload = begin(s3, key, **more, **({"ChecksumType": kind} if kind else {}))
+    body = [os.urandom(PART), b"the end"]
+    sent = [send(s3, key, upload, number, data, **more) for number, data in enumerate(body, 1)]
+    return upload, body, sent
+
+
+@pytest.mark.parametrize("algorithm, kind", [
+    ("CRC32", "FULL_OBJECT"), ("CRC32C", "FULL_OBJECT"), ("CRC64NVME", "FULL_OBJECT"),
+    ("CRC32", "COMPOSITE"), ("CRC32C", "COMPOSITE"), ("SHA1", "COMPOSITE"), ("SHA256", "COMPOSITE"),
+])  # fmt: skip
+def test_checksums_of_objects_in_parts(s3, algorithm, kind):
+    name = f"Checksum{algorithm}"
+    upload, body, sent = two_parts(s3, "sum", algorithm, kind)
+    parts = [named(number, answer, name) for number, answer in enumerate(sent, 1)]
+    wrong = [{**parts[0], name: sent[1][name]}, parts[1]]
+    assert code_of(complete, s3, "sum", upload, wrong) == (400, "InvalidPart")
+    if kind == "COMPOSITE":
+        bare = [named(number, answer) for number, answer in enumerate(sent, 1)]
+        assert code_of(complete, s3, "sum", upload, bare) == (400, "InvalidRequest")
+    done = complete(s3, "sum", upload, parts, ChecksumType=kind)
+    assert done["ChecksumType"] == kind
+    if kind == "COMPOSITE":
+        digest = {"SHA1": hashlib.sha1, "SHA256": hashlib.sha256}.get(algorithm)
+        if digest:
+            joined = b"".join(digest(data).digest() for data in body)
+            assert done[name] == base64.b64encode(digest(joined).digest()).decode() + "-2"
+    elif algorithm == "CRC32":
+        assert done[name] == crc32(b"".join(body))
+    head = s3.head_object(Bucket=BUCKET, Key="sum", ChecksumMode="ENABLED")
+    assert (head[name], head["ChecksumType"]) == (done[name], kind)
+    assert name not in s3.head_object(Bucket=BUCKET, Key="sum")
+    assert s3.get_object(Bucket=BUCKET, Key="sum", ChecksumMode="ENABLED")["Body"].read() == b"".join(body)
+    part = s3.get_object(Bucket=BUCKET, Key="sum", PartNumber=2, ChecksumMode="ENABLED")
+    assert part["Body"].read() == body[1]
+    assert part.get(name) == (sent[1][name] if kind == "COMPOSITE" else None)
+    attributes = s3.get_object_attributes(
+        Bucket=BUCKET, Key="sum", ObjectAttributes=["ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"]
+    )
+    assert attributes["ETag"] == head["ETag"].strip('"') and attributes["ObjectSize"] == head["ContentLength"]
+    assert attributes["Checksum"] == {name: done[name].partition("-")[0], "ChecksumType": kind}
+    assert attributes["ObjectParts"]["TotalPartsCount"] == 2 and attributes["StorageClass"] == "STANDARD"
+    listed = [(one["PartNumber"], one["Size"], one[name]) for one in attributes["ObjectParts"].get("Parts", [])]
+    whole = [(number, len(data), answer[name]) for number, (data, answer) in enumerate(zip(body, sent), 1)]
+    assert listed == (whole if kind == "COMPOSITE" else [])
+
+
+def test_the_whole_checksum_is_verified(s3):
+    upload, body, sent = two_parts(s3, "whole", "CRC32", "FULL_OBJECT")
+    parts = [named(number, answer) for number, answer in enumerate(sent, 1)]
+    assert code_of(complete, s3, "whole", upload, parts, ChecksumCRC32=crc32(b"other")) == (400, "BadDigest")
+    assert code_of(complete, s3, "whole", upload, parts, ChecksumCRC32C="AAAAAA==") == (400, "InvalidRequest")
+    assert code_of(complete, s3, "whole", upload, parts, ChecksumType="COMPOSITE") == (400, "InvalidRequest")
+    complete(s3, "whole", upload, parts, ChecksumCRC32=crc32(b"".join(body)), ChecksumType="FULL_OBJECT")
+
+
+def test_a_checksum_of_an_upload_that_declared_none(s3, boto, server):
+    """What cannot be verified is refused; what the parts' own checksums tell is verified and kept."""
+    plain = boto(server, request_checksum_calculation="when_required")
+    for key, with_sums in (("known", True), ("unknown", False)):
+        upload = begin(plain, key)
+        body = [os.urandom(PART), b"the end"]
+        sums = [{"ChecksumCRC32": crc32(data)} if with_sums else {} for data in body]
+        sent = [send(plain, key, upload, number, data, **more) for number, (data, more) in enumerate(zip(body, sums), 1)]
+        parts = [named(number, answer) for number, answer in enumerate(sent, 1)]
+        right = crc32(b"".join(body))
+        if not with_sums:
+            assert code_of(complete, plain, key, upload, parts, ChecksumCRC32=right) == (400, "InvalidRequest")
+            complete(plain, key, upload, parts)
+            continue
+        assert code_of(complete, plain, key, upload, parts, ChecksumCRC32=crc32(b"other")) == (400, "BadDigest")
+        assert complete(plain, key, upload, parts, ChecksumCRC32=right)["ChecksumCRC32"] == right
 
 
 # ---- reads by part -----------------------------------------------------------------------------------------------------

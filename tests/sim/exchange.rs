@@ -132,6 +132,10 @@ impl Exchange<Instance> for SimExchange {
         Moved { bytes, end: MoveEnd::Done }
     }
 
+    async fn patiently<T>(&mut self, work: impl Future<Output = T>) -> T {
+        work.await
+    }
+
     async fn respond(&mut self, body: &[u8]) -> Result<(), Failure> {
         let length = if self.is_head { self.head.content_length } else { body.len() as u64 };
         self.open_answer(length);

@@ -74,6 +74,7 @@ impl Instance {
                 measured: true,
                 verifies_sha256: good,
                 etag_is_md5: good,
+                copies: good,
                 delete_removes: true,
                 ..BackendFacts::default()
             };
@@ -298,6 +299,15 @@ impl Backends for Instance {
             self.world.sim.sleep(Duration::from_micros(100)).await;
         }
         Moved { bytes, end: check.end(None).map_or_else(MoveEnd::Refused, |()| MoveEnd::Done) }
+    }
+
+    async fn copy_within(&self, from: &BlobAt, size: u64, span: Span, put: Put<'_>) -> Result<Stored, Failure> {
+        let mut source = self.open(from, size, span).await?;
+        let mut body = Vec::new();
+        while let Some(piece) = source.pull(piece_bytes(source.len()))? {
+            body.extend_from_slice(&piece);
+        }
+        self.put_bytes(put, &body).await
     }
 
     async fn delete(&self, blob: &BlobAt) -> Result<(), Failure> {

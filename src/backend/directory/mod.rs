@@ -33,5 +33,6 @@ pub const FACTS: BackendFacts = BackendFacts {
     verifies_crc32c: false,
     verifies_crc64nvme: false,
     etag_is_md5: false,
+    copies: true,
     delete_removes: true,
 };

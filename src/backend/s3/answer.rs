@@ -82,7 +82,11 @@ pub fn upload_id(body: &[u8]) -> Result<String, Failure> {
 /// The answer to `Ask::CompleteUpload` after a 200, whose head said `stored`. A document that breaks off leaves the outcome
 /// open: `Unavailable`.
 pub fn completed(ask: &Ask<'_>, stored: Stored, body: &[u8]) -> Result<Stored, Failure> {
-    match xml::read_complete_result(body).map_err(|bad| garbled("CompleteMultipartUpload", bad))? {
+    document_after_200(ask, "CompleteMultipartUpload", stored, body)
+}
+
+fn document_after_200(ask: &Ask<'_>, operation: &str, stored: Stored, body: &[u8]) -> Result<Stored, Failure> {
+    match xml::read_complete_result(body).map_err(|bad| garbled(operation, bad))? {
         CompletedUpload::Done { etag } => Ok(Stored { etag, ..stored }),
         CompletedUpload::Failed(error) => {
             let cause = describe(ask, 200, &error);
@@ -90,6 +94,11 @@ pub fn completed(ask: &Ask<'_>, stored: Stored, body: &[u8]) -> Result<Stored, F
             Err(from_error(ask, status, &error, cause))
         }
     }
+}
+
+/// The answer to `Ask::Copy` or `Ask::CopyPart` after a 200, whose head said `stored`: an error may stand there too.
+pub fn copied(ask: &Ask<'_>, stored: Stored, body: &[u8]) -> Result<Stored, Failure> {
+    document_after_200(ask, "a copy", stored, body)
 }
 
 /// A page of a listing. The next one starts after its last name.

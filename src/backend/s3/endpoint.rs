@@ -15,6 +15,8 @@ pub struct Endpoint {
     authority: String,
     /// What stands before a name in a target: `/`, or `/bucket/`. Already encoded.
     root: Vec<u8>,
+    /// What stands before the name of a copy's source: `/bucket/`. Already encoded.
+    source_root: Vec<u8>,
     access_key_id: String,
     secret_access_key: Secret,
     region: String,
@@ -25,11 +27,11 @@ impl Endpoint {
         // A bucket is no part of an address.
         let path_style = place.force_path_style || place.endpoint.host.parse::<std::net::IpAddr>().is_ok();
         let mut endpoint = place.endpoint.clone();
-        let mut root = b"/".to_vec();
-        if path_style {
-            encode_path_into(&mut root, place.bucket.as_bytes());
-            root.push(b'/');
-        } else {
+        let mut source_root = b"/".to_vec();
+        encode_path_into(&mut source_root, place.bucket.as_bytes());
+        source_root.push(b'/');
+        let root = if path_style { source_root.clone() } else { b"/".to_vec() };
+        if !path_style {
             endpoint.host = format!("{}.{}", place.bucket, endpoint.host);
         }
         Self {
@@ -38,6 +40,7 @@ impl Endpoint {
             port: endpoint.port,
             tls: endpoint.tls,
             root,
+            source_root,
             access_key_id: place.access_key_id.clone(),
             secret_access_key: place.secret_access_key.clone(),
             region: place.region.clone(),
@@ -50,6 +53,10 @@ impl Endpoint {
 
     pub(super) fn root(&self) -> &[u8] {
         &self.root
+    }
+
+    pub(super) fn source_root(&self) -> &[u8] {
+        &self.source_root
     }
 
     pub(super) fn target(&self) -> Target<'_> {

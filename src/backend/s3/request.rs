@@ -7,8 +7,11 @@ use super::Endpoint;
 use crate::backend::port::{Span, UpstreamPayload};
 use crate::backend::travel;
 use crate::base::{PartNumber, Timestamp};
+use crate::proto::aws_chunked::signed_length;
 use crate::proto::fields::Fields;
-use crate::proto::sigv4::{EMPTY_SHA256, PayloadMode, Request, Signer, encode_path_into, encode_query_into};
+use crate::proto::sigv4::{
+    ChunkSigner, EMPTY_SHA256, PayloadMode, Request, Signer, encode_path_into, encode_query_into,
+};
 use crate::store::record::ObjectRecord;
 use aws_lc_rs::digest;
 use std::io::Write;
@@ -37,6 +40,22 @@ pub enum Ask<'a> {
         number: PartNumber,
         size: u64,
         payload: UpstreamPayload,
+    },
+    /// Of another name on the same backend, with a record of its own. `if_match`: an ETag without quotes, empty for none.
+    Copy {
+        name: &'a str,
+        from: &'a str,
+        if_match: &'a str,
+        record: &'a ObjectRecord,
+    },
+    /// `span`: None for the whole of it.
+    CopyPart {
+        name: &'a str,
+        upload: &'a str,
+        number: PartNumber,
+        from: &'a str,
+        if_match: &'a str,
+        span: Option<Span>,
     },
     /// `version_id`: empty for the newest.
     Head {
@@ -79,7 +98,7 @@ impl Ask<'_> {
     pub fn method(&self) -> &'static str {
         match self {
             Self::Get { .. } | Self::ListUploads { .. } | Self::List { .. } | Self::ListVersions { .. } => "GET",
-            Self::Put { .. } | Self::PutPart { .. } => "PUT",
+            Self::Put { .. } | Self::PutPart { .. } | Self::Copy { .. } | Self::CopyPart { .. } => "PUT",
             Self::Head { .. } => "HEAD",
             Self::Delete { .. } | Self::AbortUpload { .. } => "DELETE",
             Self::CreateUpload { .. } | Self::CompleteUpload { .. } => "POST",
@@ -96,6 +115,8 @@ impl Ask<'_> {
             Self::Get { name, .. }
             | Self::Put { name, .. }
             | Self::PutPart { name, .. }
+            | Self::Copy { name, .. }
+            | Self::CopyPart { name, .. }
             | Self::Head { name, .. }
             | Self::Delete { name, .. }
             | Self::CreateUpload { name, .. }
@@ -109,6 +130,8 @@ impl Ask<'_> {
         match self {
             Self::Put { payload, .. } | Self::PutPart { payload, .. } => match payload {
                 UpstreamPayload::Sha256(digest) => PayloadMode::DeclaredSha256(*digest),
+                UpstreamPayload::Chunked if self.is_chunked() => PayloadMode::StreamingSigned { trailer: false },
+                UpstreamPayload::Chunked => PayloadMode::DeclaredSha256(EMPTY_SHA256),
                 UpstreamPayload::Unsigned => PayloadMode::Unsigned,
             },
             Self::CompleteUpload { body, .. } => {
@@ -119,12 +142,23 @@ impl Ask<'_> {
         }
     }
 
-    /// Of the body that follows the head; None where none may.
+    /// Whether the body goes in signed chunks. An empty one has nothing to go in chunks.
+    pub fn is_chunked(&self) -> bool {
+        match self {
+            Self::Put { size, payload, .. } | Self::PutPart { size, payload, .. } => {
+                *size > 0 && *payload == UpstreamPayload::Chunked
+            }
+            _ => false,
+        }
+    }
+
+    /// Of the body that follows the head, as sent; None where none may.
     fn content_length(&self) -> Option<u64> {
         match self {
+            Self::Put { size, .. } | Self::PutPart { size, .. } if self.is_chunked() => Some(signed_length(*size)),
             Self::Put { size, .. } | Self::PutPart { size, .. } => Some(*size),
             Self::CompleteUpload { body, .. } => Some(body.len() as u64),
-            Self::CreateUpload { .. } => Some(0),
+            Self::CreateUpload { .. } | Self::Copy { .. } | Self::CopyPart { .. } => Some(0),
             _ => None,
         }
     }
@@ -144,8 +178,15 @@ impl RequestWriter {
         Self::default()
     }
 
-    /// Appends the complete head of a request, signed at `now`. Bodies follow as they are.
-    pub fn write(&mut self, out: &mut Vec<u8>, endpoint: &Endpoint, ask: &Ask<'_>, now: Timestamp) {
+    /// Appends the complete head of a request, signed at `now`. Bodies follow as they are, or in the chunks that the answered
+    /// signer signs.
+    pub fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        endpoint: &Endpoint,
+        ask: &Ask<'_>,
+        now: Timestamp,
+    ) -> Option<ChunkSigner> {
         self.write_target(endpoint, ask);
         self.write_fields(endpoint, ask);
         out.extend_from_slice(ask.method().as_bytes());
@@ -158,8 +199,9 @@ impl RequestWriter {
         out.extend_from_slice(b" HTTP/1.1\r\n");
         out.extend_from_slice(&self.fields.text);
         let request = Request { method: ask.method(), path: &self.path, query: &self.query, headers: &self.fields };
-        self.signer.sign_into(out, &request, &endpoint.target(), ask.payload(), now);
+        let seed = self.signer.sign_into(out, &request, &endpoint.target(), ask.payload(), now);
         out.extend_from_slice(b"\r\n");
+        ask.is_chunked().then(|| self.signer.chunk_signer(&endpoint.target(), now, seed))
     }
 
     fn write_target(&mut self, endpoint: &Endpoint, ask: &Ask<'_>) {
@@ -167,14 +209,14 @@ impl RequestWriter {
         self.path.extend_from_slice(endpoint.root());
         self.query.clear();
         match *ask {
-            Ask::Get { name, .. } | Ask::Put { name, .. } => self.name(name),
+            Ask::Get { name, .. } | Ask::Put { name, .. } | Ask::Copy { name, .. } => self.name(name),
             Ask::Head { name, version_id } | Ask::Delete { name, version_id } => {
                 self.name(name);
                 if !version_id.is_empty() {
                     self.parameter("versionId", version_id);
                 }
             }
-            Ask::PutPart { name, upload, number, .. } => {
+            Ask::PutPart { name, upload, number, .. } | Ask::CopyPart { name, upload, number, .. } => {
                 self.name(name);
                 write!(self.query, "partNumber={}", number.get()).expect("writing to a vector");
                 self.parameter("uploadId", upload);
@@ -226,6 +268,12 @@ impl RequestWriter {
         if let Some(length) = ask.content_length() {
             fields.line("content-length", format_args!("{length}"));
         }
+        if let Ask::Put { size, .. } | Ask::PutPart { size, .. } = ask
+            && ask.is_chunked()
+        {
+            fields.line("content-encoding", format_args!("aws-chunked"));
+            fields.line("x-amz-decoded-content-length", format_args!("{size}"));
+        }
         match *ask {
             Ask::Get { span, if_match, .. } => {
                 if let Some(Span { from, len }) = span {
@@ -241,6 +289,19 @@ impl RequestWriter {
                     fields.line(name, format_args!("{value}"));
                 }
                 travel::fields(record, |prefix, name, value| fields.line_in_two(prefix, name, value));
+            }
+            Ask::Copy { from, if_match, record, .. } => {
+                fields.source(endpoint, from, if_match);
+                fields.line("x-amz-metadata-directive", format_args!("REPLACE"));
+                travel::fields(record, |prefix, name, value| fields.line_in_two(prefix, name, value));
+            }
+            Ask::CopyPart { from, if_match, span, .. } => {
+                fields.source(endpoint, from, if_match);
+                if let Some(Span { from, len }) = span {
+                    debug_assert!(len > 0, "no range asks for nothing");
+                    let last = from + len.saturating_sub(1);
+                    fields.line("x-amz-copy-source-range", format_args!("bytes={from}-{last}"));
+                }
             }
             Ask::CreateUpload { record, .. } => {
                 travel::fields(record, |prefix, name, value| fields.line_in_two(prefix, name, value));
@@ -280,6 +341,16 @@ impl FieldLines {
         self.text.extend_from_slice(b"\r\n");
     }
 
+    /// What a copy is made of.
+    fn source(&mut self, endpoint: &Endpoint, from: &str, if_match: &str) {
+        let mut path = endpoint.source_root().to_vec();
+        encode_path_into(&mut path, from.as_bytes());
+        self.line("x-amz-copy-source", format_args!("{}", String::from_utf8_lossy(&path)));
+        if !if_match.is_empty() {
+            self.line("x-amz-copy-source-if-match", format_args!("\"{if_match}\""));
+        }
+    }
+
     fn line_in_two(&mut self, prefix: &str, name: &str, value: &str) {
         self.text.extend_from_slice(prefix.as_bytes());
         let prefix_len = prefix.len();
@@ -300,7 +371,7 @@ impl Fields for FieldLines {
 mod tests {
     use super::*;
     use crate::base::Secret;
-    use crate::config::checked::{self, BackendHttp, S3Place};
+    use crate::config::checked::{self, BackendHttp, PayloadSigning, S3Place};
     use crate::proto::http1::{BodyFraming, RequestHead};
     use crate::proto::sigv4::Verifier;
     use std::time::Duration;
@@ -315,7 +386,8 @@ mod tests {
             access_key_id: "key-id".to_owned(),
             secret_access_key: Secret::new("very secret"),
             force_path_style,
-            unsigned_payload: true,
+            signing: PayloadSigning::Never,
+            disable_checksum: false,
             ca_file: None,
             http: BackendHttp {
                 max_idle_conns_per_host: 1,
@@ -356,6 +428,55 @@ mod tests {
         let nothing = matches!(framing, BodyFraming::Length(0) | BodyFraming::None);
         let read = head.framing;
         assert!(read == framing || nothing && matches!(read, BodyFraming::Length(0) | BodyFraming::None), "{read:?}");
+    }
+
+    #[test]
+    fn bodies_that_nobody_has_hashed_go_in_signed_chunks() {
+        let record = ObjectRecord::default();
+        let put =
+            |size| Ask::Put { name: "n", size, payload: UpstreamPayload::Chunked, record: &record, checksum: None };
+        let lines = |size| written(&place("minio.lan", 9000, false, true), &put(size));
+        let text = lines(70_000);
+        let wire = signed_length(70_000);
+        for line in [
+            format!("content-length: {wire}"),
+            "content-encoding: aws-chunked".to_owned(),
+            "x-amz-decoded-content-length: 70000".to_owned(),
+            "x-amz-content-sha256: STREAMING-AWS4-HMAC-SHA256-PAYLOAD".to_owned(),
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} in {text}");
+        }
+        assert!(lines(0).contains("content-length: 0\r\n") && !lines(0).contains("chunked"));
+        assert!(put(1).is_chunked() && !put(0).is_chunked());
+    }
+
+    #[test]
+    fn copies() {
+        let named = place("s3.example", 443, true, false);
+        let record = ObjectRecord { user_metadata: vec![("a".into(), "1".into())], ..ObjectRecord::default() };
+        let from = "bkt/a b+!01VERSIONNONCE";
+        let source = "/blobs/bkt/a%20b%2B%2101VERSIONNONCE";
+        let ask = Ask::Copy { name: "n", from, if_match: "", record: &record };
+        let text = written(&named, &ask);
+        for line in [
+            "PUT /n HTTP/1.1",
+            "host: blobs.s3.example",
+            "content-length: 0",
+            &format!("x-amz-copy-source: {source}"),
+            "x-amz-metadata-directive: REPLACE",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} in {text}");
+        }
+        let number = PartNumber::new(7).expect("a number");
+        let span = Some(Span { from: 5, len: 10 });
+        check(
+            &place("minio.lan", 9000, false, true),
+            &Ask::CopyPart { name: "n", upload: "u", number, from, if_match: "e", span },
+            &format!(
+                "PUT /blobs/n?partNumber=7&uploadId=u HTTP/1.1\nhost: minio.lan:9000\ncontent-length: 0\n\
+                 x-amz-copy-source: {source}\nx-amz-copy-source-if-match: \"e\"\nx-amz-copy-source-range: bytes=5-14"
+            ),
+        );
     }
 
     #[test]

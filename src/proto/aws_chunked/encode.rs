@@ -1,4 +1,5 @@
-//! Puts a body into aws-chunked framing, as a client does. For the load test and for tests.
+//! Puts a body into aws-chunked framing, as a client does. For bodies to backends that want them signed (`sign`), the load
+//! test and tests.
 
 use super::Form;
 use crate::proto::checksum::{Algorithm, Checksum};
@@ -17,20 +18,21 @@ impl Encoder {
     /// Length of the whole body on the wire for `payload` bytes in chunks of `chunk` bytes (the last one shorter), which is
     /// the Content-Length of the request.
     pub fn encoded_length(form: &Form, payload: u64, chunk: u64, trailer: Option<Algorithm>) -> u64 {
-        const SIGNATURE: u64 = ";chunk-signature=".len() as u64 + 64;
         let (per_line, trailer_signature) = match form {
             Form::UnsignedTrailer => (2, 0),
-            Form::Signed(_) => (SIGNATURE + 2, 0),
-            Form::SignedTrailer(_) => (SIGNATURE + 2, "x-amz-trailer-signature:\r\n".len() as u64 + 64),
+            Form::Signed(_) => (SIGNED_LINE, 0),
+            Form::SignedTrailer(_) => (SIGNED_LINE, "x-amz-trailer-signature:\r\n".len() as u64 + 64),
         };
-        let framed = |size: u64| hex_digits(size) + per_line + size + 2;
-        let rest = payload % chunk;
-        let chunks = payload / chunk * framed(chunk) + if rest > 0 { framed(rest) } else { 0 };
         let trailer_line = trailer.map_or(0, |algorithm| {
             (algorithm.header().len() + ":\r\n".len() + data_encoding::BASE64.encode_len(algorithm.value_bytes()))
                 as u64
         });
-        chunks + hex_digits(0) + per_line + trailer_line + trailer_signature + 2
+        chunks_length(payload, chunk, per_line) + hex_digits(0) + per_line + trailer_line + trailer_signature + 2
+    }
+
+    /// The same for signed chunks without a trailer.
+    pub fn signed_length(payload: u64, chunk: u64) -> u64 {
+        chunks_length(payload, chunk, SIGNED_LINE) + hex_digits(0) + SIGNED_LINE + 2
     }
 
     /// Appends one chunk. `payload` must not be empty: an empty chunk ends the body.
@@ -69,6 +71,15 @@ impl Encoder {
         }
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// What stands in a signed chunk's line behind its size.
+const SIGNED_LINE: u64 = ";chunk-signature=".len() as u64 + 64 + 2;
+
+fn chunks_length(payload: u64, chunk: u64, per_line: u64) -> u64 {
+    let framed = |size: u64| hex_digits(size) + per_line + size + 2;
+    let rest = payload % chunk;
+    payload / chunk * framed(chunk) + if rest > 0 { framed(rest) } else { 0 }
 }
 
 fn hex_digits(number: u64) -> u64 {

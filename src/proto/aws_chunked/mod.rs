@@ -1,15 +1,17 @@
 //! The aws-chunked body: chunks of `SIZE[;chunk-signature=…] CRLF bytes CRLF`, a last one of size 0, trailers, CRLF
-//! ("Transferring payload in multiple chunks"). [`Decoder`] takes it off what clients send, [`Encoder`] puts it on for the
-//! load test and for tests.
+//! ("Transferring payload in multiple chunks"). [`Decoder`] takes it off what clients send; [`SignedFrames`] puts it on for a
+//! backend that wants every body signed, [`Encoder`] for the load test and for tests.
 //!
 //! Called by whoever moves a body; never does IO, never copies payload. It stands inside HTTP's own framing: what comes
 //! here has already been freed of Content-Length or chunked transfer coding.
 
 mod decode;
 mod encode;
+mod sign;
 
 pub use decode::{Decoder, Step, fuzz_one};
 pub use encode::Encoder;
+pub use sign::{SignedFrames, signed_length};
 
 use super::body_error::BodyError;
 use super::fields::{Fields, Sole};

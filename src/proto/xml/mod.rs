@@ -30,6 +30,7 @@ pub use result::{
     write_location, write_post_result, write_tagging,
 };
 pub use walk::BadXml;
+pub use write::DECLARATION;
 
 /// The namespace of every document of S3's.
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";

@@ -2,9 +2,10 @@
 
 use super::CHECKSUM_ELEMENT;
 use super::walk::{BadXml, Walk};
-use crate::base::PartNumber;
 use crate::base::limits::{BATCH_KEYS_MAX, PARTS_MAX};
+use crate::base::{PartNumber, Timestamp};
 use crate::proto::checksum::{Algorithm, Checksum};
+use crate::proto::date;
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::etag::unquoted;
 use crate::proto::tags;
@@ -134,8 +135,10 @@ pub struct ObjectToDelete {
     /// As sent; may be too long to be a key.
     pub key: String,
     pub version_id: Option<String>,
-    /// Delete only if the object has this ETag (without quotes, or `*`).
+    /// Delete only if the object has this ETag (without quotes, or `*`), this size, and is of this second.
     pub if_etag: Option<String>,
+    pub if_size: Option<u64>,
+    pub if_modified_at: Option<Timestamp>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -146,7 +149,7 @@ pub struct DeleteRequest {
     pub quiet: bool,
 }
 
-/// The body of DeleteObjects. MalformedXML; NotImplemented for conditions that would otherwise be passed over.
+/// The body of DeleteObjects. MalformedXML.
 pub fn read_delete(bytes: &[u8]) -> Result<DeleteRequest, S3Error> {
     let mut walk = Walk::new(bytes)?;
     if walk.root() != "Delete" {
@@ -155,23 +158,30 @@ pub fn read_delete(bytes: &[u8]) -> Result<DeleteRequest, S3Error> {
     let mut request = DeleteRequest { objects: Vec::new(), quiet: false };
     let mut key: Option<String> = None;
     let mut version_id: Option<String> = None;
-    let mut if_etag: Option<String> = None;
+    let (mut if_etag, mut if_size, mut if_modified_at) = (None, None, None);
     while let Some((path, text)) = walk.next_closed()? {
         match path {
             "Quiet" => request.quiet = text.trim_ascii().eq_ignore_ascii_case("true"),
             "Object/Key" => key = Some(text.to_owned()),
             "Object/VersionId" => version_id = Some(text.trim_ascii().to_owned()),
             "Object/ETag" => if_etag = Some(unquoted(text).to_owned()),
-            "Object/LastModifiedTime" | "Object/Size" => {
-                return Err(S3Error::new(ErrorCode::NotImplemented, "Deleting by time or size is not implemented."));
+            "Object/Size" => if_size = Some(text.trim_ascii().parse().map_err(|_| ErrorCode::MalformedXML)?),
+            "Object/LastModifiedTime" => {
+                let at = date::parse_any(text.trim_ascii().as_bytes());
+                if_modified_at = Some(at.ok_or(ErrorCode::MalformedXML)?);
             }
             "Object" => {
                 let key = key.take().filter(|key| !key.is_empty()).ok_or(ErrorCode::MalformedXML)?;
                 if request.objects.len() == BATCH_KEYS_MAX {
                     return Err(ErrorCode::MalformedXML.into());
                 }
-                let (version_id, if_etag) = (version_id.take(), if_etag.take());
-                request.objects.push(ObjectToDelete { key, version_id, if_etag });
+                request.objects.push(ObjectToDelete {
+                    key,
+                    version_id: version_id.take(),
+                    if_etag: if_etag.take(),
+                    if_size: if_size.take(),
+                    if_modified_at: if_modified_at.take(),
+                });
             }
             _ => {}
         }
@@ -246,12 +256,26 @@ mod tests {
              <Object><VersionId>null</VersionId><Key>c</Key><ETag>\"e\"</ETag></Object>",
         )
         .expect("well-formed");
-        let plain = |key: &str| ObjectToDelete { key: key.to_owned(), version_id: None, if_etag: None };
+        let plain = |key: &str| ObjectToDelete {
+            key: key.to_owned(),
+            version_id: None,
+            if_etag: None,
+            if_size: None,
+            if_modified_at: None,
+        };
         assert!(request.quiet);
         assert_eq!(request.objects[0], plain(" a/<b>\r\u{1} "));
         let want = ObjectToDelete { version_id: Some("null".to_owned()), if_etag: Some("e".to_owned()), ..plain("c") };
         assert_eq!(request.objects[1], want);
         assert!(!delete("<Object><Key>a</Key></Object>").expect("well-formed").quiet);
+        let conditional = delete(
+            "<Object><Key>a</Key><Size>5</Size><LastModifiedTime>Sun, 06 Nov 1994 08:49:37 GMT</LastModifiedTime></Object>
+             <Object><Key>b</Key></Object>",
+        )
+        .expect("well-formed");
+        let at = Some(Timestamp { millis: 784_111_777_000 });
+        assert_eq!(conditional.objects[0], ObjectToDelete { if_size: Some(5), if_modified_at: at, ..plain("a") });
+        assert_eq!(conditional.objects[1], plain("b"), "a key keeps nothing of the one before");
     }
 
     #[test]
@@ -305,7 +329,11 @@ mod tests {
             (format!("{object}<Object><VersionId>v</VersionId></Object>"), ErrorCode::MalformedXML),
             (object.repeat(1001), ErrorCode::MalformedXML),
             (format!("{object}</Delete><Delete>{object}"), ErrorCode::MalformedXML),
-            ("<Object><Key>a</Key><Size>5</Size></Object>".to_owned(), ErrorCode::NotImplemented),
+            ("<Object><Key>a</Key><Size>-5</Size></Object>".to_owned(), ErrorCode::MalformedXML),
+            (
+                "<Object><Key>a</Key><LastModifiedTime>now</LastModifiedTime></Object>".to_owned(),
+                ErrorCode::MalformedXML,
+            ),
         ] {
             assert_eq!(delete(&inner).map(|_| ()), Err(want), "{}", &inner[..inner.len().min(80)]);
         }

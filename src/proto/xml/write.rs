@@ -2,6 +2,9 @@
 
 use std::io::Write;
 
+/// What every document begins with.
+pub const DECLARATION: &[u8] = b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+
 pub(super) struct XmlWriter<'v> {
     out: &'v mut Vec<u8>,
 }
@@ -9,7 +12,8 @@ pub(super) struct XmlWriter<'v> {
 impl<'v> XmlWriter<'v> {
     /// Begins a document with its root element; `namespace` may be empty.
     pub(super) fn document(out: &'v mut Vec<u8>, root: &str, namespace: &str) -> Self {
-        out.extend_from_slice(b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<");
+        out.extend_from_slice(DECLARATION);
+        out.push(b'<');
         out.extend_from_slice(root.as_bytes());
         if !namespace.is_empty() {
             out.extend_from_slice(b" xmlns=\"");

@@ -118,8 +118,8 @@ fn status_of(failure: &Failure) -> Option<CallStatus> {
 pub(super) fn call_of(ask: &Ask<'_>) -> BackendCall {
     match ask {
         Ask::Get { .. } => BackendCall::Get,
-        Ask::Put { .. } => BackendCall::Put,
-        Ask::PutPart { .. } => BackendCall::UploadPart,
+        Ask::Put { .. } | Ask::Copy { .. } => BackendCall::Put,
+        Ask::PutPart { .. } | Ask::CopyPart { .. } => BackendCall::UploadPart,
         Ask::Head { .. } => BackendCall::Head,
         Ask::Delete { .. } => BackendCall::Delete,
         Ask::CreateUpload { .. } => BackendCall::CreateUpload,

@@ -70,7 +70,13 @@ impl Backends for CoreBackends {
             return Err(Failure::ourselves(format!("{} bytes in hand for a body of {}", body.len(), put.size)));
         }
         match self.usable(&put.blob.backend)? {
-            Reach::Remote(remote) => Ok(remote.ask(&ask_of(&put)?, body, answer::stored).await?.0),
+            Reach::Remote(remote) => {
+                let ask = ask_of(&put)?;
+                if ask.is_chunked() {
+                    return Err(Failure::ourselves("a body in hand is signed by its hash"));
+                }
+                Ok(remote.ask(&ask, body, answer::stored).await?.0)
+            }
             Reach::Local(local) => local.put_bytes(&put, body).await,
         }
     }
@@ -83,6 +89,14 @@ impl Backends for CoreBackends {
         let mut bytes = 0;
         let end = self.move_all(source, sink, check, &mut bytes).await;
         Moved { bytes, end: end.err().unwrap_or(MoveEnd::Done) }
+    }
+
+    async fn copy_within(&self, from: &BlobAt, size: u64, span: Span, put: Put<'_>) -> Result<Stored, Failure> {
+        assert_eq!(from.backend, put.blob.backend, "a copy within one backend");
+        match self.usable(&from.backend)? {
+            Reach::Local(local) => local.copy_within(&from.name, size, span, &put).await,
+            Reach::Remote(remote) => copy_remote(remote, from, size, span, &put).await,
+        }
     }
 
     async fn delete(&self, blob: &BlobAt) -> Result<(), Failure> {
@@ -247,6 +261,20 @@ fn ask_of<'a>(put: &Put<'a>) -> Result<Ask<'a>, Failure> {
             Ok(Ask::PutPart { name, upload: backend_upload, number, size, payload })
         }
     }
+}
+
+async fn copy_remote(remote: &Remote, from: &BlobAt, size: u64, span: Span, put: &Put<'_>) -> Result<Stored, Failure> {
+    let (name, if_match) = (put.blob.name.as_str(), from.foreign_etag.as_str());
+    let from = from.name.as_str();
+    let ask = match put.target {
+        PutTarget::Object { record } => Ask::Copy { name, from, if_match, record },
+        PutTarget::Part { backend_upload: upload, number, .. } => {
+            let span = (span.len < size).then_some(span);
+            Ask::CopyPart { name, upload, number, from, if_match, span }
+        }
+    };
+    let (stored, body) = remote.ask(&ask, &[], answer::stored).await?;
+    answer::copied(&ask, stored, &body)
 }
 
 /// What the backend calls a part.

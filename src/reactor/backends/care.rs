@@ -10,6 +10,7 @@ use crate::backend::port::{Stored, UpstreamPayload};
 use crate::backend::s3::{Ask, answer};
 use crate::base::failure::Kind;
 use crate::base::{Blame, Failure, Nonce, Retry};
+use crate::config::checked::Place;
 use crate::store::record::{BackendFacts, ObjectRecord};
 use std::rc::Rc;
 
@@ -54,7 +55,11 @@ impl CoreBackends {
     pub async fn measure(&self, backend: usize, nonce: Nonce) -> Result<BackendFacts, Failure> {
         match &self.reaches[backend] {
             Reach::Local(_) => Ok(directory::FACTS),
-            Reach::Remote(remote) => measure(&Probing(remote), nonce).await,
+            Reach::Remote(remote) => {
+                let place = &self.view.backends[backend].place;
+                let checksums = matches!(place, Place::Endpoint(place) if !place.disable_checksum);
+                measure(&Probing(remote), nonce, checksums).await
+            }
         }
     }
 }
@@ -89,6 +94,13 @@ impl Probes for Probing<'_> {
         let (size, payload) = (body.len() as u64, UpstreamPayload::Sha256(sha256));
         let ask = Ask::Put { name, size, payload, record: &record, checksum };
         Ok(self.0.ask(&ask, body, answer::stored).await?.0)
+    }
+
+    async fn copy(&self, from: &str, to: &str) -> Result<Stored, Failure> {
+        let record = ObjectRecord::default();
+        let ask = Ask::Copy { name: to, from, if_match: "", record: &record };
+        let (stored, body) = self.0.ask(&ask, &[], answer::stored).await?;
+        answer::copied(&ask, stored, &body)
     }
 
     async fn delete(&self, name: &str) -> Result<(), Failure> {

@@ -149,6 +149,35 @@ impl Local {
         stored.inspect(|_| self.account.cells().ingress_bytes.add(len))
     }
 
+    pub(super) async fn copy_within(
+        &self,
+        from: &str,
+        size: u64,
+        span: Span,
+        put: &Put<'_>,
+    ) -> Result<Stored, Failure> {
+        let (from, name, len) = (from.to_owned(), put.blob.name.clone(), put.size);
+        let patience = self.patience.max(SLOW_PATIENCE);
+        match put.target {
+            PutTarget::Object { record } => {
+                let record = record.clone();
+                let work = move |directory: &Arc<Directory>| {
+                    let reading = directory.reading(&from, size, Some(span))?;
+                    directory.create(&name, len, &record)?.fill_from(reading)
+                };
+                self.run(BackendCall::Put, patience, work).await
+            }
+            PutTarget::Part { number, nonce, .. } => {
+                let nonce = nonce.to_owned();
+                let work = move |directory: &Arc<Directory>| {
+                    let reading = directory.reading(&from, size, Some(span))?;
+                    directory.create_part(&name, number, &nonce, len)?.fill_from(reading)
+                };
+                self.run(BackendCall::UploadPart, patience, work).await
+            }
+        }
+    }
+
     pub(super) async fn delete(&self, name: &str) -> Result<(), Failure> {
         let name = name.to_owned();
         let patience = self.patience.max(SLOW_PATIENCE);

@@ -8,6 +8,7 @@ use crate::base::failure::Kind;
 use crate::base::limits::XML_BYTES_MAX;
 use crate::base::{Blame, Clock, Failure, Retry, Tick};
 use crate::proto::http1::ResponseHead;
+use crate::proto::sigv4::ChunkSigner;
 use crate::reactor::stream::Idle;
 use crate::reactor::upstream::connect::ConnectError;
 use crate::reactor::upstream::exchange::{self, Answer, NoAnswer};
@@ -16,7 +17,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A backend may be silent so long while it puts the parts of a big object together.
+/// A backend may be silent so long while it puts the parts of a big object together, or copies one.
 const ASSEMBLY_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Calls of one core to a backend whose breaker is open: reads for which there is no other copy. More would only wait.
@@ -74,10 +75,15 @@ impl Remote {
 
     /// A signed head in a buffer of this core's, to be given back by `done_with`.
     pub(super) fn head_of(&self, ask: &Ask<'_>) -> Vec<u8> {
+        self.head_and_signer(ask).0
+    }
+
+    /// The same, with what signs the chunks of its body if it goes in such.
+    pub(super) fn head_and_signer(&self, ask: &Ask<'_>) -> (Vec<u8>, Option<ChunkSigner>) {
         let mut head = self.heads.borrow_mut().pop().unwrap_or_default();
         head.clear();
-        self.writer.borrow_mut().write(&mut head, &self.endpoint, ask, self.account.core.clock.now());
-        head
+        let signer = self.writer.borrow_mut().write(&mut head, &self.endpoint, ask, self.account.core.clock.now());
+        (head, signer)
     }
 
     pub(super) fn done_with(&self, head: Vec<u8>) {
@@ -85,7 +91,8 @@ impl Remote {
     }
 
     fn patience_for(&self, ask: &Ask<'_>) -> Duration {
-        if matches!(ask, Ask::CompleteUpload { .. }) { self.patience.max(ASSEMBLY_PATIENCE) } else { self.patience }
+        let is_long = matches!(ask, Ask::CompleteUpload { .. } | Ask::Copy { .. } | Ask::CopyPart { .. });
+        if is_long { self.patience.max(ASSEMBLY_PATIENCE) } else { self.patience }
     }
 
     /// Asks, with a body that is in hand, and reads the answer's head, whatever its status. A success is not counted yet,

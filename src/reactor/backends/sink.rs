@@ -6,6 +6,7 @@ use super::remote::Remote;
 use crate::backend::port::{Put, PutTarget, Stored, UpstreamPayload};
 use crate::backend::s3::{Ask, answer};
 use crate::base::{Failure, PartNumber, Tick};
+use crate::proto::aws_chunked::SignedFrames;
 use crate::reactor::disk::Draft;
 use crate::reactor::relay::{self, Cause};
 use crate::reactor::stream::Stream;
@@ -35,6 +36,8 @@ struct ToRemote {
     line: Option<Lent>,
     /// Signed, not sent. Empty once it was.
     head: Vec<u8>,
+    /// Of a body that goes in signed chunks.
+    signed: Option<SignedFrames>,
     name: String,
     part: Option<PartNumber>,
     start: Tick,
@@ -43,8 +46,9 @@ struct ToRemote {
 impl Sink {
     pub(super) fn of_remote(remote: &Rc<Remote>, line: Lent, put: &Put<'_>, ask: &Ask<'_>, start: Tick) -> Self {
         let part = if let PutTarget::Part { number, .. } = put.target { Some(number) } else { None };
-        let (head, name) = (remote.head_of(ask), ask.name().to_owned());
-        let to = ToRemote { remote: Rc::clone(remote), line: Some(line), head, name, part, start };
+        let ((head, signer), name) = (remote.head_and_signer(ask), ask.name().to_owned());
+        let signed = signer.map(|signer| SignedFrames::new(signer, put.size));
+        let to = ToRemote { remote: Rc::clone(remote), line: Some(line), head, signed, name, part, start };
         Self { to: To::Remote(to), size: put.size }
     }
 
@@ -66,21 +70,17 @@ impl Sink {
     /// Whether bytes may be spliced to it, and given to `start`. A directory's are copied.
     pub fn is_plain_socket(&self) -> bool {
         match &self.to {
-            To::Remote(to) => to.line.as_ref().is_some_and(|line| !line.is_tls()),
+            To::Remote(to) => to.signed.is_none() && to.line.as_ref().is_some_and(|line| !line.is_tls()),
             To::Local { .. } => false,
         }
     }
 
-    fn is_directory(&self) -> bool {
-        matches!(self.to, To::Local { .. })
-    }
-
     /// Sends the head and the first bytes of the body, in one call where the kernel takes them. A pooled connection that
-    /// turns out to have gone stale is replaced. Called once, before `relay`. A directory takes all its bytes through the
-    /// relay: `first` is empty then. The whole body counts as sent from here on. Cancel: NOT safe.
+    /// turns out to have gone stale is replaced. Called once, before `relay`. A directory, and a body in signed chunks, take
+    /// all bytes through the relay: `first` is empty then. The whole body counts as sent from here on. Cancel: NOT safe.
     pub async fn start(&mut self, first: &[u8]) -> Result<(), Failure> {
         assert!(first.len() as u64 <= self.size, "more bytes than were announced");
-        assert!(first.is_empty() || !self.is_directory(), "a directory's bytes go through the relay");
+        assert!(first.is_empty() || self.is_plain_socket(), "other bytes than a plain socket's go through the relay");
         self.account().cells().ingress_bytes.add(self.size);
         match &mut self.to {
             To::Remote(to) => to.send_head(first).await,
@@ -91,7 +91,7 @@ impl Sink {
     /// Where the relay writes, after `start`.
     pub fn relay(&mut self) -> relay::Sink<'_> {
         match &mut self.to {
-            To::Remote(to) => relay::Sink::Answering(to.stream()),
+            To::Remote(to) => to.relay(),
             To::Local { draft, .. } => relay::Sink::File(draft),
         }
     }
@@ -162,9 +162,13 @@ impl Sink {
 }
 
 impl ToRemote {
-    fn stream(&mut self) -> &mut Stream {
+    fn relay(&mut self) -> relay::Sink<'_> {
         assert!(self.head.is_empty(), "the head goes first");
-        self.line.as_mut().expect("a sink is not used after a failure")
+        let stream: &mut Stream = self.line.as_mut().expect("a sink is not used after a failure");
+        match &mut self.signed {
+            Some(signed) => relay::Sink::Signed(stream, signed),
+            None => relay::Sink::Answering(stream),
+        }
     }
 
     async fn send_head(&mut self, first: &[u8]) -> Result<(), Failure> {

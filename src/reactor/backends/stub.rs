@@ -241,10 +241,23 @@ impl Stub {
                 &parameter("start-after").unwrap_or_default(),
             ),
             ("GET" | "HEAD", false) => read(&state, head, &name, parameter("versionId")),
-            ("PUT", false) => match (parameter("uploadId"), parameter("partNumber")) {
-                (Some(upload), Some(number)) => put_part(&mut state, name, upload, &number, body),
-                _ => put_object(&mut state, head, &name, body),
-            },
+            ("PUT", false) => {
+                let source = match copied(&state, head) {
+                    Ok(source) => source,
+                    Err(code) => return error(404, code),
+                };
+                let is_copy = source.is_some();
+                let body = source.as_deref().unwrap_or(body);
+                let answer = match (parameter("uploadId"), parameter("partNumber")) {
+                    (Some(upload), Some(number)) => put_part(&mut state, name, upload, &number, body),
+                    _ => put_object(&mut state, head, &name, body),
+                };
+                if is_copy {
+                    let etag = etag_of(body);
+                    return Answer::xml(format!("<CopyObjectResult><ETag>{etag}</ETag></CopyObjectResult>"));
+                }
+                answer
+            }
             ("DELETE", false) => match parameter("uploadId") {
                 Some(upload) => match state.uploads.remove(&(name, upload)) {
                     Some(_) => Answer::new(204),
@@ -300,6 +313,18 @@ fn put_object(state: &mut State, head: &RequestHead<'_>, name: &str, body: &[u8]
         answer = answer.field("x-amz-version-id", id);
     }
     answer
+}
+
+/// The bytes that a copy is made of.
+fn copied(state: &State, head: &RequestHead<'_>) -> Result<Option<Vec<u8>>, &'static str> {
+    let Some(source) = head.header("x-amz-copy-source").map(text) else { return Ok(None) };
+    let name = source.strip_prefix(&format!("/{BUCKET}/")).map(decode).ok_or("NoSuchBucket")?;
+    let body = state.body(&name).ok_or("NoSuchKey")?;
+    let range = head.header("x-amz-copy-source-range").map(text);
+    let ends = range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let number = |end: &str| end.parse::<usize>().expect("a number");
+    let piece = ends.map_or(body, |(first, last)| &body[number(first)..=number(last)]);
+    Ok(Some(piece.to_vec()))
 }
 
 fn put_part(state: &mut State, name: String, upload: String, number: &str, body: &[u8]) -> Answer {

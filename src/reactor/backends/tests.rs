@@ -688,11 +688,55 @@ fn a_backend_is_claimed_once_and_never_twice() {
 }
 
 #[test]
+fn both_kinds_copy_within_themselves() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        let body = pattern(0, 300_000);
+        let whole = Span { from: 0, len: 300_000 };
+        let record = ObjectRecord::default();
+        for backend in [NAS, CLOUD] {
+            bench.put(backend, "bkt/a b", &body).await.expect("stored");
+            let (from, to) = (bench.blob(backend, "bkt/a b"), bench.blob(backend, "bkt/copy"));
+            let put = object(&to, &record, 300_000);
+            let stored = bench.backends.copy_within(&from, 300_000, whole, put).await.expect("copied");
+            assert_eq!(bench.read(backend, "bkt/copy", 300_000, (0, 300_000)).await.expect("read"), body);
+            let etag = etag_of(&body);
+            assert_eq!(stored.etag, if backend == CLOUD { etag.trim_matches('"') } else { "" });
+
+            let target = bench.blob(backend, "bkt/parts!00000000010000000000000001ABCDEFGHJK");
+            let backend_upload = bench.backends.create_upload(&target, &record).await.expect("opened");
+            let (number, nonce) = (PartNumber::new(1).expect("a number"), Nonce::from_roll(5));
+            let span = Span { from: 7, len: 1000 };
+            let put = Put {
+                target: PutTarget::Part { backend_upload: &backend_upload, number, nonce: nonce.as_str() },
+                ..object(&target, &record, 1000)
+            };
+            let part = bench.backends.copy_within(&from, 300_000, span, put).await.expect("copied");
+            let part = PartRecord {
+                number: 1,
+                size: 1000,
+                etag: etag_of(&body[7..1007]).trim_matches('"').to_owned(),
+                backend_etag: part.etag,
+                checksums: Vec::new(),
+                modified_ms: 0,
+            };
+            bench.backends.complete_upload(&target, &backend_upload, &[part]).await.expect("complete");
+            assert_eq!(bench.read(backend, &target.name, 1000, (0, 1000)).await.expect("read"), body[7..1007]);
+
+            let gone = bench.blob(backend, "bkt/gone");
+            let other = bench.blob(backend, "bkt/other");
+            let put = object(&other, &record, 300_000);
+            assert_eq!(kind(bench.backends.copy_within(&gone, 300_000, whole, put).await), Err(Kind::NotFound));
+        }
+    });
+}
+
+#[test]
 fn an_endpoint_is_measured() {
     on_both(|core| async move {
         let bench = Bench::ready(&core, "auto").await;
         let facts = bench.backends.measure(CLOUD, Nonce::from_roll(1)).await.expect("measured");
-        assert!(facts.measured && facts.verifies_sha256 && facts.etag_is_md5 && facts.delete_removes);
+        assert!(facts.measured && facts.verifies_sha256 && facts.etag_is_md5 && facts.copies && facts.delete_removes);
         // The stub knows one kind of checksum and passes over the others.
         assert!(facts.verifies_crc32 && !facts.verifies_crc32c && !facts.verifies_crc64nvme);
         {

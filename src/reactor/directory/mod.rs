@@ -4,6 +4,7 @@
 //! Everything is done relative to a handle on the directory, which was opened when its marker was seen: what is mounted
 //! over it later, or no longer, cannot be taken for it. Symbolic links are not followed, so nothing outside is reached.
 
+mod copy;
 mod files;
 mod multipart;
 mod read;

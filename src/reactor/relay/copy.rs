@@ -214,6 +214,27 @@ async fn write_to(sink: &mut Sink<'_>, buffer: &mut Buffer, count: usize, patien
             stream.deadline().disarm();
             Ok(Ready::Writable)
         }
+        Sink::Signed(stream, signed) => {
+            let mut left = count;
+            while left > 0 {
+                let taken = signed.gather(&buffer.data()[..left]);
+                buffer.consume(taken);
+                left -= taken;
+                if signed.frames().is_empty() {
+                    continue;
+                }
+                let mut frames = Buffer::from_bytes(signed.frames());
+                signed.frames().clear();
+                stream.deadline().arm(Phase::Body, patience.sink);
+                let whole = frames.len();
+                let done = stream.write_front_or_answered(&mut frames, whole).await?;
+                stream.deadline().disarm();
+                if done == Ready::Answered {
+                    return Ok(done);
+                }
+            }
+            Ok(Ready::Writable)
+        }
         Sink::Answering(stream) => {
             stream.deadline().arm(Phase::Body, patience.sink);
             let done = stream.write_front_or_answered(buffer, count).await?;

@@ -15,6 +15,7 @@ use super::disk::{Draft, OpenFile};
 use super::race::{Won, race};
 use super::stream::Stream;
 use crate::base::Failure;
+use crate::proto::aws_chunked::SignedFrames;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub enum Sink<'a> {
     Socket(&'a mut Stream),
     /// A peer that may answer before it has read the body (a backend): its answer ends the movement as `Answered`.
     Answering(&'a mut Stream),
+    /// The same, of a body that goes in signed chunks. It is given plain bytes.
+    Signed(&'a mut Stream, &'a mut SignedFrames),
     File(&'a mut Draft),
 }
 
@@ -42,7 +45,10 @@ impl Source<'_> {
 
 impl Sink<'_> {
     fn socket(&self) -> Option<&Stream> {
-        if let Self::Socket(stream) | Self::Answering(stream) = self { Some(stream) } else { None }
+        match self {
+            Self::Socket(stream) | Self::Answering(stream) | Self::Signed(stream, _) => Some(stream),
+            Self::File(_) => None,
+        }
     }
 }
 

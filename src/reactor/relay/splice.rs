@@ -30,7 +30,7 @@ pub async fn splice_body(
     let (sink, answers) = match sink {
         Sink::Socket(stream) => (&*stream, false),
         Sink::Answering(stream) => (&*stream, true),
-        Sink::File(_) => unreachable!("bodies are spliced to sockets only"),
+        Sink::File(_) | Sink::Signed(..) => unreachable!("bodies are spliced to plain sockets only"),
     };
     sink.deadline().disarm();
     let _sink_mode = match NonBlocking::set(sink) {

@@ -319,7 +319,7 @@ macro_rules! conforms {
             conforms!(@tests $make,
                 writes: [a_write_is_seen_when_committed, an_overwrite_displaces_with_grace, conditions,
                     later_versions_win_whatever_the_order_of_commits, a_delete_supersedes,
-                    a_condition_does_not_see_what_is_under_way, only_what_is_reserved_commits,
+                    a_condition_does_not_see_what_is_under_way, conditions_of_size_and_time, only_what_is_reserved_commits,
                     tags_of_the_live_version, several_copies_commit_together, a_replacement_keeps_version_and_fate,
                     versions_rise_when_the_clock_does_not, any_key_is_kept_byte_for_byte, batches_are_resolved_by_id,
                     registration_dooms_the_dead],

@@ -72,6 +72,7 @@ impl Known {
             0 => WriteCondition { must_not_exist: true, ..WriteCondition::default() },
             1 => WriteCondition { etag_in: Some(vec![etag()]), ..WriteCondition::default() },
             2 => WriteCondition { etag_not_in: vec![etag()], ..WriteCondition::default() },
+            3 => WriteCondition { size_is: Some(u64::from(number / 16 % 4) * 100), ..WriteCondition::default() },
             _ => WriteCondition::default(),
         }
     }

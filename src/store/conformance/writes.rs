@@ -359,3 +359,19 @@ pub(super) fn registration_dooms_the_dead<S: MetadataStore>(bench: &Bench<S>) {
     assert_eq!(bench.clean(), 1);
     assert_eq!(bench.state(&orphan.blob), None);
 }
+
+pub(super) fn conditions_of_size_and_time<S: MetadataStore>(bench: &Bench<S>) {
+    let delete = |condition: WriteCondition| bench.step(Delete { bucket: bucket(), key: key("k"), condition });
+    let of_size = |size| WriteCondition { size_is: Some(size), ..WriteCondition::default() };
+    let at = |modified| WriteCondition { modified_at: Some(modified), ..WriteCondition::default() };
+    assert_eq!(delete(of_size(5)), Err(Refusal::NoSuchKey));
+    bench.put("k", 5);
+    let modified = bench.lookup("k").expect("live").modified;
+    let later = modified.plus(Duration::from_secs(1));
+    for refused in [of_size(4), at(later), WriteCondition { size_is: Some(5), ..at(later) }] {
+        assert_eq!(delete(refused), Err(Refusal::PreconditionFailed));
+    }
+    let same_second = Timestamp { millis: modified.seconds() * 1000 + 1 };
+    let both = WriteCondition { size_is: Some(5), ..at(same_second) };
+    assert_eq!(delete(both), Ok(Deleted { existed: true }));
+}

@@ -1,8 +1,8 @@
 //! A write: begin, commit, abandon, delete (PROTOCOL.md, "A write").
 
 use super::super::port::{
-    AbandonWrite, BeginWrite, Begun, CommitWrite, Committed, Delete, Deleted, Done, Overtaken, Refusal, SetTags,
-    WriteCondition,
+    AbandonWrite, BeginWrite, Begun, CommitWrite, Committed, Delete, Deleted, Done, Existing, Overtaken, Refusal,
+    SetTags, WriteCondition,
 };
 use super::super::record::BlobState;
 use super::super::rules::{chance_of_nonce, mint_version};
@@ -12,7 +12,11 @@ use crate::base::{BackendName, BlobId, Incarnation, Timestamp, Version, blob_nam
 
 impl Tables {
     pub(super) fn test(&self, key: &Key, condition: &WriteCondition) -> Result<(), Refusal> {
-        condition.test(self.versions.get(key).map(|live| live.etag.as_str()))
+        condition.test(self.versions.get(key).map(|live| Existing {
+            etag: &live.etag,
+            size: live.size,
+            modified: live.modified,
+        }))
     }
 
     /// Whether this blob is a write's or a copy's, and still this incarnation's to end.

@@ -14,15 +14,15 @@ struct Checksums {
     checksums: Vec<StoredChecksum>,
 }
 
+const KEYS: &str = "SELECT key, size, modified, etag, record FROM versions
+     WHERE bucket = ?1 AND key >= ?2 AND key < ?3 AND live = 1 ORDER BY key";
+
 impl Reader {
     pub(super) fn list(&self, list: &ListQuery) -> Result<ListPage> {
         let mut page = ListPage::default();
         let folding = Folding { prefix: &list.prefix, delimiter: &list.delimiter };
         let (mut from, end) = (folding.start(&list.after), folding.end());
-        let mut statement = self.conn.prepare_cached(
-            "SELECT key, size, modified, etag, record FROM versions
-             WHERE bucket = ?1 AND key >= ?2 AND key < ?3 AND live = 1 ORDER BY key",
-        )?;
+        let mut statement = self.conn.prepare_cached(KEYS)?;
         'walk: loop {
             let mut found = statement.query(params![list.bucket, from, end])?;
             while let Some(row) = found.next()? {
@@ -159,6 +159,9 @@ fn after_all_below(prefix: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Timestamp;
+    use rusqlite::{Connection, StatementStatus};
+    use std::sync::Arc;
 
     #[test]
     fn what_lies_above_a_prefix() {
@@ -171,5 +174,34 @@ mod tests {
         ] {
             assert_eq!(after_all_below(prefix).as_deref(), want, "{prefix:?}");
         }
+    }
+
+    /// Steps of SQLite's machine that a listing by `/` takes in a bucket of so many keys under ten prefixes, and its entries.
+    fn steps(keys: u32) -> (i32, usize) {
+        let conn = Connection::open_in_memory().expect("a database");
+        conn.execute_batch(include_str!("../../../migrations/sqlite/V1__metadata.sql")).expect("the tables");
+        conn.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?1)
+             INSERT INTO versions (bucket, key, version, live, size, modified, etag, record)
+             SELECT 'bkt', CAST(printf('p%d/%07d', i % 10, i) AS BLOB), '01', 1, 0, 0, 'e', '{}' FROM n",
+            [keys],
+        )
+        .expect("the keys");
+        let reader = Reader::new(conn, Arc::new(Timestamp::default), 1);
+        let (bucket, delimiter) = ("bkt".to_owned(), "/".to_owned());
+        let list = ListQuery { bucket, delimiter, max: 1000, ..ListQuery::default() };
+        let page = reader.list(&list).expect("a page");
+        assert!(!page.truncated && page.keys.is_empty());
+        let statement = reader.conn.prepare_cached(KEYS).expect("it was prepared");
+        (statement.get_status(StatementStatus::VmStep), page.common_prefixes.len())
+    }
+
+    #[test]
+    fn a_listing_costs_what_it_shows_not_what_it_skips() {
+        let (few, prefixes) = steps(10);
+        assert_eq!(prefixes, 10);
+        let (many, prefixes) = steps(100_000);
+        assert_eq!(prefixes, 10);
+        assert!(many <= few * 2, "{many} steps over 100 000 keys, {few} over ten");
     }
 }

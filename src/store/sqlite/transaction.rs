@@ -2,7 +2,7 @@
 //!
 //! A change that is refused changes nothing, except where its description says so: it tests first and moves then.
 
-use super::super::port::{Candidate, Change, Outcome, Overtaken, Refusal, Rules, WriteCondition};
+use super::super::port::{Candidate, Change, Existing, Outcome, Overtaken, Refusal, Rules, WriteCondition};
 use super::super::record::{BlobAt, BlobState};
 use super::ledger::Ledger;
 use super::rows;
@@ -53,6 +53,14 @@ pub(super) struct Live {
     pub(super) size: i64,
     pub(super) etag: String,
     pub(super) upload: Option<String>,
+    pub(super) modified: Timestamp,
+}
+
+impl Live {
+    pub(super) fn existing(&self) -> Existing<'_> {
+        let size = u64::try_from(self.size).expect("sizes are never below zero");
+        Existing { etag: &self.etag, size, modified: self.modified }
+    }
 }
 
 /// A blob's row, as far as changes need it.
@@ -151,7 +159,8 @@ impl Transaction<'_> {
     pub(super) fn live(&self, key: Key<'_>) -> rusqlite::Result<Option<Live>> {
         self.conn
             .prepare_cached(
-                "SELECT version, size, etag, upload FROM versions WHERE bucket = ?1 AND key = ?2 AND live = 1",
+                "SELECT version, size, etag, upload, modified FROM versions
+                 WHERE bucket = ?1 AND key = ?2 AND live = 1",
             )?
             .query_row(params![key.bucket, key.bytes()], |row| {
                 Ok(Live {
@@ -159,6 +168,7 @@ impl Transaction<'_> {
                     size: row.get(1)?,
                     etag: rows::owned(row, 2)?,
                     upload: row.get(3)?,
+                    modified: rows::time(row, 4)?,
                 })
             })
             .optional()
@@ -169,7 +179,7 @@ impl Transaction<'_> {
             return Ok(());
         }
         let live = self.live(key)?;
-        Ok(condition.test(live.as_ref().map(|live| live.etag.as_str()))?)
+        Ok(condition.test(live.as_ref().map(Live::existing))?)
     }
 
     /// The highest version of a key that a row names: what the next one must be above. A live version has a live blob, so

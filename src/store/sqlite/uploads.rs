@@ -8,7 +8,7 @@ use super::super::port::{
 use super::super::record::{BlobState, PartRecord};
 use super::super::rules::{chance_of_nonce, chance_of_upload, check_manifest, mint_version, version_time};
 use super::rows::{self, UploadRow, upload_columns};
-use super::transaction::{Blob, Key, NewBlob, Step, Transaction};
+use super::transaction::{Blob, Key, Live, NewBlob, Step, Transaction};
 use super::writes::{Coming, signed};
 use crate::base::{BlobId, BucketName, Incarnation, Nonce, ObjectKey, PartNumber, UploadId};
 use rusqlite::{OptionalExtension, params};
@@ -301,7 +301,7 @@ impl Transaction<'_> {
         let outcome = if blob.superseded != Overtaken::No {
             self.doom(&blob, self.now, false, "overtaken")?;
             finish.condition.overtaken(blob.superseded, blob.version, self.now)
-        } else if let Err(refusal) = finish.condition.test(old.as_ref().map(|live| live.etag.as_str())) {
+        } else if let Err(refusal) = finish.condition.test(old.as_ref().map(Live::existing)) {
             self.doom(&blob, self.now, false, "condition refused")?;
             Err(refusal)
         } else {

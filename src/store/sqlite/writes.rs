@@ -7,7 +7,7 @@ use super::super::port::{
 use super::super::record::{BlobState, ObjectRecord};
 use super::super::rules::{chance_of_nonce, mint_version};
 use super::rows;
-use super::transaction::{Blob, Key, NewBlob, Step, Transaction};
+use super::transaction::{Blob, Key, Live, NewBlob, Step, Transaction};
 use crate::base::limits::OBJECT_BYTES_MAX;
 use crate::base::{BackendName, BlobId, Incarnation, Version};
 use rusqlite::{OptionalExtension, params};
@@ -91,7 +91,7 @@ impl Transaction<'_> {
             return Ok(commit.condition.overtaken(overtaken, version, self.now)?);
         }
         let old = self.live(key)?;
-        if let Err(refusal) = commit.condition.test(old.as_ref().map(|live| live.etag.as_str())) {
+        if let Err(refusal) = commit.condition.test(old.as_ref().map(Live::existing)) {
             self.doom_all(&ours, "condition refused")?;
             return Err(refusal.into());
         }
@@ -156,7 +156,7 @@ impl Transaction<'_> {
     pub(super) fn delete(&mut self, delete: &Delete) -> Step<Deleted> {
         let key = Key::of(&delete.bucket, &delete.key);
         let old = self.live(key)?;
-        delete.condition.test(old.as_ref().map(|live| live.etag.as_str()))?;
+        delete.condition.test(old.as_ref().map(Live::existing))?;
         if let Some(old) = &old {
             self.displace(key, old, "deleted")?;
         }
