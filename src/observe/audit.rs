@@ -7,6 +7,7 @@ use super::json_line::JsonLine;
 use super::request_id::RequestId;
 use crate::base::Timestamp;
 use crate::policy::body_path::BodyPath;
+use crate::proto::date::Iso8601;
 use std::cell::RefCell;
 use std::io::Write;
 use std::time::Duration;
@@ -55,6 +56,7 @@ pub struct Entry<'a> {
 #[derive(Debug)]
 pub struct AuditLog {
     buffer: RefCell<Vec<u8>>,
+    date: RefCell<Iso8601>,
     full: flume::Sender<Vec<u8>>,
     empty: flume::Receiver<Vec<u8>>,
 }
@@ -69,7 +71,7 @@ impl AuditLog {
             cells.audit_dropped.inc();
             return;
         }
-        write_line(&mut buffer, entry, &cells.core);
+        write_line(&mut buffer, self.date.borrow_mut().of(entry.time), entry, &cells.core);
         cells.audit_lines.inc();
     }
 
@@ -119,14 +121,15 @@ pub fn audit_log(cores: usize) -> (Vec<AuditLog>, AuditWriter) {
     let (empty_in, empty) = flume::bounded(BUFFERS_IN_FLIGHT);
     let end = |_| AuditLog {
         buffer: RefCell::new(Vec::with_capacity(2 * HAND_OVER_BYTES)),
+        date: RefCell::default(),
         full: full_in.clone(),
         empty: empty.clone(),
     };
     ((0..cores).map(end).collect(), AuditWriter { full, empty: empty_in })
 }
 
-fn write_line(buffer: &mut Vec<u8>, entry: &Entry<'_>, core: &str) {
-    let mut line = JsonLine::begin(buffer, entry.time, "INFO", "audit");
+fn write_line(buffer: &mut Vec<u8>, time: &str, entry: &Entry<'_>, core: &str) {
+    let mut line = JsonLine::begin(buffer, time, "INFO", "audit");
     line.flag("audit", true);
     if entry.event.is_empty() {
         line.text_in_two("event", "s3.", entry.operation);
@@ -187,7 +190,7 @@ mod tests {
     #[test]
     fn a_line_says_everything_once() {
         let mut buffer = Vec::new();
-        write_line(&mut buffer, &ENTRY, "0");
+        write_line(&mut buffer, Iso8601::default().of(ENTRY.time), &ENTRY, "0");
         let want = concat!(
             r#"{"time":"2026-09-21T14:13:20.123Z","level":"INFO","msg":"audit","audit":true,"event":"s3.GetObject","#,
             r#""request_id":"0000000000000000","operation":"GetObject","method":"GET","path":"/photos/a%22b","#,
@@ -199,7 +202,7 @@ mod tests {
         let mut buffer = Vec::new();
         let denied =
             Entry { event: "s3.AuthFailure", operation: "", error: "SignatureDoesNotMatch", body_path: None, ..ENTRY };
-        write_line(&mut buffer, &denied, "0");
+        write_line(&mut buffer, Iso8601::default().of(denied.time), &denied, "0");
         let json: serde_json::Value = serde_json::from_slice(&buffer).expect("valid JSON");
         assert_eq!(
             (json["event"].as_str(), json["error"].as_str()),

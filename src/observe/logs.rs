@@ -5,6 +5,7 @@
 use super::json_line::JsonLine;
 use crate::base::Timestamp;
 use crate::config::checked::LogLevel;
+use crate::proto::date;
 use std::cell::RefCell;
 use std::fmt;
 use std::io::Write;
@@ -65,7 +66,12 @@ impl<S: Subscriber, O: Lines + 'static> Layer<S> for JsonLayer<O> {
             buffer.clear();
             let mut message = Message(String::new());
             event.record(&mut message);
-            let mut line = JsonLine::begin(&mut buffer, now(), event.metadata().level().as_str(), &message.0);
+            let mut line = JsonLine::begin(
+                &mut buffer,
+                date::iso8601(now()).as_str(),
+                event.metadata().level().as_str(),
+                &message.0,
+            );
             event.record(&mut Fields(&mut line));
             line.end();
             self.out.line(&buffer);

@@ -195,6 +195,32 @@ pub fn iso8601(at: Timestamp) -> DateText<24> {
         .done()
 }
 
+/// `iso8601` for moments that follow each other: the second that the last one had is not worked out again.
+#[derive(Clone, Copy, Debug)]
+pub struct Iso8601 {
+    second: i64,
+    text: DateText<24>,
+}
+
+impl Iso8601 {
+    pub fn of(&mut self, at: Timestamp) -> &str {
+        const MILLIS: std::ops::Range<usize> = 20..23;
+        if self.second == at.seconds() {
+            let millis = at.millis.rem_euclid(1000) as u32;
+            self.text.0[MILLIS].copy_from_slice(&Pen::<3>::new().digits(millis, 3).text);
+        } else {
+            *self = Self { second: at.seconds(), text: iso8601(at) };
+        }
+        self.text.as_str()
+    }
+}
+
+impl Default for Iso8601 {
+    fn default() -> Self {
+        Self { second: 0, text: iso8601(Timestamp::default()) }
+    }
+}
+
 /// `20261122T170000Z`, for signatures; its first 8 characters are the day of a credential's scope.
 pub fn basic(at: Timestamp) -> DateText<16> {
     let civil = Civil::of(at);
@@ -366,6 +392,7 @@ mod tests {
 
     #[test]
     fn well_known_moments() {
+        let mut running = Iso8601::default();
         for (millis, http_text, iso, basic_text) in [
             (0, "Thu, 01 Jan 1970 00:00:00 GMT", "1970-01-01T00:00:00.000Z", "19700101T000000Z"),
             (784_111_777_000, "Sun, 06 Nov 1994 08:49:37 GMT", "1994-11-06T08:49:37.000Z", "19941106T084937Z"),
@@ -377,6 +404,8 @@ mod tests {
         ] {
             assert_eq!(http(at(millis)).as_str(), http_text);
             assert_eq!(iso8601(at(millis)).as_str(), iso);
+            assert_eq!(running.of(at(millis)), iso);
+            assert_eq!(running.of(at(millis ^ 1)), iso8601(at(millis ^ 1)).as_str());
             assert_eq!(basic(at(millis)).as_str(), basic_text);
         }
         assert_eq!(&iso8601(at(i64::MAX)).as_str()[..10], "9999-12-31", "no fifth digit");
