@@ -3,7 +3,6 @@
 
 use super::checked::{Backend, Config};
 use crate::base::BackendName;
-use std::collections::HashMap;
 use std::ops::Deref;
 
 /// Everything of `Config` (through `Deref`) as the process started with it. Buckets and users may change after that: they
@@ -11,19 +10,23 @@ use std::ops::Deref;
 #[derive(Debug)]
 pub struct View {
     config: Config,
-    backends: HashMap<BackendName, usize>,
+    /// In the order of their names. A request asks for several: among a few names that is a comparison or two, less than a
+    /// hash costs.
+    backends: Box<[(BackendName, usize)]>,
 }
 
 impl View {
     pub fn new(config: Config) -> Self {
-        let backends = config.backends.iter().enumerate().map(|(i, one)| (one.name.clone(), i)).collect();
-        Self { config, backends }
+        let mut backends: Vec<_> = config.backends.iter().enumerate().map(|(i, one)| (one.name.clone(), i)).collect();
+        backends.sort_unstable();
+        Self { config, backends: backends.into() }
     }
 
     /// Place of a backend in `backends`, which is also its index in every core's cells and pools. None for a name that only
     /// rows know.
     pub fn backend_index(&self, name: &BackendName) -> Option<usize> {
-        self.backends.get(name).copied()
+        let at = self.backends.binary_search_by(|(known, _)| known.cmp(name)).ok()?;
+        Some(self.backends[at].1)
     }
 
     pub fn backend(&self, name: &BackendName) -> Option<&Backend> {

@@ -155,7 +155,7 @@ pub fn write_version(head: &mut ResponseHead, located: &Located) {
 }
 
 pub fn write_etag(head: &mut ResponseHead, etag: &str) {
-    head.format("etag", format_args!("\"{etag}\""));
+    head.quoted("etag", etag);
 }
 
 /// `x-amz-checksum-crc32: …` and which kind it is.

@@ -34,6 +34,14 @@ impl ResponseHead {
         self.fields.extend_from_slice(b"\r\n");
     }
 
+    /// `field` for a value between quotes.
+    pub fn quoted(&mut self, name: &str, value: &str) {
+        self.fields.extend_from_slice(name.as_bytes());
+        self.fields.extend_from_slice(b": \"");
+        self.fields.extend(value.bytes().map(without_line_ends));
+        self.fields.extend_from_slice(b"\"\r\n");
+    }
+
     /// `field` for values that are put together: `head.format("content-range", format_args!("bytes {a}-{b}/{n}"))`.
     pub fn format(&mut self, name: &str, value: std::fmt::Arguments<'_>) {
         struct Lines<'a>(&'a mut Vec<u8>);
@@ -73,7 +81,9 @@ mod tests {
         head.field("x-amz-request-id", "1\r\nset-cookie: a");
         head.field_in_two("x-amz-meta-", "b", "\u{e9}\0");
         head.format("content-range", format_args!("bytes {}-{}\n", 0, 4));
-        let want = "x-amz-request-id: 1  set-cookie: a\r\nx-amz-meta-b: \u{e9} \r\ncontent-range: bytes 0-4 \r\n";
+        head.quoted("etag", "a\r");
+        let want = "x-amz-request-id: 1  set-cookie: a\r\nx-amz-meta-b: \u{e9} \r\ncontent-range: bytes 0-4 \r\n\
+                    etag: \"a \"\r\n";
         assert_eq!(std::str::from_utf8(head.fields()), Ok(want));
         head.clear();
         assert_eq!((head.status, head.fields()), (200, &b""[..]));

@@ -124,7 +124,7 @@ pub async fn refuse<P: Ports, X: Exchange<P>>(
     write_head(exchange, scratch, error);
     scratch.body.clear();
     if head.method != Method::Head && error.code != ErrorCode::NotModified {
-        let path = head.target.split_once('?').map_or(head.target, |(path, _)| path);
+        let path = head.path;
         xml::write_error(&mut scratch.body, error, path, id);
     }
     exchange.note_error(error);

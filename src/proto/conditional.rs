@@ -107,10 +107,12 @@ impl WriteConditions {
 }
 
 fn only<'h>(head: &RequestHead<'h>, name: &str) -> Result<Option<&'h [u8]>, S3Error> {
-    if head.header_count(name) > 1 {
+    let mut values = head.headers.all(name);
+    let value = values.next();
+    if values.next().is_some() {
         return Err(S3Error::new(ErrorCode::InvalidRequest, format!("The header {name} may be sent only once.")));
     }
-    Ok(head.header(name))
+    Ok(value)
 }
 
 fn parse_list(value: &[u8], weak_too: bool) -> EtagList {

@@ -14,8 +14,8 @@ use std::borrow::Cow;
 /// Writes the head of the request meant into `text`; None if that is the request as sent. InvalidArgument for a parameter
 /// that can be no field, or that contradicts one.
 pub fn unfold<'t>(head: &RequestHead<'_>, text: &'t mut Vec<u8>) -> Result<Option<RequestHead<'t>>, S3Error> {
-    let Some((path, query)) = head.target.split_once('?') else { return Ok(None) };
-    if QuerySignature::of(query.as_bytes()) == QuerySignature::Absent {
+    let (path, query) = (head.path, head.query);
+    if query.is_empty() || QuerySignature::of(query.as_bytes()) == QuerySignature::Absent {
         return Ok(None);
     }
     let mut fields: Vec<(String, Cow<'_, str>)> = Vec::new();

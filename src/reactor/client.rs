@@ -389,7 +389,7 @@ impl<'c> ClientExchange<'c> {
                 self.audit.event
             },
             method: request.method_word,
-            path: request.target.split_once('?').map_or(request.target, |(path, _)| path),
+            path: request.path,
             remote: self.opening.peer,
             bucket: self.audit.bucket,
             key: self.form_key.as_deref().unwrap_or(self.audit.key),

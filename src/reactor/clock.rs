@@ -9,11 +9,12 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct CoreClock {
     coarse: Cell<Tick>,
+    coarse_now: Cell<Timestamp>,
 }
 
 impl Default for CoreClock {
     fn default() -> Self {
-        Self { coarse: Cell::new(monotonic()) }
+        Self { coarse: Cell::new(monotonic()), coarse_now: Cell::new(wall()) }
     }
 }
 
@@ -23,10 +24,16 @@ impl CoreClock {
         self.coarse.get()
     }
 
+    /// The wall's time, as old as `coarse`: for the Date field.
+    pub fn coarse_now(&self) -> Timestamp {
+        self.coarse_now.get()
+    }
+
     /// Called by the tick task only.
     pub fn refresh(&self) -> Tick {
         let now = monotonic();
         self.coarse.set(now);
+        self.coarse_now.set(wall());
         now
     }
 }
@@ -37,8 +44,7 @@ impl Clock for CoreClock {
     }
 
     fn now(&self) -> Timestamp {
-        let time = clock_gettime(ClockId::Realtime);
-        Timestamp { millis: time.tv_sec * 1000 + time.tv_nsec / 1_000_000 }
+        wall()
     }
 
     /// To the next millisecond. Only inside a runtime. Cancel: safe.
@@ -53,6 +59,11 @@ fn monotonic() -> Tick {
     Tick { nanos: time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs() }
 }
 
+fn wall() -> Timestamp {
+    let time = clock_gettime(ClockId::Realtime);
+    Timestamp { millis: time.tv_sec * 1000 + time.tv_nsec / 1_000_000 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +76,7 @@ mod tests {
         assert_eq!(clock.coarse(), start);
         assert!(clock.refresh() > start && clock.coarse() > start);
         let millis_of_2026 = 1_767_225_600_000;
+        assert!((0..1000).contains(&(clock.now().millis - clock.coarse_now().millis)), "they are one clock");
         assert!(clock.now().millis > millis_of_2026, "wall-clock time counts from 1970");
     }
 }

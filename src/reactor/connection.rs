@@ -287,11 +287,10 @@ fn admit<'c>(
 ) -> Result<Request<'c>, S3Error> {
     let head = opening.head;
     let view = site.view();
-    let (path, query) = head.target.split_once('?').unwrap_or((head.target, ""));
     let signed = sigv4::Request {
         method: head.method_word,
-        path: path.as_bytes(),
-        query: query.as_bytes(),
+        path: head.path.as_bytes(),
+        query: head.query.as_bytes(),
         headers: &head.headers,
     };
     let find = |key: &str| registry.credential(key).map(|one| (&one.secret_access_key, &one.principal));

@@ -122,9 +122,9 @@ impl Site {
         }
     }
 
-    /// The Date field's value for now, formatted once a second.
+    /// The Date field's value for now or a tick ago, formatted once a second.
     pub fn http_date(&self) -> DateText<29> {
-        let now = self.now();
+        let now = self.core().clock.coarse_now();
         let (second, text) = self.date.get();
         if second == now.seconds() {
             return text;

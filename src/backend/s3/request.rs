@@ -264,7 +264,7 @@ impl RequestWriter {
     fn write_fields(&mut self, endpoint: &Endpoint, ask: &Ask<'_>) {
         let fields = &mut self.fields;
         fields.clear();
-        fields.line("host", format_args!("{}", endpoint.authority()));
+        fields.text("host", endpoint.authority());
         if let Some(length) = ask.content_length() {
             fields.line("content-length", format_args!("{length}"));
         }
@@ -286,7 +286,7 @@ impl RequestWriter {
             }
             Ask::Put { record, checksum, .. } => {
                 if let Some((name, value)) = checksum {
-                    fields.line(name, format_args!("{value}"));
+                    fields.text(name, value);
                 }
                 travel::fields(record, |prefix, name, value| fields.line_in_two(prefix, name, value));
             }
@@ -325,12 +325,21 @@ impl FieldLines {
     }
 
     fn line(&mut self, name: &str, value: std::fmt::Arguments<'_>) {
+        self.line_of(name, |text| text.write_fmt(value).expect("writing to a vector"));
+    }
+
+    /// `line` for a value that is there already.
+    fn text(&mut self, name: &str, value: &str) {
+        self.line_of(name, |text| text.extend_from_slice(value.as_bytes()));
+    }
+
+    fn line_of(&mut self, name: &str, write_value: impl FnOnce(&mut Vec<u8>)) {
         let from = self.text.len();
         self.text.extend_from_slice(name.as_bytes());
         let name = from..self.text.len();
         self.text.extend_from_slice(b": ");
         let from = self.text.len();
-        self.text.write_fmt(value).expect("writing to a vector");
+        write_value(&mut self.text);
         // Nothing that a row holds may end the line; what travels is checked, version ids and ETags come from backends.
         for byte in &mut self.text[from..] {
             if *byte < b' ' || *byte == 0x7f {
@@ -354,7 +363,7 @@ impl FieldLines {
     fn line_in_two(&mut self, prefix: &str, name: &str, value: &str) {
         self.text.extend_from_slice(prefix.as_bytes());
         let prefix_len = prefix.len();
-        self.line(name, format_args!("{value}"));
+        self.text(name, value);
         if let Some((name, _)) = self.places.last_mut() {
             name.start -= prefix_len;
         }

@@ -119,6 +119,13 @@ pub struct Headers<'b> {
     count: usize,
     /// All of them otherwise.
     many: Vec<Span>,
+    /// One bit for each length that a name has, 63 and more in one: most fields that are asked for are not there, and few
+    /// of those that are have a name of that length.
+    lengths: u64,
+}
+
+fn length_bit(name_len: usize) -> u64 {
+    1 << name_len.min(63)
 }
 
 /// Clients send about a dozen. Heads are moved by value, so room for the most that are allowed would cost every request.
@@ -135,12 +142,13 @@ impl<'b> Headers<'b> {
             value_at: if field.value.is_empty() { 0 } else { offset(field.value) },
             value_len: field.value.len() as u16,
         });
+        let lengths = parsed.iter().fold(0, |bits, field| bits | length_bit(field.name.len()));
         let mut few = [Span::default(); FIELDS_IN_PLACE];
         if parsed.len() > FIELDS_IN_PLACE {
-            return Self { head, few, count: parsed.len(), many: spans.collect() };
+            return Self { head, few, count: parsed.len(), many: spans.collect(), lengths };
         }
         few.iter_mut().zip(spans).for_each(|(place, span)| *place = span);
-        Self { head, few, count: parsed.len(), many: Vec::new() }
+        Self { head, few, count: parsed.len(), many: Vec::new(), lengths }
     }
 
     fn spans(&self) -> &[Span] {
@@ -162,7 +170,8 @@ impl<'b> Headers<'b> {
 
     /// Values of every field of this name, in the order sent.
     pub fn all<'n>(&self, name: &'n str) -> impl Iterator<Item = &'b [u8]> + use<'_, 'b, 'n> {
-        self.spans()
+        let spans = if self.lengths & length_bit(name.len()) == 0 { &[] } else { self.spans() };
+        spans
             .iter()
             .filter(move |span| {
                 let sent = &self.head[span.name_at as usize..][..span.name_len as usize];

@@ -61,6 +61,9 @@ pub struct RequestHead<'b> {
     pub method_word: &'b str,
     /// The target as sent: starts with `/`, holds no blank or control byte, is UTF-8.
     pub target: &'b str,
+    /// The target up to its first `?`, and what follows it.
+    pub path: &'b str,
+    pub query: &'b str,
     pub http11: bool,
     pub framing: BodyFraming,
     /// Whether another request may follow. Never after HTTP/1.0.
@@ -94,6 +97,10 @@ impl<'b> RequestHead<'b> {
         if !target.starts_with('/') {
             return Err(BadHead::TargetForm);
         }
+        let (path, query) = match memchr::memchr(b'?', target.as_bytes()) {
+            Some(at) => (&target[..at], &target[at + 1..]),
+            None => (target, ""),
+        };
         let headers = Headers::new(head, request.headers);
         let http11 = minor == 1;
         let framing = match DeclaredLength::of(&headers, http11)? {
@@ -107,6 +114,8 @@ impl<'b> RequestHead<'b> {
             method: Method::parse(method_word),
             method_word,
             target,
+            path,
+            query,
             http11,
             framing,
             keep_alive: http11 && !list_holds(&headers, "connection", "close"),
@@ -149,7 +158,7 @@ fn check_host(headers: &Headers<'_>, http11: bool) -> Result<(), BadHead> {
     if hosts.next().is_some() {
         return Err(BadHead::Host);
     }
-    let host_byte = |&b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&b);
+    let host_byte = |&b: &u8| HOST_BYTES[usize::from(b)];
     match host {
         None if http11 => Err(BadHead::Host),
         None => Ok(()),
@@ -157,6 +166,18 @@ fn check_host(headers: &Headers<'_>, http11: bool) -> Result<(), BadHead> {
         Some(_) => Err(BadHead::Host),
     }
 }
+
+/// The bytes of a host and a port (RFC 3986, 3.2).
+const HOST_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let bytes = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%!$&'()*+,;=:[]";
+    let mut at = 0;
+    while at < bytes.len() {
+        table[bytes[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 fn expects_continue(headers: &Headers<'_>) -> Result<bool, BadHead> {
     let mut expectations = headers.all("expect");
@@ -195,6 +216,7 @@ mod tests {
         let head = good(text);
         assert_eq!((head.method, head.method_word), (Method::Put, "PUT"));
         assert_eq!(head.target, "/photos/a%20b?x-id=PutObject");
+        assert_eq!((head.path, head.query), ("/photos/a%20b", "x-id=PutObject"));
         assert_eq!(head.framing, BodyFraming::Length(12));
         assert!(head.keep_alive && !head.expects_continue && head.http11);
         assert_eq!(&text[head.head_len..], "body");
@@ -215,7 +237,7 @@ mod tests {
             assert!(matches!(outcome, Ok(None)), "after {end} bytes: {outcome:?}");
         }
         let head = RequestHead::parse(text.as_bytes(), &mut scanned).expect("it is well-formed").expect("and whole");
-        assert_eq!((head.head_len, head.target), (text.len(), "/"));
+        assert_eq!((head.head_len, head.target, head.path, head.query), (text.len(), "/", "/", ""));
     }
 
     #[test]

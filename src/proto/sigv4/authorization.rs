@@ -2,6 +2,7 @@
 //! Reads it; says nothing about whether the signature is right.
 
 use super::{ALGORITHM, AuthError, REGION_BYTES_MAX};
+use crate::proto::target::split_once;
 use std::borrow::Cow;
 
 /// The header's parts, borrowed from it. Those of a presigned URL are decoded copies.
@@ -109,12 +110,6 @@ const TOKEN: [bool; 256] = {
     }
     table
 };
-
-/// As `str::split_once`, which for texts this short spends more on starting its search than on searching.
-fn split_once(text: &str, separator: u8) -> Option<(&str, &str)> {
-    let at = memchr::memchr(separator, text.as_bytes())?;
-    Some((&text[..at], &text[at + 1..]))
-}
 
 /// Anything may be in the header; what is read keeps its promises.
 pub fn fuzz_one(input: &[u8]) {

@@ -19,7 +19,12 @@ impl AmzDate {
 
     /// The value of `x-amz-date`: exactly the 16 characters. None for anything else and for dates that do not exist.
     pub fn parse(value: &[u8]) -> Option<Self> {
-        date::parse_basic(value).map(Self::at)
+        let at = date::parse_basic(value)?;
+        match <[u8; 16]>::try_from(value) {
+            // A leap second is the second after it, which is written otherwise.
+            Ok(text) if !text.ends_with(b"60Z") => Some(Self { text, seconds: at.seconds() }),
+            _ => Some(Self::at(at)),
+        }
     }
 
     /// The value of `Date`, which may be in HTTP's form too; what was signed is the 16 characters.

@@ -22,6 +22,8 @@ pub enum PayloadMode {
 }
 
 impl PayloadMode {
+    /// Of most requests: they have no body.
+    const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
     const STREAMING_SIGNED: &str = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD";
     const STREAMING_SIGNED_TRAILER: &str = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER";
@@ -30,6 +32,7 @@ impl PayloadMode {
     /// From the header's value. The value itself goes into the canonical request, so no form is lost here.
     pub fn parse(value: &[u8]) -> Result<Self, AuthError> {
         match std::str::from_utf8(value).unwrap_or_default() {
+            Self::EMPTY => Ok(Self::DeclaredSha256(EMPTY_SHA256)),
             Self::UNSIGNED => Ok(Self::Unsigned),
             Self::STREAMING_SIGNED => Ok(Self::StreamingSigned { trailer: false }),
             Self::STREAMING_SIGNED_TRAILER => Ok(Self::StreamingSigned { trailer: true }),
@@ -46,6 +49,7 @@ impl PayloadMode {
     /// The header's value; `buffer` lends the room for a hash.
     pub fn write(self, buffer: &mut Hex) -> &str {
         match self {
+            Self::DeclaredSha256(EMPTY_SHA256) => Self::EMPTY,
             Self::DeclaredSha256(digest) => {
                 *buffer = hex(&digest);
                 std::str::from_utf8(buffer).expect("hexadecimal digits are ASCII")

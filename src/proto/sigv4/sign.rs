@@ -25,6 +25,8 @@ pub struct Signer {
     spans: Vec<Range<usize>>,
     /// The same names sorted, each once, joined by `;`.
     names: String,
+    /// Of the last signature, and for all of the same second.
+    date: Option<AmzDate>,
 }
 
 impl Signer {
@@ -46,7 +48,8 @@ impl Signer {
         payload: PayloadMode,
         now: Timestamp,
     ) -> Hex {
-        let date = AmzDate::at(now);
+        let date = self.date.filter(|date| date.seconds() == now.seconds()).unwrap_or_else(|| AmzDate::at(now));
+        self.date = Some(date);
         let mut hash = [0; 64];
         let payload = payload.write(&mut hash);
         let with_ours = WithOurs { inner: request.headers, date: &date, payload };

@@ -10,12 +10,22 @@ pub(super) enum Part {
 
 /// Appends a path of decoded bytes (a key, say) in encoded form, slashes kept.
 pub fn encode_path_into(out: &mut Vec<u8>, decoded: &[u8]) {
-    decoded.iter().for_each(|&byte| push(out, byte, Part::Path));
+    encode_into(out, decoded, Part::Path);
 }
 
 /// Appends a query name or value of decoded bytes in encoded form.
 pub fn encode_query_into(out: &mut Vec<u8>, decoded: &[u8]) {
-    decoded.iter().for_each(|&byte| push(out, byte, Part::Query));
+    encode_into(out, decoded, Part::Query);
+}
+
+/// Most bytes stay, so they are taken in runs.
+fn encode_into(out: &mut Vec<u8>, mut decoded: &[u8], part: Part) {
+    while let Some(at) = decoded.iter().position(|&byte| !stays(byte, part)) {
+        out.extend_from_slice(&decoded[..at]);
+        push(out, decoded[at], part);
+        decoded = &decoded[at + 1..];
+    }
+    out.extend_from_slice(decoded);
 }
 
 /// Whether decoding `wire` and encoding it again would give `wire`.

@@ -39,8 +39,8 @@ pub struct Pool {
     /// The backend's index in the view.
     backend: usize,
     in_use: Rc<Turns>,
-    /// Oldest first.
-    idle: RefCell<Vec<(Stream, Tick)>>,
+    /// Oldest first. Boxed, for they pass through many hands with every request.
+    idle: RefCell<Vec<(Box<Stream>, Tick)>>,
 }
 
 impl Pool {
@@ -96,10 +96,10 @@ impl Pool {
     async fn open(self: &Rc<Self>, turn: Turn) -> Result<Lent, ConnectError> {
         let stream = connect(&self.core, &self.resolver, &self.target, self.core.dice.roll()).await?;
         self.count(|cells| cells.connections_opened.inc());
-        Ok(Lent { stream: Some(stream), reused: false, pool: Rc::clone(self), _turn: turn })
+        Ok(Lent { stream: Some(Box::new(stream)), reused: false, pool: Rc::clone(self), _turn: turn })
     }
 
-    fn take_warm(&self) -> Option<Stream> {
+    fn take_warm(&self) -> Option<Box<Stream>> {
         let now = self.core.clock.tick();
         loop {
             let (mut stream, since) = self.idle.borrow_mut().pop()?;
@@ -124,7 +124,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next one, unless there are enough.
-    fn keep(&self, stream: Stream) {
+    fn keep(&self, stream: Box<Stream>) {
         stream.deadline().disarm();
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.limits.idle_max {
@@ -188,7 +188,7 @@ async fn sweep_while_used(pool: Weak<Pool>, idle_for: Duration) {
 
 /// A connection on loan. Dropped it is closed; `give_back` keeps it warm.
 pub struct Lent {
-    stream: Option<Stream>,
+    stream: Option<Box<Stream>>,
     reused: bool,
     pool: Rc<Pool>,
     _turn: Turn,
