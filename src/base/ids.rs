@@ -74,9 +74,19 @@ pub struct Version([u8; Self::CHARS]);
 const BASE32: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// On every read of a version, so without a search.
-const fn is_base32(byte: u8) -> bool {
-    matches!(byte, b'0'..=b'9' | b'A'..=b'H' | b'J' | b'K' | b'M' | b'N' | b'P'..=b'T' | b'V'..=b'Z')
+fn is_base32(byte: u8) -> bool {
+    IS_BASE32[usize::from(byte)]
 }
+
+const IS_BASE32: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut at = 0;
+    while at < BASE32.len() {
+        table[BASE32[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 impl Version {
     pub const CHARS: usize = 26;

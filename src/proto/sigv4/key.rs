@@ -91,7 +91,11 @@ impl KeyCache {
 
     /// The key, if it was kept.
     pub fn find(&self, of: &KeyOf<'_>) -> Option<&SigningKey> {
-        self.slots[Self::places(of)].iter().flatten().find(|kept| kept.is(of)).map(|kept| &kept.key)
+        self.place(of).and_then(|place| self.slots[place].as_ref()).map(|kept| &kept.key)
+    }
+
+    fn place(&self, of: &KeyOf<'_>) -> Option<usize> {
+        Self::places(of).find(|&place| self.slots[place].as_ref().is_some_and(|kept| kept.is(of)))
     }
 
     /// Keeps a key that was derived `of` these parts. A key of another day for the same secret and region makes room.
@@ -105,10 +109,12 @@ impl KeyCache {
 
     /// The key, derived and kept if it was not there. For signing, where every request is our own.
     pub fn find_or_derive(&mut self, of: &KeyOf<'_>) -> &SigningKey {
-        if self.find(of).is_none() {
+        let place = self.place(of).or_else(|| {
             self.keep(of, of.derive());
-        }
-        self.find(of).expect("a key that was just kept is found")
+            self.place(of)
+        });
+        let kept = place.and_then(|place| self.slots[place].as_ref());
+        &kept.expect("a key that was just kept is found").key
     }
 
     fn places(of: &KeyOf<'_>) -> std::ops::Range<usize> {

@@ -65,13 +65,24 @@ pub type Hex = [u8; 64];
 
 /// `bytes` in lower-case hexadecimal.
 pub fn hex(bytes: &[u8; 32]) -> Hex {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [0; 64];
     for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+        *pair = HEX_PAIRS[usize::from(*byte)];
     }
     text
 }
+
+/// Both digits of every byte.
+const HEX_PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// Whether `sent` is the signature that was computed, in a time that does not tell where they differ. Compared as eight
 /// words: byte by byte it costs as much as an HMAC.

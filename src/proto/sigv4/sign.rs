@@ -88,7 +88,12 @@ impl Signer {
     }
 
     /// Fills `names` with the names to sign, in lower case, sorted, each once.
-    fn list_names<H: Fields + ?Sized>(&mut self, headers: &H) {
+    fn list_names<H: Fields + ?Sized>(&mut self, headers: &WithOurs<'_, H>) {
+        if headers.only_host_is_signed() {
+            self.names.clear();
+            self.names.push_str("host;x-amz-content-sha256;x-amz-date");
+            return;
+        }
         self.lower.clear();
         self.spans.clear();
         for (name, _) in headers.fields().filter(|(name, _)| is_signed(name)) {
@@ -119,6 +124,14 @@ struct WithOurs<'a, H: ?Sized> {
     inner: &'a H,
     date: &'a AmzDate,
     payload: &'a str,
+}
+
+impl<H: Fields + ?Sized> WithOurs<'_, H> {
+    /// Of the caller's fields, as in most requests.
+    fn only_host_is_signed(&self) -> bool {
+        let mut signed = self.inner.fields().filter(|(name, _)| is_signed(name));
+        signed.next().is_some_and(|(name, _)| name.eq_ignore_ascii_case(b"host")) && signed.next().is_none()
+    }
 }
 
 impl<H: Fields + ?Sized> Fields for WithOurs<'_, H> {
