@@ -3,7 +3,7 @@
 //! Reads the source as text (comments and literals blanked where they must not count), so it needs no build of its own and
 //! says file and line. A rule that a file must break for a good reason names that file here, with the reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The layers, bottom to top; an import points only downwards (src/lib.rs).
@@ -395,7 +395,7 @@ fn lines_fit_a_screen() {
     report("a line that is longer than a screen", findings);
 }
 
-/// Files `VNNN__name.sql` or `VN__name.sql` per database, numbered from 1 without doubles.
+/// Files `VNNN__name.sql` or `VN__name.sql`, the same names for every database, numbered from 1 without doubles.
 #[test]
 fn migrations_are_numbered_once() {
     let mut folders: BTreeMap<String, Vec<u32>> = BTreeMap::new();
@@ -409,6 +409,12 @@ fn migrations_are_numbered_once() {
             None => findings.push(format!("{path}: not VN__name.sql")),
         }
     }
+    let names = |database: &str| -> BTreeSet<String> {
+        let of = format!("migrations/{database}/");
+        files(&["sql"]).into_iter().filter_map(|(path, _)| path.strip_prefix(&of).map(str::to_owned)).collect()
+    };
+    let only_one: Vec<_> = names("sqlite").symmetric_difference(&names("postgres")).cloned().collect();
+    findings.extend(only_one.into_iter().map(|name| format!("{name}: of one database only")));
     for (folder, mut numbers) in folders {
         numbers.sort_unstable();
         let twice = numbers.windows(2).any(|pair| pair[0] == pair[1]);

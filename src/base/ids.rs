@@ -150,6 +150,11 @@ impl Nonce {
         Self(text)
     }
 
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; Self::CHARS] = text.as_bytes().try_into().ok()?;
+        bytes.iter().all(|&b| is_base32(b)).then_some(Self(bytes))
+    }
+
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("a nonce holds ASCII only")
     }

@@ -1,13 +1,12 @@
 //! From the tree as written to the configuration as meant: every key read, every cross-field rule tested. Finds all
 //! problems before it gives up; warns of what is allowed but rarely meant.
 
-use super::check_auth;
-use super::check_backends;
 use super::checked::*;
 use super::problem::{Problem, Problems};
 use super::raw::Node;
 use super::reader::{Reader, Section};
 use super::written::Written;
+use super::{check_auth, check_backends, check_postgres};
 use crate::base::Secret;
 use crate::base::limits::{HEAD_BYTES_MAX, OBJECT_BYTES_MAX};
 use crate::policy::body_path::RelayMode;
@@ -143,15 +142,19 @@ fn tls(reader: &mut Reader, at: &Section<'_>) -> Option<Tls> {
 }
 
 fn database(reader: &mut Reader, at: &Section<'_>) -> Option<Database> {
-    let sqlite = |text: &str| match text {
-        "sqlite" => Ok(()),
-        "postgres" => Err("not available yet: PostgreSQL will come in a later version; use sqlite".to_owned()),
-        other => Err(format!("`{other}` is none of sqlite")),
-    };
-    reader.parsed(at, "driver", sqlite);
-    let path = reader.path(at, "path");
     let call_timeout = reader.duration(at, "call_timeout", TIMEOUT);
-    Some(Database { driver: DatabaseDriver::Sqlite { path: path? }, call_timeout })
+    let driver = reader.parsed(at, "driver", |text| match text {
+        "sqlite" => Ok(false),
+        "postgres" => Ok(true),
+        other => Err(format!("`{other}` is none of sqlite, postgres")),
+    });
+    let driver = if driver.unwrap_or_else(|| at.has("host")) {
+        DatabaseDriver::Postgres(check_postgres::postgres(reader, at)?)
+    } else {
+        check_postgres::nothing_of_postgres(reader, at);
+        DatabaseDriver::Sqlite { path: reader.path(at, "path")? }
+    };
+    Some(Database { driver, call_timeout })
 }
 
 fn replication(reader: &mut Reader, at: &Section<'_>, backends: usize) -> Replication {

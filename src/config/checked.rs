@@ -143,6 +143,37 @@ pub struct Database {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DatabaseDriver {
     Sqlite { path: PathBuf },
+    Postgres(Postgres),
+}
+
+/// A server of PostgreSQL, or several of which one takes writes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Postgres {
+    /// In this order; a path is the directory of a Unix socket.
+    pub hosts: Vec<(String, u16)>,
+    pub database: String,
+    pub user: String,
+    /// Empty: none.
+    pub password: Secret,
+    pub ssl_mode: SslMode,
+    pub ssl_root_cert: Option<PathBuf>,
+    pub max_conns: usize,
+    pub min_conns: usize,
+    pub max_conn_lifetime: Duration,
+    pub connect_timeout: Duration,
+    pub statement_timeout: Duration,
+    pub lock_timeout: Duration,
+    pub prepared_statements: bool,
+}
+
+/// In PostgreSQL's own words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SslMode {
+    Disable,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

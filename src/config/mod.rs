@@ -6,6 +6,7 @@ mod check;
 mod check_auth;
 mod check_backends;
 mod check_cors;
+mod check_postgres;
 pub mod checked;
 mod dev;
 mod expand;

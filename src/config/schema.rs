@@ -87,8 +87,6 @@ const fn gone(path: &'static str, instead: &'static str) -> Key {
 }
 
 const REMOVE: &str = "remove it from the file";
-const POSTGRES: &str = "PostgreSQL as the metadata database";
-const USE_SQLITE: &str = "use `database.driver: sqlite` with `database.path`";
 const BUDGETS: &str = "monthly request and traffic budgets";
 const ADMISSION: &str = "admission control";
 const USE_CONNECTIONS: &str = "remove it; `server.max_connections` bounds the load";
@@ -145,18 +143,23 @@ pub const KEYS: &[Key] = &[
     key("auth.users[].permissions", Texts, Unset),
     key("auth.users[].grants[].bucket", Text, Required),
     key("auth.users[].grants[].permissions", Texts, Required),
-    key("database.driver", Choice(&["sqlite"]), Is("sqlite")),
+    key("database.driver", Choice(&["sqlite", "postgres"]), Unset),
     key("database.path", Path, Is("s3-orchestrator.db")),
     key("database.call_timeout", Duration, Is("2s")),
-    not_yet("database.host", POSTGRES, USE_SQLITE),
-    not_yet("database.port", POSTGRES, USE_SQLITE),
-    not_yet("database.database", POSTGRES, USE_SQLITE),
-    not_yet("database.user", POSTGRES, USE_SQLITE),
-    not_yet("database.password", POSTGRES, USE_SQLITE),
-    not_yet("database.ssl_mode", POSTGRES, USE_SQLITE),
-    not_yet("database.max_conns", POSTGRES, USE_SQLITE),
-    not_yet("database.min_conns", POSTGRES, USE_SQLITE),
-    not_yet("database.max_conn_lifetime", POSTGRES, USE_SQLITE),
+    key("database.host", Texts, Unset),
+    key("database.port", Number, Is("5432")),
+    key("database.database", Text, Unset),
+    key("database.user", Text, Unset),
+    key("database.password", Secret, Unset),
+    key("database.ssl_mode", Choice(&["disable", "prefer", "require", "verify-ca", "verify-full"]), Is("require")),
+    key("database.ssl_root_cert", Path, Unset),
+    key("database.max_conns", Number, Is("10")),
+    key("database.min_conns", Number, Is("2")),
+    key("database.max_conn_lifetime", Duration, Is("5m")),
+    key("database.connect_timeout", Duration, Is("2s")),
+    key("database.statement_timeout", Duration, Is("5s")),
+    key("database.lock_timeout", Duration, Is("2s")),
+    key("database.prepared_statements", Flag, Is("true")),
     key("backends[].name", Text, Unset),
     key("backends[].directory", Path, Unset),
     key("backends[].endpoint", Url, Unset),
@@ -214,7 +217,7 @@ pub const KEYS: &[Key] = &[
         "use `replication.factor`; copies follow in the background",
     ),
     key("location_cache.max_size", Size, Is("64MiB")),
-    not_yet("location_cache.max_staleness", POSTGRES, "remove it; with SQLite the cache is exact"),
+    not_yet("location_cache.max_staleness", "a location cache beside PostgreSQL", REMOVE),
     key("backend_circuit_breaker.enabled", Flag, Is("false")),
     key("backend_circuit_breaker.failure_threshold", Number, Is("5")),
     key("backend_circuit_breaker.open_timeout", Duration, Is("5m")),

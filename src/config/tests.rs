@@ -1,6 +1,6 @@
 //! Whole files: what is accepted, what is meant by it, and what is said about the rest.
 
-use super::checked::{DatabaseDriver, PayloadSigning, Place};
+use super::checked::{DatabaseDriver, PayloadSigning, Place, SslMode};
 use super::schema::{Absent, KEYS, State};
 use super::{Checked, Problems, Registry, View, check, expand, from_text, raw, reader};
 use crate::base::{BackendName, limits};
@@ -96,6 +96,10 @@ fn every_key_of_the_table_is_read() {
     let root = raw::parse(&SMALL.replace("backends:\n", &format!("{rule}{user}backends:\n"))).expect("valid YAML");
     let mut reader = reader::Reader::new(Path::new("/"));
     check::read_all(&mut reader, &root, Vec::new()).expect("a valid file");
+    let shared = raw::parse(&format!("{SMALL}database: {{host: db, database: d, user: u}}\n")).expect("valid YAML");
+    let mut other = reader::Reader::new(Path::new("/"));
+    check::read_all(&mut other, &shared, Vec::new()).expect("a valid file");
+    reader.read.append(&mut other.read);
     for key in KEYS.iter().filter(|key| matches!(key.state, State::Known { .. })) {
         assert!(reader.read.contains(key.path), "{} is in the table, but nothing reads it", key.path);
     }
@@ -236,7 +240,7 @@ buckets:
     credentials:
       - access_key_id: a/b
         secret_access_key: ''
-database: {driver: postgres}
+database: {driver: mysql}
 backends:
   - endpoint: s3.example.com
     bucket: b
@@ -255,7 +259,7 @@ telemetry: {metrics: {path: metrics}}
         "line 12: buckets[1].credentials[0].access_key_id: must be 1 to 128 visible ASCII characters other than `/`, `,` and \
          `=`",
         "line 13: buckets[1].credentials[0].secret_access_key: is empty",
-        "line 14: database.driver: not available yet: PostgreSQL will come in a later version; use sqlite",
+        "line 14: database.driver: `mysql` is none of sqlite, postgres",
         "line 16: backends[0].endpoint: `s3.example.com` does not start with http:// or https://; write it like \
          https://s3.example.com or http://10.0.0.5:9000",
         "line 16: backends[0].access_key_id: is required for an S3 endpoint",
@@ -271,6 +275,36 @@ telemetry: {metrics: {path: metrics}}
         "server.listen_addr: is required",
     ];
     assert_eq!(empty.lines().collect::<Vec<_>>(), want);
+}
+
+#[test]
+fn postgres_has_keys_of_its_own() {
+    let view = View::new(
+        valid(&format!(
+            "{SMALL}database:\n  host: [a.example.com, 'b:6432']\n  database: meta\n  user: s3o\n  password: geheim\n"
+        ))
+        .config,
+    );
+    let DatabaseDriver::Postgres(postgres) = &view.database.driver else { panic!("a host means PostgreSQL") };
+    assert_eq!(postgres.hosts, [("a.example.com".to_owned(), 5432), ("b".to_owned(), 6432)]);
+    assert_eq!((postgres.ssl_mode, postgres.max_conns), (SslMode::Require, 10));
+    assert!(!format!("{postgres:?}").contains("geheim"), "secrets do not print themselves");
+    check_problems(
+        "",
+        "database: {driver: postgres, path: x, min_conns: 20}\n",
+        &[
+            "line 16: database.path: belongs to `driver: sqlite`; remove it",
+            "line 16: database.host: is required for PostgreSQL",
+            "line 16: database.database: is required for PostgreSQL",
+            "line 16: database.user: is required for PostgreSQL",
+            "line 16: database.min_conns: is more than `max_conns`",
+        ],
+    );
+    check_problems(
+        "",
+        "database: {driver: sqlite, user: x}\n",
+        &["line 16: database.user: belongs to `driver: postgres`; remove it, or the driver's line"],
+    );
 }
 
 #[test]

@@ -96,7 +96,8 @@ impl Clock for DeskClock {
 /// What the thread is made of.
 pub struct Parts<S> {
     pub store: S,
-    pub cache: CacheWriter,
+    /// None where other processes write to the same database.
+    pub cache: Option<CacheWriter>,
     pub board: Arc<Board>,
     pub view: Arc<View>,
     /// Where the cores' calls arrive.
@@ -118,7 +119,7 @@ pub fn spawn<S: MetadataStore + Send + 'static>(parts: Parts<S>) -> anyhow::Resu
         .spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.expect("the metadata thread's runtime can be built: its parts were used before");
-            let desk = Desk::new(parts.store, DeskClock::default(), dice, limits, Some(parts.cache));
+            let desk = Desk::new(parts.store, DeskClock::default(), dice, limits, parts.cache);
             desk.show_on(parts.board, parts.view.backends.iter().map(|one| one.name.clone()).collect());
             let _ = cells_in.send(desk.cells());
             runtime.block_on(async {

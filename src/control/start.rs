@@ -11,7 +11,7 @@ use super::threads::start_thread;
 use crate::backend::standing::Standing;
 use crate::base::{Clock, Timestamp};
 use crate::config::View;
-use crate::config::checked::{DatabaseDriver, Driver};
+use crate::config::checked::{self, DatabaseDriver, Driver, SslMode};
 use crate::observe::audit::{AuditLog, audit_log};
 use crate::observe::cells::CoreCells;
 use crate::policy::breaker::BreakerSettings;
@@ -28,6 +28,7 @@ use crate::reactor::wake;
 use crate::store::board::Board;
 use crate::store::location_cache::LocationCache;
 use crate::store::port::{BackendLimit, Metadata, MetadataStore, Register, Registered, Rules};
+use crate::store::postgres::{PostgresOptions, PostgresStore, Protection};
 use crate::store::sqlite::SqliteStore;
 use anyhow::{Context, anyhow, bail};
 use std::io;
@@ -51,7 +52,10 @@ const STOP_LOOK: Duration = Duration::from_millis(20);
 
 /// Serves until SIGTERM or SIGINT. Errors are those of the start: what is wrong and what to do.
 pub fn serve(view: View, file: Option<ConfigFile>) -> anyhow::Result<()> {
-    serve_over(view, file, open_store, io::stdout())
+    match view.database.driver {
+        DatabaseDriver::Sqlite { .. } => serve_over(view, file, open_store, io::stdout()),
+        DatabaseDriver::Postgres(_) => serve_over(view, file, open_postgres, io::stdout()),
+    }
 }
 
 /// The same over any store, opened once the address is ours, with the audit log going to `audit`.
@@ -99,6 +103,8 @@ async fn run<S: MetadataStore + Send + 'static>(
     let store = open(&view)?;
     let (cache, cache_writer) = LocationCache::new(view.location_cache.max_size_bytes, random()?);
     let (postbox, desk) = mailbox::channel();
+    // Exact only where no other process writes.
+    let cache_writer = matches!(view.database.driver, DatabaseDriver::Sqlite { .. }).then_some(cache_writer);
     let (metadata, desk_cells) = metadata::spawn(metadata::Parts {
         store,
         cache: cache_writer,
@@ -242,24 +248,58 @@ fn random() -> anyhow::Result<u64> {
     Ok(crate::reactor::dice::CoreDice::from_system().context("the system's random numbers")?.roll())
 }
 
-/// The database that the configuration names.
-pub fn open_store(view: &View) -> anyhow::Result<SqliteStore> {
-    let rules = Rules {
+fn rules(view: &View) -> Rules {
+    Rules {
         grace: view.cleanup_queue.grace,
         settle: view.write_path.settle,
         retry_first: view.cleanup_queue.retry_first,
         retry_max: view.cleanup_queue.retry_max,
         attempts_max: view.cleanup_queue.max_attempts,
-    };
-    let DatabaseDriver::Sqlite { path } = &view.database.driver;
+    }
+}
+
+/// The embedded database that the configuration names.
+pub fn open_store(view: &View) -> anyhow::Result<SqliteStore> {
+    let DatabaseDriver::Sqlite { path } = &view.database.driver else { bail!("database.driver: is not sqlite") };
     let wall = Arc::new(|| -> Timestamp { CoreClock::default().now() });
-    SqliteStore::open(path, rules, wall).map_err(|error| anyhow!("database.path: {error}"))
+    SqliteStore::open(path, rules(view), wall).map_err(|error| anyhow!("database.path: {error}"))
+}
+
+/// The PostgreSQL that it names, which is not connected to yet.
+fn open_postgres(view: &View) -> anyhow::Result<PostgresStore> {
+    let DatabaseDriver::Postgres(postgres) = &view.database.driver else { bail!("database.driver: is not postgres") };
+    PostgresStore::new(postgres_options(postgres), rules(view), view.write_path.lease, None)
+        .context("database.ssl_root_cert")
+}
+
+fn postgres_options(of: &checked::Postgres) -> PostgresOptions {
+    PostgresOptions {
+        hosts: of.hosts.clone(),
+        database: of.database.clone(),
+        user: of.user.clone(),
+        password: of.password.clone(),
+        protection: match of.ssl_mode {
+            SslMode::Disable => Protection::Disable,
+            SslMode::Prefer => Protection::Prefer,
+            SslMode::Require => Protection::Require,
+            SslMode::VerifyCa => Protection::VerifyCa,
+            SslMode::VerifyFull => Protection::VerifyFull,
+        },
+        root_certificates: of.ssl_root_cert.clone(),
+        connections_max: of.max_conns,
+        connections_min: of.min_conns,
+        connection_lifetime: of.max_conn_lifetime,
+        connect_timeout: of.connect_timeout,
+        statement_timeout: of.statement_timeout,
+        lock_timeout: of.lock_timeout,
+        prepared_statements: of.prepared_statements,
+        schema: None,
+    }
 }
 
 /// This run of this instance becomes known; what former ones left is recovered.
 async fn register(view: &View, metadata: &ControlMetadata) -> anyhow::Result<Registered> {
-    let limit =
-        |one: &crate::config::checked::Backend| BackendLimit { name: one.name.clone(), bytes_limit: one.quota_bytes };
+    let limit = |one: &checked::Backend| BackendLimit { name: one.name.clone(), bytes_limit: one.quota_bytes };
     let deployment = format!("{:016x}{:016x}", random()?, random()?);
     let register = Register { deployment, backends: view.backends.iter().map(limit).collect() };
     match metadata.step(register).await {

@@ -2,8 +2,8 @@
 //!
 //! `port` is what callers ask and a database must do: changes (change.rs) and queries (query.rs), each a plain value;
 //! `record` is what rows hold, `rules` what every database decides the same way. `memory` is the reference implementation,
-//! `sqlite` the embedded one; `conformance` is the suite that every implementation passes. `desk` gathers calls into
-//! batches, keeps the location cache and the board exact, and answers.
+//! `sqlite` the embedded one, `postgres` the one that instances share; `conformance` is the suite that every implementation
+//! passes. `desk` gathers calls into batches, keeps the location cache and the board exact, and answers.
 //!
 //! How the metadata thread puts it together (a tokio current-thread runtime):
 //!
@@ -25,9 +25,11 @@ pub mod change;
 mod conformance;
 pub mod desk;
 pub mod direct;
+mod folding;
 pub mod location_cache;
 pub mod memory;
 pub mod port;
+pub mod postgres;
 pub mod query;
 pub mod record;
 pub mod rules;

@@ -229,6 +229,8 @@ class Server:
         )
         if tls:
             self.config["server"]["tls"] = {"cert_file": str(tls.cert_file), "key_file": str(tls.key_file)}
+        # A setting that is laid over as None is none.
+        self.config["database"] = {key: value for key, value in self.config["database"].items() if value is not None}
         self.process = None
         if start:
             self.start()
@@ -492,3 +494,54 @@ def clean_environment(**more):
         "AWS_EC2_METADATA_DISABLED": "true",
         **more,
     }
+
+
+class Postgres:
+    """A PostgreSQL of its own that ends with this process, however that ends."""
+
+    def __init__(self, log, *settings):
+        self.log = pathlib.Path(log)
+        script = pathlib.Path(__file__).parent.parent / "postgres.sh"
+        with open(self.log, "ab") as output:
+            self.child = subprocess.Popen(
+                [script, *settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True
+            )
+        line = self.child.stdout.readline().split()
+        assert len(line) == 2, f"PostgreSQL did not start:\n{tail(self.log, 20)}"
+        self.directory, self.port = pathlib.Path(line[0]), int(line[1])
+
+    def settings(self, **more):
+        """The product's `database` section."""
+        return {
+            "driver": "postgres",
+            "path": None,
+            "host": "127.0.0.1",
+            "port": self.port,
+            "database": "s3o",
+            "user": "s3o",
+            "ssl_mode": "disable",
+            **more,
+        }
+
+    def pid(self):
+        return int((self.directory / "data/postmaster.pid").read_text().split()[0])
+
+    def rows(self, query):
+        """A query's rows as objects. What is not text must be made so by the query."""
+        command = ["psql", "-h", self.directory, "-p", str(self.port), "-U", "s3o", "-d", "s3o", "-XAtc"]
+        wrapped = f"SELECT coalesce(json_agg(found), '[]') FROM ({query}) AS found"
+        done = subprocess.run([*command, wrapped], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def blobs(self):
+        """Rows of blobs by backend and name: (state, bytes)."""
+        query = "SELECT b.name AS backend, convert_from(blobs.name, 'UTF8') AS name, state, bytes FROM blobs JOIN backends b ON b.id = backend"
+        found = {}
+        for row in self.rows(query):
+            found.setdefault(row["backend"], {})[row["name"]] = (row["state"], row["bytes"])
+        return found
+
+    def end(self):
+        self.child.stdin.close()
+        self.child.wait(30)

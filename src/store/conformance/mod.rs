@@ -14,6 +14,7 @@ mod uploads;
 mod writes;
 
 use super::port::*;
+use super::postgres::cluster::OnPostgres;
 use super::record::{BlobState, Located, ObjectRecord};
 use super::sqlite::SqliteStore;
 use crate::base::{BackendName, BlobId, BucketName, Clock, Failure, Incarnation, Nonce, ObjectKey, Tick, Timestamp};
@@ -352,6 +353,7 @@ macro_rules! conforms {
 
 conforms!(memory, |clock, rules| crate::store::memory::MemoryStore::new(clock, rules));
 conforms!(sqlite, OnDisk::new);
+conforms!(postgres, OnPostgres::new);
 
 /// An SQLite store in a directory that goes with it.
 pub(super) struct OnDisk {

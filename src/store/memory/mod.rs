@@ -7,7 +7,7 @@
 mod buckets;
 mod copies;
 mod read;
-mod tables;
+pub(super) mod tables;
 mod upkeep;
 mod uploads;
 mod writes;
@@ -64,7 +64,7 @@ impl<C: Clock> MetadataStore for MemoryStore<C> {
 }
 
 impl Tables {
-    fn carry_out(&mut self, now: Timestamp, change: Change) -> Outcome {
+    pub(in crate::store) fn carry_out(&mut self, now: Timestamp, change: Change) -> Outcome {
         match change {
             Change::Register(one) => Outcome::Register(Ok(self.register(now, one))),
             Change::BeginWrite(one) => Outcome::BeginWrite(self.begin_write(now, one)),

@@ -9,109 +9,111 @@ use crate::base::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-pub(super) type Key = (BucketName, ObjectKey);
+pub(in crate::store) type Key = (BucketName, ObjectKey);
 
-#[derive(Debug, Default, Clone)]
-pub(super) struct Backend {
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(in crate::store) struct Backend {
     /// 0 = unlimited.
-    pub(super) bytes_limit: u64,
-    pub(super) draining: bool,
-    pub(super) facts: BackendFacts,
+    pub(in crate::store) bytes_limit: u64,
+    pub(in crate::store) draining: bool,
+    pub(in crate::store) facts: BackendFacts,
 }
 
 /// What an incarnation may charge to a backend without asking the others, and what it has. Bytes that another incarnation
 /// charged may be released here, so `charged` may be below zero; only the sums mean something.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Share {
-    pub(super) granted: i64,
-    pub(super) charged: i64,
+pub(in crate::store) struct Share {
+    pub(in crate::store) granted: i64,
+    pub(in crate::store) charged: i64,
 }
 
 /// A live version. Its row ends with its being live: what is left of it are blobs.
-#[derive(Debug, Clone)]
-pub(super) struct Live {
-    pub(super) version: Version,
-    pub(super) size: u64,
-    pub(super) etag: String,
-    pub(super) modified: Timestamp,
-    pub(super) record: ObjectRecord,
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::store) struct Live {
+    pub(in crate::store) version: Version,
+    pub(in crate::store) size: u64,
+    pub(in crate::store) etag: String,
+    pub(in crate::store) modified: Timestamp,
+    pub(in crate::store) record: ObjectRecord,
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct Blob {
-    pub(super) backend: BackendName,
-    pub(super) name: String,
-    pub(super) key: Key,
-    pub(super) version: Version,
-    pub(super) state: BlobState,
-    pub(super) bytes: u64,
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::store) struct Blob {
+    pub(in crate::store) backend: BackendName,
+    pub(in crate::store) name: String,
+    pub(in crate::store) key: Key,
+    pub(in crate::store) version: Version,
+    pub(in crate::store) state: BlobState,
+    pub(in crate::store) bytes: u64,
     /// Who reserved it. None: an upload's, which has no lease.
-    pub(super) owner: Option<Incarnation>,
+    pub(in crate::store) owner: Option<Incarnation>,
     /// A later version or a delete was committed while it was reserved.
-    pub(super) superseded: Overtaken,
-    pub(super) upload: Option<UploadId>,
-    pub(super) backend_upload: String,
-    pub(super) version_id: String,
+    pub(in crate::store) superseded: Overtaken,
+    pub(in crate::store) upload: Option<UploadId>,
+    pub(in crate::store) backend_upload: String,
+    pub(in crate::store) version_id: String,
     /// Its upload never made an object of it.
-    pub(super) abort_uploads: bool,
-    pub(super) not_before: Timestamp,
+    pub(in crate::store) abort_uploads: bool,
+    pub(in crate::store) not_before: Timestamp,
     /// Until then bytes may appear that nobody waits for. Before 1970: none will.
-    pub(super) settle_until: Timestamp,
-    pub(super) attempts: u32,
-    pub(super) last_error: String,
-    pub(super) reason: String,
+    pub(in crate::store) settle_until: Timestamp,
+    pub(in crate::store) attempts: u32,
+    pub(in crate::store) last_error: String,
+    pub(in crate::store) reason: String,
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct Attempt {
-    pub(super) nonce: Nonce,
-    pub(super) incarnation: Incarnation,
-    pub(super) size: u64,
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::store) struct Attempt {
+    pub(in crate::store) nonce: Nonce,
+    pub(in crate::store) incarnation: Incarnation,
+    pub(in crate::store) size: u64,
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct UploadRow {
-    pub(super) key: Key,
-    pub(super) blob: BlobAt,
-    pub(super) backend_upload: String,
-    pub(super) record: ObjectRecord,
-    pub(super) checksum_algorithm: Option<String>,
-    pub(super) checksum_full_object: bool,
-    pub(super) initiated: Timestamp,
-    pub(super) state: UploadState,
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::store) struct UploadRow {
+    pub(in crate::store) key: Key,
+    pub(in crate::store) blob: BlobAt,
+    pub(in crate::store) backend_upload: String,
+    pub(in crate::store) record: ObjectRecord,
+    pub(in crate::store) checksum_algorithm: Option<String>,
+    pub(in crate::store) checksum_full_object: bool,
+    pub(in crate::store) initiated: Timestamp,
+    pub(in crate::store) state: UploadState,
     /// While completing and after.
-    pub(super) manifest: Vec<(PartNumber, String)>,
-    pub(super) version: Version,
-    pub(super) parts: BTreeMap<u16, PartRecord>,
-    pub(super) attempts: BTreeMap<PartNumber, Attempt>,
+    pub(in crate::store) manifest: Vec<(PartNumber, String)>,
+    pub(in crate::store) version: Version,
+    pub(in crate::store) parts: BTreeMap<u16, PartRecord>,
+    pub(in crate::store) attempts: BTreeMap<PartNumber, Attempt>,
     /// What `FinishComplete` answered, with the final ETag and record.
-    pub(super) finished: Option<(Committed, String, ObjectRecord)>,
-    pub(super) ended: Timestamp,
+    pub(in crate::store) finished: Option<(Committed, String, ObjectRecord)>,
+    pub(in crate::store) ended: Timestamp,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Tables {
-    pub(super) rules: Rules,
-    pub(super) deployment: Option<String>,
+pub(in crate::store) struct Tables {
+    pub(in crate::store) rules: Rules,
+    pub(in crate::store) deployment: Option<String>,
     /// The incarnation that lives; the last one registered.
-    pub(super) current: Incarnation,
-    pub(super) backends: BTreeMap<BackendName, Backend>,
-    pub(super) shares: BTreeMap<(BackendName, Incarnation), Share>,
-    pub(super) versions: BTreeMap<Key, Live>,
-    pub(super) blobs: BTreeMap<BlobId, Blob>,
-    pub(super) blobs_of: BTreeMap<Key, BTreeSet<BlobId>>,
-    pub(super) last_blob: i64,
-    pub(super) uploads: BTreeMap<UploadId, UploadRow>,
-    pub(super) buckets: BTreeMap<BucketName, BucketRow>,
-    pub(super) buckets_generation: u64,
-    pub(super) usage: BTreeMap<(BackendName, String, Incarnation), Usage>,
-    pub(super) batches: HashMap<BatchId, (Timestamp, Applied)>,
+    pub(in crate::store) current: Incarnation,
+    pub(in crate::store) backends: BTreeMap<BackendName, Backend>,
+    pub(in crate::store) shares: BTreeMap<(BackendName, Incarnation), Share>,
+    pub(in crate::store) versions: BTreeMap<Key, Live>,
+    pub(in crate::store) blobs: BTreeMap<BlobId, Blob>,
+    pub(in crate::store) blobs_of: BTreeMap<Key, BTreeSet<BlobId>>,
+    pub(in crate::store) last_blob: i64,
+    pub(in crate::store) uploads: BTreeMap<UploadId, UploadRow>,
+    /// Active uploads per bucket that are not in `uploads`: none, unless these are some rows of a larger database.
+    pub(in crate::store) uploads_elsewhere: BTreeMap<BucketName, usize>,
+    pub(in crate::store) buckets: BTreeMap<BucketName, BucketRow>,
+    pub(in crate::store) buckets_generation: u64,
+    pub(in crate::store) usage: BTreeMap<(BackendName, String, Incarnation), Usage>,
+    pub(in crate::store) batches: HashMap<BatchId, (Timestamp, Applied)>,
     /// Backends whose charge the running batch has changed.
-    pub(super) touched: BTreeSet<BackendName>,
+    pub(in crate::store) touched: BTreeSet<BackendName>,
 }
 
 impl Tables {
-    pub(super) fn new(rules: Rules) -> Self {
+    pub(in crate::store) fn new(rules: Rules) -> Self {
         Self {
             rules,
             deployment: None,
@@ -123,6 +125,7 @@ impl Tables {
             blobs_of: BTreeMap::new(),
             last_blob: 0,
             uploads: BTreeMap::new(),
+            uploads_elsewhere: BTreeMap::new(),
             buckets: BTreeMap::new(),
             buckets_generation: 0,
             usage: BTreeMap::new(),
@@ -131,32 +134,32 @@ impl Tables {
         }
     }
 
-    pub(super) fn blobs_of(&self, key: &Key) -> impl Iterator<Item = (BlobId, &Blob)> {
+    pub(in crate::store) fn blobs_of(&self, key: &Key) -> impl Iterator<Item = (BlobId, &Blob)> {
         self.blobs_of.get(key).into_iter().flatten().map(|id| (*id, &self.blobs[id]))
     }
 
     /// The highest version of a key that a row names: what the next one must be above.
-    pub(super) fn floor(&self, key: &Key) -> Option<Version> {
+    pub(in crate::store) fn floor(&self, key: &Key) -> Option<Version> {
         self.blobs_of(key).map(|(_, blob)| blob.version).max()
     }
 
     // ---- charges -------------------------------------------------------------------------------------------------
 
-    pub(super) fn charged(&self, backend: &BackendName) -> i64 {
+    pub(in crate::store) fn charged(&self, backend: &BackendName) -> i64 {
         self.shares.iter().filter(|((name, _), _)| name == backend).map(|(_, share)| share.charged).sum()
     }
 
-    pub(super) fn granted(&self, backend: &BackendName) -> i64 {
+    pub(in crate::store) fn granted(&self, backend: &BackendName) -> i64 {
         self.shares.iter().filter(|((name, _), _)| name == backend).map(|(_, share)| share.granted).sum()
     }
 
-    pub(super) fn charged_of_touched(&self) -> Vec<(BackendName, u64)> {
+    pub(in crate::store) fn charged_of_touched(&self) -> Vec<(BackendName, u64)> {
         let bytes = |name| u64::try_from(self.charged(name)).expect("the charges of a backend are never below zero");
         self.touched.iter().map(|name| (name.clone(), bytes(name))).collect()
     }
 
     /// Bytes that the living incarnation could still charge: what its share has left and what nobody was granted.
-    fn room(&self, name: &BackendName) -> i64 {
+    pub(in crate::store) fn room(&self, name: &BackendName) -> i64 {
         let Some(backend) = self.backends.get(name) else { return 0 };
         if backend.bytes_limit == 0 {
             return i64::MAX;
@@ -168,7 +171,7 @@ impl Tables {
 
     /// Adds to what the living incarnation has charged (or takes away), refilling its share where that is needed.
     /// Callers have checked `room`.
-    pub(super) fn charge(&mut self, name: &BackendName, bytes: i64) {
+    pub(in crate::store) fn charge(&mut self, name: &BackendName, bytes: i64) {
         let limit = self.backends[name].bytes_limit as i64;
         let share = self.shares.entry((name.clone(), self.current)).or_default();
         share.charged += bytes;
@@ -183,7 +186,7 @@ impl Tables {
 
     /// The first candidate that has room for `size` bytes. With `shorten_grace`, and if none has, displaced bytes that
     /// would make room are made due at once: `NoSpaceYet`.
-    pub(super) fn choose(
+    pub(in crate::store) fn choose(
         &mut self,
         now: Timestamp,
         candidates: &[Candidate],
@@ -233,7 +236,7 @@ impl Tables {
 
     // ---- blobs ---------------------------------------------------------------------------------------------------
 
-    pub(super) fn add_blob(&mut self, blob: Blob) -> BlobAt {
+    pub(in crate::store) fn add_blob(&mut self, blob: Blob) -> BlobAt {
         self.last_blob += 1;
         let id = BlobId(self.last_blob);
         self.charge(&blob.backend.clone(), blob.bytes as i64);
@@ -244,7 +247,7 @@ impl Tables {
     }
 
     /// Only cleanup ends a row.
-    pub(super) fn end_blob(&mut self, id: BlobId) {
+    pub(in crate::store) fn end_blob(&mut self, id: BlobId) {
         let blob = self.blobs.remove(&id).expect("only a known blob ends");
         let siblings = self.blobs_of.get_mut(&blob.key).expect("every blob is listed under its key");
         siblings.remove(&id);
@@ -255,7 +258,14 @@ impl Tables {
     }
 
     /// Its bytes are to be deleted from `not_before` on. `may_appear`: they may still arrive, for the settle time.
-    pub(super) fn doom(&mut self, now: Timestamp, id: BlobId, not_before: Timestamp, may_appear: bool, reason: &str) {
+    pub(in crate::store) fn doom(
+        &mut self,
+        now: Timestamp,
+        id: BlobId,
+        not_before: Timestamp,
+        may_appear: bool,
+        reason: &str,
+    ) {
         let settle_until = now.plus(self.rules.settle);
         let blob = self.blobs.get_mut(&id).expect("only a known blob is doomed");
         assert!(matches!(blob.state, BlobState::Reserved | BlobState::Live), "a blob is doomed once");
@@ -269,7 +279,7 @@ impl Tables {
     }
 
     /// Ends the key's live version, if any: its blobs are doomed with the grace.
-    pub(super) fn displace(&mut self, now: Timestamp, key: &Key, reason: &str) {
+    pub(in crate::store) fn displace(&mut self, now: Timestamp, key: &Key, reason: &str) {
         let Some(old) = self.versions.remove(key) else { return };
         let of_old = |blob: &Blob| blob.version == old.version && blob.state == BlobState::Live;
         let displaced: Vec<_> = self.blobs_of(key).filter(|(_, blob)| of_old(blob)).map(|(id, _)| id).collect();
@@ -279,7 +289,7 @@ impl Tables {
     }
 
     /// Marks the key's writes under way below `below` (None: all of them). An upload is one only while it is completing.
-    pub(super) fn supersede(&mut self, key: &Key, below: Option<Version>, by: Overtaken) {
+    pub(in crate::store) fn supersede(&mut self, key: &Key, below: Option<Version>, by: Overtaken) {
         let ids: Vec<_> = self.blobs_of(key).map(|(id, _)| id).collect();
         for id in ids {
             let blob = self.blobs.get_mut(&id).expect("listed above");
@@ -294,7 +304,7 @@ impl Tables {
     }
 
     /// PROTOCOL.md, "A write", 3: the version becomes live, the former one is displaced, lower ones are superseded.
-    pub(super) fn make_live(
+    pub(in crate::store) fn make_live(
         &mut self,
         now: Timestamp,
         key: &Key,
@@ -317,7 +327,7 @@ impl Tables {
 }
 
 impl Blob {
-    pub(super) fn at(&self, id: BlobId) -> BlobAt {
+    pub(in crate::store) fn at(&self, id: BlobId) -> BlobAt {
         BlobAt {
             id,
             backend: self.backend.clone(),

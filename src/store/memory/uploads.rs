@@ -22,6 +22,7 @@ impl Tables {
         }
         self.must_be_there(&create.bucket, create.in_stored)?;
         let active = self.uploads.values().filter(|row| row.key.0 == create.bucket && row.is_active()).count();
+        let active = active + self.uploads_elsewhere.get(&create.bucket).copied().unwrap_or(0);
         if create.uploads_max > 0 && active >= create.uploads_max as usize {
             return Err(Refusal::TooManyUploads);
         }
@@ -269,7 +270,7 @@ impl Tables {
 }
 
 impl UploadRow {
-    pub(super) fn is_active(&self) -> bool {
+    pub(in crate::store) fn is_active(&self) -> bool {
         matches!(self.state, UploadState::Open | UploadState::Completing)
     }
 
@@ -283,7 +284,7 @@ impl UploadRow {
         self.attempts.get(&number).filter(|one| one.nonce == nonce && one.incarnation == incarnation)
     }
 
-    pub(super) fn shown(&self, upload: &UploadId) -> Upload {
+    pub(in crate::store) fn shown(&self, upload: &UploadId) -> Upload {
         Upload {
             upload: upload.clone(),
             bucket: self.key.0.clone(),

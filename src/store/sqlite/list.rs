@@ -1,6 +1,7 @@
 //! Listing: one walk along the keys, which jumps over what a common prefix stands for. So a page costs what it shows, not
 //! what lies below it.
 
+use super::super::folding::{Folding, after_all_below};
 use super::super::port::{ListPage, ListQuery, ListUploadsQuery, Listed, ListedUpload, UploadsPage};
 use super::super::record::StoredChecksum;
 use super::read::Reader;
@@ -109,72 +110,12 @@ fn listed(key: &str, row: &Row<'_>) -> Result<Listed> {
     })
 }
 
-/// What makes entries out of names.
-#[derive(Clone, Copy)]
-struct Folding<'q> {
-    prefix: &'q str,
-    /// Empty: none.
-    delimiter: &'q str,
-}
-
-impl Folding<'_> {
-    /// The first key that may be an entry after `after`.
-    fn start(self, after: &str) -> Vec<u8> {
-        if after.as_bytes() < self.prefix.as_bytes() {
-            return self.prefix.as_bytes().to_vec();
-        }
-        // What lies below the common prefix that `after` is or lies below is no entry any more.
-        match self.common_prefix(after).map(|prefix| after_all_below(prefix.as_bytes())) {
-            Some(Some(next)) => next,
-            _ => {
-                let mut next = after.as_bytes().to_vec();
-                next.push(0);
-                next
-            }
-        }
-    }
-
-    /// Behind the last key that may be one. Keys are UTF-8, which never holds 0xff.
-    fn end(self) -> Vec<u8> {
-        after_all_below(self.prefix.as_bytes()).unwrap_or_else(|| vec![0xff])
-    }
-
-    fn common_prefix(self, key: &str) -> Option<&str> {
-        if self.delimiter.is_empty() {
-            return None;
-        }
-        let at = key.strip_prefix(self.prefix)?.find(self.delimiter)?;
-        Some(&key[..self.prefix.len() + at + self.delimiter.len()])
-    }
-}
-
-/// The smallest bytes above all that start with `prefix`; None if nothing is.
-fn after_all_below(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|&byte| byte != 0xff)?;
-    let mut next = prefix[..=last].to_vec();
-    next[last] += 1;
-    Some(next)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::Timestamp;
     use rusqlite::{Connection, StatementStatus};
     use std::sync::Arc;
-
-    #[test]
-    fn what_lies_above_a_prefix() {
-        for (prefix, want) in [
-            (&b"a/"[..], Some(&b"a0"[..])),
-            (b"a\xff\xff", Some(b"b")),
-            (b"\xff\xff", None),
-            (b"", None),
-            (b"\0", Some(b"\x01")),
-        ] {
-            assert_eq!(after_all_below(prefix).as_deref(), want, "{prefix:?}");
-        }
-    }
 
     /// Steps of SQLite's machine that a listing by `/` takes in a bucket of so many keys under ten prefixes, and its entries.
     fn steps(keys: u32) -> (i32, usize) {

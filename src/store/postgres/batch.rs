@@ -1,0 +1,264 @@
+//! A batch: load its rows, decide as the reference implementation does, write what changed. Decided on rows that have changed
+//! meanwhile, it is decided anew: nothing is locked while we think, and a conflict means that somebody else got on.
+
+use super::super::memory::tables::Tables;
+use super::super::port::{Applied, ApplyError, BatchId, Change, Done, Outcome};
+use super::super::rules::{BATCH_KEPT, FORGET_UPLOADS_MAX, UPLOAD_KEPT};
+use super::diff::Diff;
+use super::footprint::Footprint;
+use super::load::{Loaded, load};
+use super::rows::Columns;
+use super::sessions::{Blamed, Session, Sql, sql};
+use super::write::{self, Around, Forget, Unwritten, statements};
+use super::{PostgresStore, shares};
+use crate::base::{BackendName, Failure};
+use std::time::Duration;
+use tokio_postgres::Row;
+
+/// A batch that others keep overtaking is given up after so many attempts.
+const ATTEMPTS_MAX: u32 = 50;
+const AGAIN_AFTER: Duration = Duration::from_millis(1);
+/// Rounds in which shares are refilled or taken back for one batch.
+const ROOM_ROUNDS_MAX: u32 = 8;
+/// Batches whose outcomes are remembered.
+const REMEMBERED: usize = 16;
+/// Blob ids are taken from the counter in blocks.
+const BLOB_IDS: i64 = 1000;
+
+static TAKE_IDS: Sql =
+    sql!("UPDATE counters SET value = value + $1 WHERE name = 'blob' RETURNING value - $1, value", INT8);
+static LOOK_FOR: Sql = sql!(
+    "INSERT INTO batches (id, at, outcome) VALUES ($1, now_millis(), 'void') ON CONFLICT (id) DO NOTHING RETURNING 1",
+    BYTEA
+);
+static OUTCOME: Sql = sql!("SELECT outcome FROM batches WHERE id = $1", BYTEA);
+
+/// Ids that were taken from the counter and not used yet: above the first, up to the second.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BlobIds {
+    last: i64,
+    end: i64,
+}
+
+/// A decided batch.
+struct Decided {
+    outcomes: Vec<Outcome>,
+    before: Tables,
+    loaded: Loaded,
+}
+
+pub(super) fn id_bytes(id: BatchId) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&id.0.to_be_bytes());
+    bytes[8..].copy_from_slice(&id.1.to_be_bytes());
+    bytes
+}
+
+impl PostgresStore {
+    /// Cancel: NOT safe.
+    pub(super) async fn batch(&self, id: BatchId, changes: &[Change]) -> Result<Applied, ApplyError> {
+        let session = self.sessions.get().await.map_err(ApplyError::NotApplied)?;
+        let mut footprint = Footprint::of(changes);
+        let (mut attempts, mut rounds) = (0, 0);
+        loop {
+            let decided = self.decide(&session, &footprint, changes).await.map_err(ApplyError::NotApplied)?;
+            if rounds < ROOM_ROUNDS_MAX {
+                rounds += 1;
+                let improved = self.make_room(&session, &decided, changes, &mut footprint).await;
+                if improved.map_err(ApplyError::NotApplied)? {
+                    continue;
+                }
+            }
+            let written = self.commit(&session, id, &footprint, &decided, changes).await;
+            match written {
+                Ok(charged) => {
+                    self.keep_ids(decided.loaded.tables.last_blob);
+                    let applied = Applied { outcomes: decided.outcomes, charged };
+                    self.remember(id, applied.clone());
+                    return Ok(applied);
+                }
+                Err(Unwritten::Stale(failure)) => {
+                    attempts += 1;
+                    if attempts == ATTEMPTS_MAX {
+                        return Err(ApplyError::NotApplied(failure));
+                    }
+                    // Apart from each other, as chance has it.
+                    let apart = u32::from(id_bytes(id)[attempts as usize % 16] % 8);
+                    tokio::time::sleep(AGAIN_AFTER * apart * attempts.min(4)).await;
+                }
+                Err(Unwritten::Refused(failure)) => return Err(ApplyError::NotApplied(failure)),
+                Err(Unwritten::Unknown(failure)) => {
+                    session.give_up();
+                    self.keep_ids(decided.loaded.tables.last_blob);
+                    self.remember(id, Applied { outcomes: decided.outcomes, charged: Vec::new() });
+                    return Err(ApplyError::Unknown(failure));
+                }
+            }
+        }
+    }
+
+    /// What a batch did if it was committed: a lost answer concerns the last one.
+    pub(super) fn remember(&self, id: BatchId, applied: Applied) {
+        let mut sent = self.sent.borrow_mut();
+        sent.push_back((id, applied));
+        if sent.len() > REMEMBERED {
+            sent.pop_front();
+        }
+    }
+
+    async fn decide(&self, session: &Session, wanted: &Footprint, changes: &[Change]) -> Result<Decided, Failure> {
+        let clock = self.clock.as_ref().map(|clock| clock());
+        let mut loaded = load(session, wanted, self.incarnation.get(), self.rules, clock).await?;
+        self.notice_mark(loaded.mark);
+        self.latest.set(self.latest.get().max(loaded.now));
+        loaded.now = self.latest.get();
+        loaded.tables.last_blob = self.ids_for(session, wanted.new_blobs).await?;
+        let before = loaded.tables.clone();
+        let outcomes = changes.iter().map(|change| match change {
+            // What it forgets is not loaded.
+            Change::ForgetOld(_) => Outcome::ForgetOld(Ok(Done)),
+            change => loaded.tables.carry_out(loaded.now, change.clone()),
+        });
+        let outcomes = outcomes.collect();
+        Ok(Decided { outcomes, before, loaded })
+    }
+
+    /// Whether shares were refilled or taken back, or more rows must be looked at: then the batch is decided anew.
+    async fn make_room(
+        &self,
+        session: &Session,
+        decided: &Decided,
+        changes: &[Change],
+        footprint: &mut Footprint,
+    ) -> Result<bool, Failure> {
+        let Decided { before, loaded, .. } = decided;
+        let me = self.incarnation.get();
+        let mut improved = false;
+        for (name, share) in
+            loaded.tables.shares.iter().filter(|((_, of), _)| *of == me).map(|((name, _), one)| (name, one))
+        {
+            let had = before.shares.get(&(name.clone(), me)).map_or(0, |one| one.granted);
+            if let Some(backend) = loaded.backends.id(name).filter(|_| share.granted > had) {
+                shares::refill(session, backend, me, share.granted).await?;
+                improved = true;
+            }
+        }
+        if improved {
+            return Ok(true);
+        }
+        for (change, outcome) in changes.iter().zip(&decided.outcomes) {
+            let of_upload = |upload: &_| loaded.tables.uploads.get(upload).map(|row| row.blob.backend.clone());
+            let Some((candidates, size)) = Footprint::miss_room(change, outcome, of_upload) else { continue };
+            let limited = |name: &BackendName| {
+                loaded.tables.backends.get(name).is_some_and(|row| row.bytes_limit > 0 && !row.draining)
+            };
+            for name in candidates.into_iter().filter(limited) {
+                let missing = (size as i64).saturating_sub(loaded.tables.room(&name)).max(1);
+                let looked = footprint.room.get(&name).copied();
+                if let (None, Some(backend)) = (looked, loaded.backends.id(&name)) {
+                    shares::take_back(session, backend, me).await?;
+                }
+                if looked.is_none_or(|looked| looked < missing) {
+                    footprint.room.insert(name, missing);
+                    improved = true;
+                }
+            }
+        }
+        Ok(improved)
+    }
+
+    async fn commit(
+        &self,
+        session: &Session,
+        id: BatchId,
+        footprint: &Footprint,
+        decided: &Decided,
+        changes: &[Change],
+    ) -> Result<Vec<(BackendName, u64)>, Unwritten> {
+        let Decided { before, loaded, .. } = decided;
+        let diff = Diff::between(before, &loaded.tables);
+        let forgets = changes.iter().any(|change| matches!(change, Change::ForgetOld(_)));
+        let around = Around {
+            id: id_bytes(id),
+            incarnation: self.incarnation.get(),
+            keys: footprint.keys.iter().collect(),
+            uploads: footprint.uploads.iter().map(|upload| upload.as_str().to_owned()).collect(),
+            told: loaded.tables.touched.iter().cloned().collect(),
+            forget: forgets.then(|| Forget {
+                batches_before: loaded.now.minus(BATCH_KEPT),
+                uploads_before: loaded.now.minus(UPLOAD_KEPT),
+                uploads_max: FORGET_UPLOADS_MAX,
+            }),
+        };
+        let statements = statements(&around, before, loaded, &diff);
+        let rows = write::commit(session, statements).await?;
+        if let Some(mark) = loaded.mark {
+            self.told_mark.set(mark + 1);
+        }
+        // The batch is committed, whatever can be read of its charges.
+        Ok(read_charges(&rows))
+    }
+
+    /// Compares with what this incarnation was told: a lower mark means that the database has lost commits.
+    fn notice_mark(&self, mark: Option<i64>) {
+        if let Some(mark) = mark.filter(|mark| *mark < self.told_mark.get() && !self.rewound.get()) {
+            self.rewound.set(true);
+            tracing::error!(mark, told = self.told_mark.get(), "the database was rewound: it has lost commits");
+        }
+    }
+
+    // ---- ids -----------------------------------------------------------------------------------------------------
+
+    /// The last id in use; so many above it are ours. Others may have taken the block behind: then the rest is left out.
+    async fn ids_for(&self, session: &Session, wanted: i64) -> Result<i64, Failure> {
+        let ids = self.blob_ids.get();
+        if ids.end - ids.last >= wanted {
+            return Ok(ids.last);
+        }
+        let rows = session.query(&TAKE_IDS, &[&wanted.max(BLOB_IDS)]).await.blamed()?;
+        let row = rows.first().ok_or_else(|| Failure::metadata("postgres: the counters are gone"))?;
+        let mut columns = Columns::of(row);
+        let (last, end): (i64, i64) = (columns.value()?, columns.value()?);
+        let joined = ids.end == last && ids.end > 0;
+        self.blob_ids.set(BlobIds { last: if joined { ids.last } else { last }, end });
+        Ok(self.blob_ids.get().last)
+    }
+
+    fn keep_ids(&self, last: i64) {
+        let ids = self.blob_ids.get();
+        assert!(last <= ids.end, "more blobs were added than ids were taken");
+        self.blob_ids.set(BlobIds { last, ..ids });
+    }
+
+    // ---- lost answers --------------------------------------------------------------------------------------------
+
+    /// Inserting the batch's id waits until a transaction that has inserted it ends; if nobody has, nobody will.
+    /// Cancel: safe.
+    pub(super) async fn look_for(&self, id: BatchId) -> Result<Option<Applied>, Failure> {
+        let session = self.sessions.get().await?;
+        let bytes = id_bytes(id).to_vec();
+        let void = session.query(&LOOK_FOR, &[&bytes]).await.blamed()?;
+        if !void.is_empty() {
+            return Ok(None);
+        }
+        let rows = session.query(&OUTCOME, &[&bytes]).await.blamed()?;
+        if !rows.first().is_some_and(|row| matches!(row.try_get(0), Ok("applied"))) {
+            return Ok(None);
+        }
+        let mut sent = self.sent.borrow_mut();
+        let Some((_, applied)) = sent.iter_mut().find(|(one, _)| *one == id) else {
+            return Err(Failure::ourselves("the outcomes of that batch are forgotten"));
+        };
+        Ok(Some(applied.clone()))
+    }
+}
+
+/// Bytes charged in all, per backend.
+pub(super) fn read_charges(rows: &[Row]) -> Vec<(BackendName, u64)> {
+    let read = |row: &Row| {
+        let mut columns = Columns::of(row);
+        let name = BackendName::new(columns.value().ok()?);
+        Some((name, columns.count().ok()?))
+    };
+    rows.iter().filter_map(read).collect()
+}

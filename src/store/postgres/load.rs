@@ -1,0 +1,336 @@
+//! Loading the rows that a batch is decided on, in one pipeline, without locks.
+//!
+//! What is loaded may change before the batch is written: every row comes with its mark (`xmin`), and the writing
+//! transaction looks, under its locks, whether all marks are still the same and no row has been added.
+
+use super::super::memory::tables::{Backend, Key, Share, Tables};
+use super::super::port::{Rules, UploadState};
+use super::buckets::read as read_bucket;
+use super::footprint::Footprint;
+use super::rows::{
+    Backends, Columns, Read, blob_columns, live_columns, read_attempt, read_blob, read_live, read_upload,
+    upload_columns,
+};
+use super::sessions::{Blamed, Params, Session, Sql, sql};
+use crate::base::{BackendName, BucketName, Failure, Incarnation, PartNumber, Timestamp, UploadId};
+use futures_util::future::join_all;
+use std::collections::BTreeMap;
+use tokio_postgres::Row;
+
+/// Displaced blobs that are looked at for room, per backend.
+const ROOM_BLOBS_MAX: i64 = 10_000;
+
+/// What others than the living incarnation have been granted and have charged, as one incarnation of nobody's.
+pub(super) const OTHERS: Incarnation = Incarnation(-1);
+
+/// Rows, and what tells whether they have changed since.
+pub(super) struct Loaded {
+    pub(super) tables: Tables,
+    pub(super) backends: Backends,
+    pub(super) now: Timestamp,
+    /// Of the living incarnation's row; None if it has ended.
+    pub(super) mark: Option<i64>,
+    pub(super) blob_marks: BTreeMap<i64, i64>,
+    pub(super) live_marks: Vec<(Key, i64)>,
+    pub(super) upload_marks: BTreeMap<UploadId, i64>,
+}
+
+static NOW: Sql = sql!(
+    "SELECT coalesce($2, now_millis()), (SELECT mark FROM incarnations WHERE id = $1 AND ended IS NULL)",
+    INT8,
+    INT8
+);
+
+static BOOKS: Sql = sql!(
+    "SELECT b.id, b.name, b.bytes_limit, b.draining, b.facts,
+            coalesce(sum(s.granted) FILTER (WHERE s.incarnation = $1), 0)::bigint,
+            coalesce(sum(s.charged) FILTER (WHERE s.incarnation = $1), 0)::bigint,
+            coalesce(sum(s.granted) FILTER (WHERE s.incarnation <> $1), 0)::bigint,
+            coalesce(sum(s.charged) FILTER (WHERE s.incarnation <> $1), 0)::bigint
+     FROM backends b LEFT JOIN quota_shares s ON s.backend = b.id GROUP BY b.id",
+    INT8
+);
+
+static BLOBS: Sql = sql!(
+    concat!(
+        "SELECT ",
+        blob_columns!(),
+        " FROM blobs b WHERE b.id = ANY($1)
+         UNION ALL SELECT ",
+        blob_columns!(),
+        " FROM unnest($2, $3) AS k (bucket, key) JOIN blobs b ON b.bucket = k.bucket AND b.key = k.key
+         UNION ALL SELECT ",
+        blob_columns!(),
+        " FROM unnest($4) AS w (upload) JOIN uploads u ON u.upload = w.upload JOIN blobs b ON b.id = u.blob"
+    ),
+    INT8_ARRAY,
+    TEXT_ARRAY,
+    BYTEA_ARRAY,
+    TEXT_ARRAY
+);
+
+static VERSIONS: Sql = sql!(
+    concat!(
+        "SELECT ",
+        live_columns!(),
+        " FROM unnest($1, $2) AS k (bucket, key) JOIN versions v ON v.bucket = k.bucket AND v.key = k.key WHERE v.live"
+    ),
+    TEXT_ARRAY,
+    BYTEA_ARRAY
+);
+
+static UPLOADS: Sql = sql!(
+    concat!(
+        "SELECT ",
+        upload_columns!(),
+        " FROM unnest($1) AS w (upload) JOIN uploads u ON u.upload = w.upload
+         UNION ALL SELECT ",
+        upload_columns!(),
+        " FROM unnest($2, $3) AS k (bucket, key) JOIN blobs b ON b.bucket = k.bucket AND b.key = k.key
+          JOIN uploads u ON u.upload = b.upload WHERE b.state = 'reserved'"
+    ),
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    BYTEA_ARRAY
+);
+
+static PARTS: Sql = sql!(
+    "SELECT p.upload, p.number, p.record FROM parts p WHERE p.upload = ANY($1)
+     UNION ALL
+     SELECT p.upload, p.number, p.record FROM unnest($2, $3) AS w (upload, number)
+     JOIN parts p ON p.upload = w.upload AND p.number = w.number",
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    INT4_ARRAY
+);
+
+static ATTEMPTS: Sql = sql!(
+    "SELECT a.upload, a.number, a.nonce, a.incarnation, a.size FROM part_attempts a WHERE a.upload = ANY($1)
+     UNION ALL
+     SELECT a.upload, a.number, a.nonce, a.incarnation, a.size FROM unnest($2, $3) AS w (upload, number)
+     JOIN part_attempts a ON a.upload = w.upload AND a.number = w.number",
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    INT4_ARRAY
+);
+
+static BUCKETS: Sql = sql!("SELECT name, owner, region, created FROM buckets WHERE name = ANY($1)", TEXT_ARRAY);
+
+static UPLOAD_COUNTS: Sql = sql!(
+    "SELECT bucket, count(*) FROM uploads WHERE bucket = ANY($1) AND state IN ('open', 'completing') GROUP BY bucket",
+    TEXT_ARRAY
+);
+
+/// Displaced blobs of a backend, the oldest first, until they make up so many bytes.
+static ROOM: Sql = sql!(
+    concat!(
+        "SELECT ",
+        blob_columns!(),
+        " FROM (
+             SELECT id, sum(bytes) OVER (ORDER BY not_before, id) - bytes AS before FROM (
+                 SELECT id, bytes, not_before FROM blobs
+                 WHERE backend = (SELECT id FROM backends WHERE name = $1) AND state = 'doomed' AND attempts = 0
+                     AND settle_until <= $3
+                 ORDER BY not_before, id LIMIT $4
+             ) AS oldest
+         ) AS enough JOIN blobs b ON b.id = enough.id WHERE enough.before < $2"
+    ),
+    TEXT,
+    INT8,
+    INT8,
+    INT8
+);
+
+/// A key's columns as arrays.
+pub(super) struct KeyColumns<'k> {
+    pub(super) buckets: Vec<&'k str>,
+    pub(super) keys: Vec<&'k [u8]>,
+}
+
+impl<'k> KeyColumns<'k> {
+    pub(super) fn of(keys: impl IntoIterator<Item = &'k Key>) -> Self {
+        let (buckets, keys) = keys.into_iter().map(|(bucket, key)| (bucket.as_str(), key.as_str().as_bytes())).unzip();
+        Self { buckets, keys }
+    }
+}
+
+/// Answers of the loading statements, in their order; empty where nothing was asked.
+struct Answers {
+    now: Vec<Row>,
+    uploads: Vec<Row>,
+    parts: Vec<Row>,
+    attempts: Vec<Row>,
+    blobs: Vec<Row>,
+    versions: Vec<Row>,
+    counts: Vec<Row>,
+    buckets: Vec<Row>,
+    books: Vec<Row>,
+}
+
+/// `clock`: a test's, instead of the database's. Cancel: safe.
+pub(super) async fn load(
+    session: &Session,
+    wanted: &Footprint,
+    incarnation: Incarnation,
+    rules: Rules,
+    clock: Option<Timestamp>,
+) -> Result<Loaded, Failure> {
+    let answers = ask(session, wanted, incarnation, clock).await?;
+    let mut columns = Columns::of(answers.now.first().ok_or_else(|| Failure::metadata("postgres: no time"))?);
+    let now = columns.time()?;
+    let mark = columns.value()?;
+    let mut loaded = Loaded {
+        tables: Tables::new(rules),
+        backends: Backends::default(),
+        now,
+        mark,
+        blob_marks: BTreeMap::new(),
+        live_marks: Vec::new(),
+        upload_marks: BTreeMap::new(),
+    };
+    // An incarnation that has ended begins nothing any more: to the tables, another one lives.
+    loaded.tables.current = if mark.is_some() { incarnation } else { Incarnation(0) };
+    for row in &answers.books {
+        loaded.take_backend(row, incarnation)?;
+    }
+    for row in &answers.blobs {
+        loaded.take_blob(row)?;
+    }
+    for row in &answers.versions {
+        let (key, live, mark) = read_live(row)?;
+        loaded.live_marks.push((key.clone(), mark));
+        loaded.tables.versions.insert(key, live);
+    }
+    for row in &answers.uploads {
+        let (upload, row, mark) = read_upload(row, &loaded.backends)?;
+        loaded.upload_marks.insert(upload.clone(), mark);
+        loaded.tables.uploads.insert(upload, row);
+    }
+    for row in &answers.buckets {
+        let row = read_bucket(row)?;
+        loaded.tables.buckets.insert(row.name.clone(), row);
+    }
+    loaded.take_parts(&answers)?;
+    loaded.count_uploads(&answers.counts)?;
+    for (backend, missing) in &wanted.room {
+        let limits: Params<'_> = &[&backend.as_str(), missing, &now.millis, &ROOM_BLOBS_MAX];
+        for row in &session.query(&ROOM, limits).await.blamed()? {
+            loaded.take_blob(row)?;
+        }
+    }
+    Ok(loaded)
+}
+
+async fn ask(
+    session: &Session,
+    wanted: &Footprint,
+    incarnation: Incarnation,
+    clock: Option<Timestamp>,
+) -> Result<Answers, Failure> {
+    let keys = KeyColumns::of(&wanted.keys);
+    let blobs: Vec<i64> = wanted.blobs.iter().copied().collect();
+    let uploads: Vec<&str> = wanted.uploads.iter().map(UploadId::as_str).collect();
+    let all_parts: Vec<&str> = wanted.all_parts.iter().map(UploadId::as_str).collect();
+    let (of, numbers): (Vec<&str>, Vec<i32>) =
+        wanted.parts.iter().map(|(upload, number)| (upload.as_str(), i32::from(number.get()))).unzip();
+    let stored: Vec<&str> = wanted.stored_buckets.iter().map(BucketName::as_str).collect();
+    let counted: Vec<&str> = wanted.upload_counts.iter().map(BucketName::as_str).collect();
+    let clock = clock.map(|clock| clock.millis);
+    let with_parts = !(all_parts.is_empty() && of.is_empty());
+    // Uploads before their parts: whatever changes a part changes its upload's mark.
+    let statements: [(&'static Sql, bool, Params<'_>); 9] = [
+        (&NOW, true, &[&incarnation.0, &clock]),
+        (&UPLOADS, !(uploads.is_empty() && keys.keys.is_empty()), &[&uploads, &keys.buckets, &keys.keys]),
+        (&PARTS, with_parts, &[&all_parts, &of, &numbers]),
+        (&ATTEMPTS, with_parts, &[&all_parts, &of, &numbers]),
+        (&BLOBS, true, &[&blobs, &keys.buckets, &keys.keys, &uploads]),
+        (&VERSIONS, !keys.keys.is_empty(), &[&keys.buckets, &keys.keys]),
+        (&UPLOAD_COUNTS, !counted.is_empty(), &[&counted]),
+        (&BUCKETS, !stored.is_empty(), &[&stored]),
+        // After the blobs: a backend that one of them is on is there.
+        (&BOOKS, true, &[&incarnation.0]),
+    ];
+    let mut prepared = Vec::with_capacity(statements.len());
+    for (sql, needed, params) in statements {
+        prepared.push(if needed { Some((session.ready(sql).await.blamed()?, params)) } else { None });
+    }
+    let answers = join_all(prepared.iter().map(|one| async move {
+        match one {
+            Some((ready, params)) => session.run(ready, params).await.blamed(),
+            None => Ok(Vec::new()),
+        }
+    }));
+    let mut answers = answers.await.into_iter();
+    let mut next = || answers.next().expect("as many as statements");
+    Ok(Answers {
+        now: next()?,
+        uploads: next()?,
+        parts: next()?,
+        attempts: next()?,
+        blobs: next()?,
+        versions: next()?,
+        counts: next()?,
+        buckets: next()?,
+        books: next()?,
+    })
+}
+
+impl Loaded {
+    fn take_backend(&mut self, row: &Row, incarnation: Incarnation) -> Read<()> {
+        let mut columns = Columns::of(row);
+        let id = columns.value()?;
+        let name = BackendName::new(columns.value()?);
+        let bytes_limit = columns.count()?;
+        let backend = Backend { bytes_limit, draining: columns.value()?, facts: columns.json()? };
+        let mut own = Share { granted: columns.value()?, charged: columns.value()? };
+        let others = Share { granted: columns.value()?, charged: columns.value()? };
+        if bytes_limit > 0 {
+            // A limit that was lowered below what was granted: nobody charges more until it fits again.
+            own.granted = own.granted.min(bytes_limit as i64 - others.granted);
+        }
+        self.backends.0.push((id, name.clone()));
+        self.tables.shares.insert((name.clone(), incarnation), own);
+        self.tables.shares.insert((name.clone(), OTHERS), others);
+        self.tables.backends.insert(name, backend);
+        Ok(())
+    }
+
+    fn take_blob(&mut self, row: &Row) -> Read<()> {
+        let (id, blob, mark) = read_blob(row, &self.backends)?;
+        if self.blob_marks.insert(id.0, mark).is_none() {
+            self.tables.blobs_of.entry(blob.key.clone()).or_default().insert(id);
+            self.tables.blobs.insert(id, blob);
+        }
+        Ok(())
+    }
+
+    fn take_parts(&mut self, answers: &Answers) -> Read<()> {
+        for row in &answers.parts {
+            let mut columns = Columns::of(row);
+            let (upload, number) = (columns.parsed(UploadId::parse)?, columns.value::<i32>()?);
+            if let Some(row) = self.tables.uploads.get_mut(&upload) {
+                row.parts.insert(number as u16, columns.json()?);
+            }
+        }
+        for row in &answers.attempts {
+            let mut columns = Columns::of(row);
+            let (upload, number) = (columns.parsed(UploadId::parse)?, columns.value::<i32>()?);
+            if let (Some(row), Some(number)) = (self.tables.uploads.get_mut(&upload), PartNumber::new(number as u16)) {
+                row.attempts.insert(number, read_attempt(&mut columns)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn count_uploads(&mut self, counts: &[Row]) -> Read<()> {
+        for row in counts {
+            let mut columns = Columns::of(row);
+            let bucket = columns.parsed(BucketName::parse)?;
+            let all = columns.count()? as usize;
+            let active = |state| matches!(state, UploadState::Open | UploadState::Completing);
+            let here = self.tables.uploads.values().filter(|row| row.key.0 == bucket && active(row.state)).count();
+            self.tables.uploads_elsewhere.insert(bucket, all.saturating_sub(here));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! PostgreSQL, shared by any number of instances (PROTOCOL.md, "Many instances").
+//!
+//! A batch loads the rows that its changes look at (footprint.rs, load.rs), decides with the reference implementation's own
+//! code (store/memory), and writes what that changed (diff.rs, write.rs) as one pipeline from BEGIN to COMMIT. So a change is
+//! described once; what is PostgreSQL's is which rows it needs. Nothing is locked while we think: the writing transaction
+//! verifies under its locks that what was loaded is still so, and a batch that was overtaken is decided anew.
+//!
+//! Charges go to this incarnation's own shares (shares.rs), so that batches of different instances wait for each other only
+//! over a common key. Requests' lookups are pipelined on two connections; everything else takes one from the pool.
+//!
+//! All of it runs on the metadata thread. Connections are made when first needed, and the tables are brought up to date then
+//! (migrate.rs): a store can be made while the database is down.
+
+mod alone;
+mod batch;
+mod buckets;
+#[cfg(test)]
+pub(super) mod cluster;
+mod diff;
+mod faults;
+mod footprint;
+mod leftovers;
+mod list;
+mod load;
+mod migrate;
+mod options;
+mod read;
+mod register;
+mod rows;
+mod scan;
+mod sessions;
+mod shares;
+mod tls;
+mod write;
+
+use super::port::{Answer, Applied, ApplyError, BatchId, Change, MetadataStore, Query, Rules};
+use crate::base::{Failure, Incarnation, Timestamp};
+use rows::Backends;
+use sessions::Sessions;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use options::{PostgresOptions, Protection};
+
+/// A clock instead of the database's, for tests.
+pub type TestWall = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// For one thread.
+pub struct PostgresStore {
+    sessions: Sessions,
+    rules: Rules,
+    /// Term of this incarnation's lease (`write_path.lease`).
+    lease: Duration,
+    clock: Option<TestWall>,
+    /// The database's clock, which never runs backwards here.
+    latest: Cell<Timestamp>,
+    /// The one that batches are charged to; 0 before the first registration.
+    incarnation: Cell<Incarnation>,
+    /// The incarnation's mark after the last batch that is known to be committed.
+    told_mark: Cell<i64>,
+    rewound: Cell<bool>,
+    blob_ids: Cell<batch::BlobIds>,
+    /// The last batches, whatever came of them.
+    sent: RefCell<VecDeque<(BatchId, Applied)>>,
+    /// A registration whose answer was lost.
+    pending: Cell<Option<(BatchId, Incarnation)>>,
+    /// As far as they were met.
+    backends: RefCell<Backends>,
+}
+
+impl PostgresStore {
+    /// Connects when it is first asked something. `clock`: None, except in tests.
+    pub fn new(
+        options: PostgresOptions,
+        rules: Rules,
+        lease: Duration,
+        clock: Option<TestWall>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            sessions: Sessions::new(options)?,
+            rules,
+            lease,
+            clock,
+            latest: Cell::default(),
+            incarnation: Cell::new(Incarnation(0)),
+            told_mark: Cell::new(0),
+            rewound: Cell::new(false),
+            blob_ids: Cell::default(),
+            sent: RefCell::default(),
+            pending: Cell::new(None),
+            backends: RefCell::default(),
+        })
+    }
+
+    /// Forgets every connection; the next call makes new ones. For whoever has found that the database does not answer.
+    pub fn drop_sessions(&self) {
+        self.sessions.drop_all();
+    }
+}
+
+impl MetadataStore for PostgresStore {
+    async fn apply(&self, id: BatchId, changes: Arc<[Change]>) -> Result<Applied, ApplyError> {
+        match &changes[..] {
+            [Change::Register(register)] => self.register(id, register).await,
+            [Change::CreateBucket(create)] => self.create_bucket(id, create).await,
+            [Change::DeleteBucket(delete)] => self.delete_bucket(id, delete).await,
+            changes => self.batch(id, changes).await,
+        }
+    }
+
+    async fn resolve(&self, id: BatchId) -> Result<Option<Applied>, Failure> {
+        let found = self.look_for(id).await?;
+        if let (Some(_), Some((_, incarnation))) = (&found, self.pending.take().filter(|(pending, _)| *pending == id)) {
+            self.begin_incarnation(incarnation);
+        }
+        Ok(found)
+    }
+
+    async fn query(&self, query: Query) -> Result<Answer, Failure> {
+        self.answer(query).await
+    }
+}

@@ -1,0 +1,97 @@
+//! What a connection needs to know, and how long anything may take.
+
+use crate::base::Secret;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio_postgres::config::{Config, SslMode, TargetSessionAttrs};
+
+/// Hosts that stop answering are noticed by the kernel in this time, whatever waits for them.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+
+/// How a connection is protected (libpq's words).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protection {
+    Disable,
+    /// TLS if the server offers it, whoever it is.
+    Prefer,
+    /// TLS, whoever the server is.
+    Require,
+    /// TLS with a server whose certificate leads to a trusted root.
+    VerifyCa,
+    /// The same, and the certificate names the host.
+    VerifyFull,
+}
+
+/// `database.*` of the configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PostgresOptions {
+    /// Tried in order until one lets us write; a path is the directory of a Unix socket. Names are looked up again at each
+    /// connection.
+    pub hosts: Vec<(String, u16)>,
+    pub database: String,
+    pub user: String,
+    pub password: Secret,
+    pub protection: Protection,
+    /// Trusted roots in PEM; None: the system's.
+    pub root_certificates: Option<PathBuf>,
+    pub connections_max: usize,
+    /// Kept open even if idle.
+    pub connections_min: usize,
+    /// A connection that is older is closed when it is next idle, so that sessions move after a failover.
+    pub connection_lifetime: Duration,
+    pub connect_timeout: Duration,
+    /// No statement takes longer than this (`database.statement_timeout`).
+    pub statement_timeout: Duration,
+    /// No statement waits longer for another's lock (`database.lock_timeout`).
+    pub lock_timeout: Duration,
+    /// False behind a pooler that gives every transaction another session and does not know of prepared statements.
+    pub prepared_statements: bool,
+    /// Tables are there; None: wherever the database's own settings say.
+    pub schema: Option<String>,
+}
+
+impl PostgresOptions {
+    pub(super) fn config(&self) -> Config {
+        let mut config = Config::new();
+        for (host, port) in &self.hosts {
+            if host.starts_with('/') {
+                config.host_path(host)
+            } else {
+                config.host(host)
+            };
+            config.port(*port);
+        }
+        config
+            .dbname(&self.database)
+            .user(&self.user)
+            .application_name("s3-orchestrator")
+            .ssl_mode(match self.protection {
+                Protection::Disable => SslMode::Disable,
+                Protection::Prefer => SslMode::Prefer,
+                Protection::Require | Protection::VerifyCa | Protection::VerifyFull => SslMode::Require,
+            })
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
+            .connect_timeout(self.connect_timeout)
+            .tcp_user_timeout(TCP_USER_TIMEOUT)
+            .keepalives_idle(KEEPALIVE_IDLE);
+        if !self.password.expose().is_empty() {
+            config.password(self.password.expose());
+        }
+        config
+    }
+
+    /// What a session is told first. Behind a pooler it holds for some session or other: each batch says it again for itself.
+    pub(super) fn session_settings(&self) -> String {
+        let mut settings = format!(
+            "SET statement_timeout = {}; SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {};",
+            self.statement_timeout.as_millis(),
+            self.lock_timeout.as_millis(),
+            self.statement_timeout.as_millis(),
+        );
+        if let Some(schema) = &self.schema {
+            settings.push_str(&format!("SET search_path = \"{schema}\";"));
+        }
+        settings
+    }
+}
