@@ -138,20 +138,20 @@ impl ErrorCode {
         use ErrorCode as Code;
         matches!(
             self,
-            Code::NoSuchBucket
-                | Code::InvalidBucketName
-                | Code::BucketAlreadyExists
-                | Code::BucketAlreadyOwnedByYou
-                | Code::BucketNotEmpty
-                | Code::NoSuchBucketPolicy
-                | Code::NoSuchCORSConfiguration
-                | Code::NoSuchLifecycleConfiguration
-                | Code::NoSuchPublicAccessBlockConfiguration
-                | Code::NoSuchTagSet
-                | Code::NoSuchWebsiteConfiguration
-                | Code::ObjectLockConfigurationNotFoundError
-                | Code::ReplicationConfigurationNotFoundError
-                | Code::ServerSideEncryptionConfigurationNotFoundError
+            Self::NoSuchBucket
+                | Self::InvalidBucketName
+                | Self::BucketAlreadyExists
+                | Self::BucketAlreadyOwnedByYou
+                | Self::BucketNotEmpty
+                | Self::NoSuchBucketPolicy
+                | Self::NoSuchCORSConfiguration
+                | Self::NoSuchLifecycleConfiguration
+                | Self::NoSuchPublicAccessBlockConfiguration
+                | Self::NoSuchTagSet
+                | Self::NoSuchWebsiteConfiguration
+                | Self::ObjectLockConfigurationNotFoundError
+                | Self::ReplicationConfigurationNotFoundError
+                | Self::ServerSideEncryptionConfigurationNotFoundError
         )
     }
 }
