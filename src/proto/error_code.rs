@@ -135,7 +135,6 @@ codes! {
 impl ErrorCode {
     /// AWS names the bucket in these.
     pub fn is_about_bucket(self) -> bool {
-        use ErrorCode as Code;
         matches!(
             self,
             Self::NoSuchBucket
