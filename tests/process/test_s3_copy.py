@@ -129,7 +129,7 @@ def test_what_is_refused(s3, source):
 
     assert copy_of(f"{BUCKET}/nobody") == (404, "NoSuchKey")
     assert copy_of("no-such-bucket/k") in ((404, "NoSuchBucket"), (403, "AccessDenied"))
-    assert copy_of(f"{BUCKET}/{'k' * 20}?versionId=abc") == (404, "NoSuchVersion")
+    assert copy_of(f"{BUCKET}/{'k' * 20}?versionId=abc") == (400, "InvalidArgument")
     for malformed in ("nothing", "/", f"{BUCKET}/"):
         assert copy_of(malformed) == (400, "InvalidArgument"), malformed
     assert code_of(s3.get_object, Bucket=BUCKET, Key="refused") == (404, "NoSuchKey")
