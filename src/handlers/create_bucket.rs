@@ -21,13 +21,18 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     exchange: &mut X,
 ) -> Result<(), Trouble> {
     let user = &*request.principal.user;
+    let known = request.registry.bucket(request.bucket());
+    let own = known.is_some_and(|known| request.principal.held_in(request.bucket(), known.holder()).is_some());
     if !request.principal.may_create_buckets() {
+        // Who may use a bucket may hear that it is there: clients make sure of it before they upload (rclone), and go on.
+        if own {
+            return Err(ErrorCode::BucketAlreadyOwnedByYou.into());
+        }
         ports.cells().access_denied.inc();
         return Err(ErrorCode::AccessDenied.into());
     }
     let name = BucketName::parse(request.bucket()).ok_or(ErrorCode::InvalidBucketName)?;
-    if let Some(bucket) = request.registry.bucket(name.as_str()).filter(|bucket| bucket.stored.is_none()) {
-        let own = request.principal.held_in(name.as_str(), bucket.holder()).is_some();
+    if known.is_some_and(|known| known.stored.is_none()) {
         return Err(taken(own).into());
     }
     let region = receive_region(ports, request, exchange).await?;
