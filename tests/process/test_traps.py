@@ -3,34 +3,49 @@ folder, or of `src/`, and names in it):
 
 | what went wrong elsewhere | where it is tested |
 |---|---|
-| today's SDKs stream with trailers by default, and every such PUT failed | test_s3_streams: test_every_state_of_every_checksum |
-| chunks of a signed stream were not verified; their framing was stored | test_bad_input: test_tampered_streams, test_s3_streams: test_every_state_of_every_checksum |
+| today's SDKs stream with trailers by default, and every such PUT failed | test_s3_streams: \
+test_every_state_of_every_checksum |
+| chunks of a signed stream were not verified; their framing was stored | test_bad_input: test_tampered_streams, \
+test_s3_streams: test_every_state_of_every_checksum |
 | the date of chunk signatures | test_matrix: test_every_payload_mode_round_trips, src/proto/aws_chunked/tests.rs: fn |
 | backends refuse checksums and headers that nobody asked for | test_traps: test_backends_are_sent_nothing_unsolicited |
 | proxies in between change what was signed | test_traps: test_behind_a_proxy |
-| unsigned `x-amz-` fields, empty names, fields that must be signed | test_bad_input: test_signatures, test_sigv4_random: test_what_botocore_signs_is_accepted_and_nothing_else |
+| unsigned `x-amz-` fields, empty names, fields that must be signed | test_bad_input: test_signatures, test_sigv4_random: \
+test_what_botocore_signs_is_accepted_and_nothing_else |
 | queries with repeated names and Unicode | test_sigv4_random: test_what_botocore_signs_is_accepted_and_nothing_else |
 | the hash and the checksums of a presigned PUT | test_s3_presigned: test_declared_hash, test_fields_in_the_query |
-| `//`, leading `/`, `.`, `..`, `%2F` in keys, long keys | test_bad_input: test_odd_keys_round_trip, test_no_key_leaves_the_directory, test_traps: test_every_character_is_a_key |
+| `//`, leading `/`, `.`, `..`, `%2F` in keys, long keys | test_bad_input: test_odd_keys_round_trip, \
+test_no_key_leaves_the_directory, test_traps: test_every_character_is_a_key |
 | how a copy's source is decoded | test_s3_copy: test_what_is_refused, src/handlers/copy_source.rs: sources |
 | the backend's ETag was passed on | test_traps: test_etags_are_ours |
 | Complete asked again after a lost answer | test_s3_multipart: test_complete_asked_again_answers_the_same |
-| Complete answers 200 with an error in the body | src/backend/s3/answer.rs: 200, test_failures: test_an_answer_that_never_came_leaves_no_bytes |
-| parts: missing, small, numbers out of range, other ETags | test_bad_input: test_completing_what_does_not_fit, test_s3_multipart: test_manifests_that_are_refused |
-| listings at exactly the page's size, markers, key counts, encodings | test_s3_listing: test_pages, test_bad_input: test_lists_that_are_odd; and tests/model |
+| Complete answers 200 with an error in the body | src/backend/s3/answer.rs: 200, test_failures: \
+test_an_answer_that_never_came_leaves_no_bytes |
+| parts: missing, small, numbers out of range, other ETags | test_bad_input: test_completing_what_does_not_fit, \
+test_s3_multipart: test_manifests_that_are_refused |
+| listings at exactly the page's size, markers, key counts, encodings | test_s3_listing: test_pages, test_bad_input: \
+test_lists_that_are_odd; and tests/model |
 | odd ranges | test_bad_input: test_ranges_that_are_odd, test_ranges_of_an_empty_object |
 | HEAD is not as GET; its errors have bodies | test_boto3: test_put_get_head_delete; and tests/model |
-| an early error poisons the connection | test_bad_input: test_a_refused_upload_is_drained_or_closed, test_matrix: test_what_follows_an_empty_body_is_answered |
-| `Expect: 100-continue` | test_bad_input: test_continue_is_sent_only_when_the_body_is_wanted, test_real_data: test_empty_files_between_others |
-| chunked transfer without a length | test_bad_input: test_bodies_without_a_length, test_streams_in_transfer_chunks_are_taken |
-| two lengths, length and chunks, upgrades, pipelining | test_bad_input: test_malformed_heads, test_matrix: test_pipelined_requests_are_answered_in_order, test_traps: test_nobody_is_upgraded |
+| an early error poisons the connection | test_bad_input: test_a_refused_upload_is_drained_or_closed, test_matrix: \
+test_what_follows_an_empty_body_is_answered |
+| `Expect: 100-continue` | test_bad_input: test_continue_is_sent_only_when_the_body_is_wanted, test_real_data: \
+test_empty_files_between_others |
+| chunked transfer without a length | test_bad_input: test_bodies_without_a_length, \
+test_streams_in_transfer_chunks_are_taken |
+| two lengths, length and chunks, upgrades, pipelining | test_bad_input: test_malformed_heads, test_matrix: \
+test_pipelined_requests_are_answered_in_order, test_traps: test_nobody_is_upgraded |
 | stale connections to backends | test_failures: test_stale_connections_are_retried_once, test_idle_connections_are_let_go |
 | HTTP/2 to backends | test_traps: test_backends_are_spoken_to_in_http_1 |
-| XML: unknown elements, floods of attributes and namespaces, depth | test_bad_input: test_malformed_xml, test_traps: test_xml_floods |
-| empty objects, also over others, also as copies | test_s3_copy: test_small_and_empty, test_traps: test_an_empty_object_over_another_is_copied |
+| XML: unknown elements, floods of attributes and namespaces, depth | test_bad_input: test_malformed_xml, test_traps: \
+test_xml_floods |
+| empty objects, also over others, also as copies | test_s3_copy: test_small_and_empty, test_traps: \
+test_an_empty_object_over_another_is_copied |
 | redirects that carry credentials away | test_traps: test_redirects_are_not_followed |
-| conditions: 409, 412, 404, quotes, `*` | test_boto3: test_conditions, test_s3_copy: test_conditions, test_s3_multipart: test_conditions_of_complete; and tests/model |
-| breakers tripped by 404s and clients, stuck half-open | test_breakers: test_what_is_no_fault_never_trips, test_a_breaker_opens_keeps_away_and_closes |
+| conditions: 409, 412, 404, quotes, `*` | test_boto3: test_conditions, test_s3_copy: test_conditions, test_s3_multipart: \
+test_conditions_of_complete; and tests/model |
+| breakers tripped by 404s and clients, stuck half-open | test_breakers: test_what_is_no_fault_never_trips, \
+test_a_breaker_opens_keeps_away_and_closes |
 | bodies held in memory | test_memory: test_memory_does_not_grow_with_object_size |
 """
 
