@@ -229,7 +229,7 @@ pub struct Written {
 }
 
 /// PROTOCOL.md, "A write", 3. All `blobs` are copies of one version of this key. `Lost` if any of them is not reserved by
-/// this incarnation; those that are, are then doomed. A refused condition dooms them all.
+/// this incarnation, or if that version is live already (then they are `CommitCopy`'s); those that are, are then doomed. A refused condition dooms them all.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CommitWrite {
     pub incarnation: Incarnation,

@@ -14,6 +14,11 @@ pub(super) fn copies_of_a_live_version<S: MetadataStore>(bench: &Bench<S>) {
     assert_eq!(bench.status("b").bytes_used, 100);
     assert_eq!(bench.step(bench.commit_copy("k", &begun.blob)), Err(Refusal::Lost), "committed once");
 
+    let no_write = bench.step(bench.begin_copy("k", &["c"])).expect("c has room");
+    assert_eq!(bench.commit("k", &no_write), Err(Refusal::Lost), "a copy of what is live is no new version");
+    assert_eq!(bench.state(&no_write.blob), Some(BlobState::Doomed));
+    assert_eq!(bench.lookup("k").unwrap().blobs.len(), 2, "which stays");
+
     let third = bench.step(bench.begin_copy("k", &["c"])).expect("c has room");
     bench.abandon(&third.blob, false);
     assert_eq!(bench.state(&third.blob), Some(BlobState::Doomed));

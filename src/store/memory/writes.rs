@@ -78,6 +78,10 @@ impl Tables {
             self.doom_all(now, &ours, "overtaken");
             return commit.condition.overtaken(overtaken, version, now);
         }
+        if self.versions.get(&key).is_some_and(|live| live.version == version) {
+            self.doom_all(now, &ours, "commit lost");
+            return Err(Refusal::Lost);
+        }
         if let Err(refusal) = self.test(&key, &commit.condition) {
             self.doom_all(now, &ours, "condition refused");
             return Err(refusal);

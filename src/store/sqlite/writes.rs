@@ -91,6 +91,10 @@ impl Transaction<'_> {
             return Ok(commit.condition.overtaken(overtaken, version, self.now)?);
         }
         let old = self.live(key)?;
+        if old.as_ref().is_some_and(|old| old.version == version) {
+            self.doom_all(&ours, "commit lost")?;
+            return Err(Refusal::Lost.into());
+        }
         if let Err(refusal) = commit.condition.test(old.as_ref().map(Live::existing)) {
             self.doom_all(&ours, "condition refused")?;
             return Err(refusal.into());
