@@ -6,6 +6,7 @@
 mod backend;
 mod channel;
 mod client;
+mod copy;
 mod exchange;
 mod executor;
 mod history;
@@ -83,7 +84,7 @@ fn one_seed_twice_is_the_same_run() {
 }
 
 /// Seeds that a mutant has to get past.
-const MUTANT_SEEDS: u64 = 12;
+const MUTANT_SEEDS: u64 = 20;
 
 #[test]
 fn bugs_put_back_are_caught() {

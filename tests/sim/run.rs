@@ -2,6 +2,7 @@
 
 use super::backend::Faults;
 use super::client::Client;
+use super::copy;
 use super::executor::{Group, Sim, WORLD};
 use super::instance::Instance;
 use super::store::StoreFaults;
@@ -18,7 +19,7 @@ pub struct Outcome {
     pub steps: u64,
     pub hash: u64,
     pub violation: Option<String>,
-    pub counts: [(&'static str, u64); 12],
+    pub counts: [(&'static str, u64); 13],
     pub summary: String,
     pub story: String,
 }
@@ -87,7 +88,9 @@ async fn operator(world: Rc<World>, steps: u64, quiet: Rc<Cell<bool>>) {
     }
     // Clients end what they are doing; uploads that were left are ended; late bodies arrive; what was given up is deleted;
     // copies are made.
-    sim.sleep(Duration::from_secs(70)).await;
+    sim.sleep(Duration::from_secs(30)).await;
+    copy::delete_sources(&world).await;
+    sim.sleep(Duration::from_secs(40)).await;
     let last = Client { world: world.clone() };
     for key in KEYS {
         last.look(key).await;

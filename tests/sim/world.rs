@@ -117,6 +117,8 @@ pub struct World {
     /// Which operation writes which value, to which key, of which size.
     pub values: RefCell<BTreeMap<u64, Written>>,
     pub etags: RefCell<BTreeMap<String, u64>>,
+    /// What was put to be copied, as targets.
+    pub sources: RefCell<Vec<String>>,
     /// The operation whose task is being polled.
     pub serving: Cell<u64>,
     /// Which operation begins with which nonce.
@@ -160,10 +162,11 @@ pub struct Counts {
     pub conflicts: Cell<u64>,
     pub completed_uploads: Cell<u64>,
     pub stale_uploads: Cell<u64>,
+    pub object_copies: Cell<u64>,
 }
 
 impl Counts {
-    pub fn all(&self) -> [(&'static str, u64); 12] {
+    pub fn all(&self) -> [(&'static str, u64); 13] {
         [
             ("acknowledged writes", &self.acknowledged_writes),
             ("unknown writes", &self.unknown_writes),
@@ -177,6 +180,7 @@ impl Counts {
             ("conflicts", &self.conflicts),
             ("completed uploads", &self.completed_uploads),
             ("stale uploads", &self.stale_uploads),
+            ("object copies", &self.object_copies),
         ]
         .map(|(name, cell)| (name, cell.get()))
     }
@@ -216,6 +220,7 @@ impl World {
             operations: Cell::new(0),
             values: RefCell::default(),
             etags: RefCell::default(),
+            sources: RefCell::default(),
             serving: Cell::new(0),
             nonces: RefCell::default(),
             minted: RefCell::default(),
