@@ -9,6 +9,7 @@ use crate::config::registry::Bucket;
 use crate::policy::access::{self, Permission, Permissions};
 use crate::proto::error_code::ErrorCode;
 use crate::proto::operation::Operation;
+use crate::proto::owner::Owner;
 
 /// NoSuchBucket, InvalidBucketName, AccessDenied.
 pub fn admit<P: Ports>(ports: &P, request: &Request<'_>) -> Result<(), Trouble> {
@@ -21,9 +22,18 @@ pub fn admit<P: Ports>(ports: &P, request: &Request<'_>) -> Result<(), Trouble> 
             if BucketName::parse(name).is_some() { ErrorCode::NoSuchBucket } else { ErrorCode::InvalidBucketName };
         return Err(no_such.into());
     };
+    expect_owner(request, "x-amz-expected-bucket-owner", bucket)?;
     // Tags that come with a write are tags all the same.
     let tags = request.head.header("x-amz-tagging").map(|_| Permission::Tags.into()).unwrap_or_default();
     permit(ports, request, bucket, access::needed(request.operation).and(tags))
+}
+
+/// AccessDenied if the caller names another owner of the bucket in this field: by canonical id, or by name.
+pub fn expect_owner(request: &Request<'_>, field: &str, bucket: &Bucket) -> Result<(), Trouble> {
+    match request.head.header_text(field)? {
+        Some(expected) if !Owner::of(&bucket.owner).is(expected) => Err(ErrorCode::AccessDenied.into()),
+        _ => Ok(()),
+    }
 }
 
 /// AccessDenied unless the caller holds all that is needed in a bucket. What was missing is for the log only.

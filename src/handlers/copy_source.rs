@@ -11,6 +11,7 @@ use crate::policy::access::Permission;
 use crate::proto::conditional::{ReadConditions, Verdict};
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::http1::RequestHead;
+use crate::proto::operation::check_version;
 use crate::proto::target::decode_query;
 use crate::store::port::Metadata;
 use crate::store::record::{BlobAt, Located};
@@ -30,10 +31,8 @@ impl CopySource {
             let message = "Copy Source must mention the source bucket and key: sourcebucket/sourcekey";
             S3Error::new(ErrorCode::InvalidArgument, message)
         };
-        let (path, version) = value.split_once("?versionId=").unwrap_or((value, ""));
-        if !matches!(version, "" | "null") {
-            return Err(ErrorCode::NoSuchVersion.into());
-        }
+        let (path, version) = value.split_once("?versionId=").unwrap_or((value, "null"));
+        check_version(version)?;
         let path = decode_query(path).map_err(|_| malformed())?;
         let (bucket, key) = path.strip_prefix('/').unwrap_or(&path).split_once('/').ok_or_else(malformed)?;
         if bucket.is_empty() || key.is_empty() {
@@ -49,6 +48,7 @@ impl CopySource {
     /// Its bucket exists, and the caller may read in it.
     pub fn admit<P: Ports>(&self, ports: &P, request: &Request<'_>) -> Result<(), Trouble> {
         let bucket = request.registry.bucket(&self.bucket).ok_or(ErrorCode::NoSuchBucket)?;
+        admission::expect_owner(request, "x-amz-source-expected-bucket-owner", bucket)?;
         admission::permit(ports, request, bucket, Permission::Read.into())
     }
 
@@ -170,11 +170,12 @@ mod tests {
         check("bkt//k", Ok(("bkt", "/k")));
         check("bkt%2Fa%20b%2Bc+d", Ok(("bkt", "a b+c d")));
         check("bkt/k?versionId=null", Ok(("bkt", "k")));
-        check("bkt/k?versionId=", Ok(("bkt", "k")));
+        check("bkt/k?versionId=", Err(ErrorCode::InvalidArgument));
         check("bkt/k%3FversionId=x", Ok(("bkt", "k?versionId=x")));
         check("bkt/k?x", Ok(("bkt", "k?x")));
         check("bkt/%C3%BC", Ok(("bkt", "\u{fc}")));
-        check("bkt/k?versionId=v", Err(ErrorCode::NoSuchVersion));
+        check("bkt/k?versionId=v", Err(ErrorCode::InvalidArgument));
+        check("bkt/k?versionId=0123456789abcdef0123456789abcdef", Err(ErrorCode::NoSuchVersion));
         for malformed in ["", "/", "bkt", "/bkt", "bkt/", "//k", "bkt/%zz", "bkt/%ff"] {
             check(malformed, Err(ErrorCode::InvalidArgument));
         }

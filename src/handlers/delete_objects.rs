@@ -39,7 +39,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     concurrent::each(CONCURRENT_MAX, deletes, |place, result| results[place] = result).await;
 
     let outcomes = asked.objects.iter().zip(&results).map(|(object, result)| match result {
-        Ok(()) => DeleteOutcome::Deleted { key: &object.key },
+        Ok(()) => DeleteOutcome::Deleted { key: &object.key, version: object.version_id.as_deref() },
         Err(error) => DeleteOutcome::Failed { key: &object.key, error },
     });
     scratch.body.clear();

@@ -6,6 +6,7 @@
 //! verbs that write or read bytes.
 
 mod abort_multipart_upload;
+mod acl;
 mod admission;
 mod complete_multipart_upload;
 pub mod concurrent;
@@ -18,6 +19,7 @@ mod delete_object;
 mod delete_object_tagging;
 mod delete_objects;
 pub mod fuzz;
+mod get_bucket_configuration;
 mod get_bucket_location;
 mod get_bucket_versioning;
 mod get_object;
@@ -103,6 +105,11 @@ async fn dispatch<P: Ports, X: Exchange<P>>(
         Operation::DeleteBucket => Box::pin(delete_bucket::handle(ports, request, exchange)).await,
         Operation::GetBucketLocation => get_bucket_location::handle(ports, request, exchange, scratch).await,
         Operation::GetBucketVersioning => get_bucket_versioning::handle(exchange, scratch).await,
+        Operation::GetBucketAcl | Operation::GetObjectAcl => acl::get(ports, request, exchange, scratch).await,
+        Operation::PutBucketAcl | Operation::PutObjectAcl => {
+            Box::pin(acl::put(ports, request, exchange, scratch)).await
+        }
+        Operation::GetBucketConfiguration => get_bucket_configuration::handle(request, exchange, scratch).await,
         Operation::CreateMultipartUpload => {
             Box::pin(create_multipart_upload::handle(ports, request, exchange, scratch)).await
         }

@@ -8,6 +8,7 @@ use crate::base::{Blame, Failure};
 use crate::proto::body_error::BodyError;
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::http1::{Method, RequestHead};
+use crate::proto::operation::Operation;
 use crate::proto::xml;
 use crate::store::port::Refusal;
 
@@ -107,7 +108,10 @@ pub async fn answer<P: Ports, X: Exchange<P>>(
             error_of_failure(&failure)
         }
     };
-    refuse(request.head, request.id, exchange, scratch, &error).await;
+    // What a copy is refused for may be its source.
+    let copies = matches!(request.operation, Operation::CopyObject | Operation::UploadPartCopy);
+    let about = if copies { ("", "") } else { (request.bucket(), request.key()) };
+    refuse_about(request.head, (request.id, about), exchange, scratch, &error).await;
 }
 
 /// Answers an error to a request that may not have been understood yet. Cancel: NOT safe.
@@ -118,14 +122,23 @@ pub async fn refuse<P: Ports, X: Exchange<P>>(
     scratch: &mut Scratch,
     error: &S3Error,
 ) {
+    refuse_about(head, (id, ("", "")), exchange, scratch, error).await;
+}
+
+async fn refuse_about<P: Ports, X: Exchange<P>>(
+    head: &RequestHead<'_>,
+    (id, about): (&str, (&str, &str)),
+    exchange: &mut X,
+    scratch: &mut Scratch,
+    error: &S3Error,
+) {
     if exchange.answered() {
         return exchange.cut();
     }
     write_head(exchange, scratch, error);
     scratch.body.clear();
     if head.method != Method::Head && error.code != ErrorCode::NotModified {
-        let path = head.path;
-        xml::write_error(&mut scratch.body, error, path, id);
+        xml::write_error(&mut scratch.body, error, (head.path, about), id);
     }
     exchange.note_error(error);
     // A client that is gone does not hear of its error; the connection ends either way.

@@ -101,10 +101,14 @@ pub fn needed(operation: Operation) -> Permissions {
     match operation {
         // Ranks and ownership decide of buckets, which the handlers ask for.
         ListBuckets | CreateBucket | DeleteBucket => Permissions::NONE,
-        HeadBucket | GetBucketLocation | GetBucketVersioning => Permission::ListBuckets.into(),
+        HeadBucket | GetBucketLocation | GetBucketVersioning | GetBucketAcl | GetBucketConfiguration => {
+            Permission::ListBuckets.into()
+        }
         ListObjects | ListObjectsV2 | ListObjectVersions | ListParts | ListMultipartUploads => Permission::List.into(),
-        GetObject | HeadObject | GetObjectTagging | GetObjectAttributes => Permission::Read.into(),
+        GetObject | HeadObject | GetObjectTagging | GetObjectAcl | GetObjectAttributes => Permission::Read.into(),
         PutObject
+        | PutBucketAcl
+        | PutObjectAcl
         | PostObject
         | CreateMultipartUpload
         | UploadPart
@@ -251,6 +255,9 @@ mod tests {
             Op::DeleteBucket,
             Op::GetBucketLocation,
             Op::GetBucketVersioning,
+            Op::GetBucketAcl,
+            Op::GetBucketConfiguration,
+            Op::GetObjectAcl,
             Op::ListObjects,
             Op::ListObjectsV2,
             Op::ListObjectVersions,

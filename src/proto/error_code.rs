@@ -95,23 +95,32 @@ codes! {
     MissingRequestBodyError 400 "Request Body is empty",
     MissingSecurityHeader 400 "Your request was missing a required header.",
     NoSuchBucket 404 "The specified bucket does not exist",
+    NoSuchBucketPolicy 404 "The bucket policy does not exist",
+    NoSuchCORSConfiguration 404 "The CORS configuration does not exist",
     NoSuchKey 404 "The specified key does not exist.",
+    NoSuchLifecycleConfiguration 404 "The lifecycle configuration does not exist",
+    NoSuchPublicAccessBlockConfiguration 404 "The public access block configuration was not found",
     NoSuchTagSet 404 "The TagSet does not exist",
     NoSuchUpload 404
         "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted or \
          completed.",
     NoSuchVersion 404 "The specified version does not exist.",
+    NoSuchWebsiteConfiguration 404 "The specified bucket does not have a website configuration",
     NotImplemented 501 "A header or query parameter you provided implies functionality that is not implemented",
     /// No error to a client's eyes, and never a body: a condition of a GET or HEAD says that it has the bytes already.
     NotModified 304 "Not Modified",
+    ObjectLockConfigurationNotFoundError 404 "Object Lock configuration does not exist for this bucket",
     OperationAborted 409
         "A conflicting conditional operation is currently in progress against this resource. Try again.",
     PreconditionFailed 412 "At least one of the pre-conditions you specified did not hold",
+    ReplicationConfigurationNotFoundError 404 "The replication configuration was not found",
     RequestHeaderSectionTooLarge 400
         "Your request header and query parameters used to make the request exceed the maximum allowed size.",
     RequestTimeTooSkewed 403 "The difference between the request time and the server's time is too large.",
     RequestTimeout 400
         "Your socket connection to the server was not read from or written to within the timeout period.",
+    ServerSideEncryptionConfigurationNotFoundError 404
+        "The server side encryption configuration was not found",
     ServiceUnavailable 503 "Service is unable to handle request.",
     SignatureDoesNotMatch 403
         "The request signature that the server calculated does not match the signature that you provided. Check \
@@ -121,6 +130,30 @@ codes! {
     UnsupportedArgument 400 "The request contained an unsupported argument.",
     XAmzContentChecksumMismatch 400 "The provided 'x-amz-checksum' header does not match what was computed.",
     XAmzContentSHA256Mismatch 400 "The provided 'x-amz-content-sha256' header does not match what was computed.",
+}
+
+impl ErrorCode {
+    /// AWS names the bucket in these.
+    pub fn is_about_bucket(self) -> bool {
+        use ErrorCode as Code;
+        matches!(
+            self,
+            Code::NoSuchBucket
+                | Code::InvalidBucketName
+                | Code::BucketAlreadyExists
+                | Code::BucketAlreadyOwnedByYou
+                | Code::BucketNotEmpty
+                | Code::NoSuchBucketPolicy
+                | Code::NoSuchCORSConfiguration
+                | Code::NoSuchLifecycleConfiguration
+                | Code::NoSuchPublicAccessBlockConfiguration
+                | Code::NoSuchTagSet
+                | Code::NoSuchWebsiteConfiguration
+                | Code::ObjectLockConfigurationNotFoundError
+                | Code::ReplicationConfigurationNotFoundError
+                | Code::ServerSideEncryptionConfigurationNotFoundError
+        )
+    }
 }
 
 /// A refusal on its way to the client.

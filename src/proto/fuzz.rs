@@ -68,7 +68,8 @@ pub fn request_head(input: &[u8]) {
     if let Ok(operation) = Operation::classify(&head, &target) {
         let understood: &[&str] = match operation {
             Operation::GetObject | Operation::HeadObject => &["x-id", "versionId", "partNumber", "response-"],
-            Operation::PutObject | Operation::DeleteObject => &["x-id", "versionId"],
+            Operation::PutObject => &["x-id"],
+            Operation::DeleteObject => &["x-id", "versionId"],
             _ => return,
         };
         for (name, _) in target.query.raw_pairs() {

@@ -16,6 +16,12 @@ pub enum Operation {
     DeleteBucket,
     GetBucketLocation,
     GetBucketVersioning,
+    GetBucketAcl,
+    PutBucketAcl,
+    /// What a bucket is asked about that nobody can set here (`CONFIGURATIONS`).
+    GetBucketConfiguration,
+    GetObjectAcl,
+    PutObjectAcl,
     ListObjects,
     ListObjectsV2,
     ListObjectVersions,
@@ -41,13 +47,18 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 32] = [
         Self::ListBuckets,
         Self::HeadBucket,
         Self::CreateBucket,
         Self::DeleteBucket,
         Self::GetBucketLocation,
         Self::GetBucketVersioning,
+        Self::GetBucketAcl,
+        Self::PutBucketAcl,
+        Self::GetBucketConfiguration,
+        Self::GetObjectAcl,
+        Self::PutObjectAcl,
         Self::ListObjects,
         Self::ListObjectsV2,
         Self::ListObjectVersions,
@@ -80,6 +91,11 @@ impl Operation {
             Self::DeleteBucket => "DeleteBucket",
             Self::GetBucketLocation => "GetBucketLocation",
             Self::GetBucketVersioning => "GetBucketVersioning",
+            Self::GetBucketAcl => "GetBucketAcl",
+            Self::PutBucketAcl => "PutBucketAcl",
+            Self::GetBucketConfiguration => "GetBucketConfiguration",
+            Self::GetObjectAcl => "GetObjectAcl",
+            Self::PutObjectAcl => "PutObjectAcl",
             Self::ListObjects => "ListObjects",
             Self::ListObjectsV2 => "ListObjectsV2",
             Self::ListObjectVersions => "ListObjectVersions",
@@ -143,7 +159,12 @@ impl Operation {
                 &["versions", "prefix", "delimiter", "max-keys", "key-marker", "version-id-marker", "encoding-type"]
             }
             Self::DeleteObjects => &["delete"],
-            Self::GetObjectTagging | Self::PutObjectTagging | Self::DeleteObjectTagging => &["tagging"],
+            Self::GetObjectTagging | Self::PutObjectTagging | Self::DeleteObjectTagging => &["tagging", "versionId"],
+            Self::GetBucketAcl | Self::PutBucketAcl => &["acl"],
+            Self::GetObjectAcl | Self::PutObjectAcl => &["acl", "versionId"],
+            Self::GetBucketConfiguration => &CONFIGURATIONS,
+            Self::DeleteObject => &["versionId"],
+            Self::ListBuckets => &["prefix", "max-buckets", "continuation-token", "bucket-region"],
             Self::CreateMultipartUpload => &["uploads"],
             Self::UploadPart | Self::UploadPartCopy => &["uploadId", "partNumber"],
             Self::CompleteMultipartUpload | Self::AbortMultipartUpload => &["uploadId"],
@@ -152,23 +173,24 @@ impl Operation {
                 &["uploads", "prefix", "delimiter", "key-marker", "upload-id-marker", "max-uploads", "encoding-type"]
             }
             Self::GetObject | Self::HeadObject => &READ_KEYS,
-            Self::GetObjectAttributes => &["attributes"],
-            Self::ListBuckets
-            | Self::HeadBucket
+            Self::GetObjectAttributes => &["attributes", "versionId"],
+            Self::HeadBucket
             | Self::CreateBucket
             | Self::DeleteBucket
             | Self::PutObject
             | Self::CopyObject
-            | Self::PostObject
-            | Self::DeleteObject => &[],
+            | Self::PostObject => &[],
         }
     }
 
     fn check_query(self, query: &Query<'_>) -> Result<(), S3Error> {
-        for (raw_name, _) in query.raw_pairs() {
+        for (raw_name, value) in query.raw_pairs() {
             let name = decode_query(raw_name)?;
             if name != "x-id" && !self.query_keys().contains(&&*name) {
                 return Err(not_implemented_query(&name));
+            }
+            if name == "versionId" {
+                check_version(&decode_query(value)?)?;
             }
         }
         Ok(())
@@ -180,6 +202,7 @@ impl Operation {
             self,
             Self::CreateBucket | Self::PutObject | Self::PostObject | Self::CopyObject | Self::CreateMultipartUpload
         );
+        let takes_acl = creates || matches!(self, Self::PutBucketAcl | Self::PutObjectAcl);
         let copies = matches!(self, Self::CopyObject | Self::UploadPartCopy);
         for Header { name, value } in head.headers() {
             let Some((prefix, rest)) = name.as_bytes().split_first_chunk::<6>() else { continue };
@@ -202,8 +225,8 @@ impl Operation {
             if unknown {
                 return Err(S3Error::new(ErrorCode::NotImplemented, format!("The header {name} is not supported.")));
             }
-            if creates && begins("grant-")
-                || creates && is("acl") && !matches!(value, b"" | b"private" | b"bucket-owner-full-control")
+            if takes_acl && begins("grant-")
+                || takes_acl && is("acl") && !matches!(value, b"" | b"private" | b"bucket-owner-full-control")
             {
                 return Err(ErrorCode::AccessControlListNotSupported.into());
             }
@@ -216,7 +239,8 @@ impl Operation {
 }
 
 /// A part by its number, and fields of the answer.
-const READ_KEYS: [&str; 7] = [
+const READ_KEYS: [&str; 8] = [
+    "versionId",
     "partNumber",
     "response-cache-control",
     "response-content-disposition",
@@ -256,14 +280,51 @@ fn of_bucket(method: Method, query: &Query<'_>) -> Result<Operation, S3Error> {
         Method::Get if query.has("uploads") => Ok(Operation::ListMultipartUploads),
         Method::Get if query.has("list-type") => Ok(Operation::ListObjectsV2),
         Method::Get if query.has("versioning") => Ok(Operation::GetBucketVersioning),
+        Method::Get if query.has("acl") => Ok(Operation::GetBucketAcl),
+        Method::Get if CONFIGURATIONS.iter().any(|one| query.has(one)) => Ok(Operation::GetBucketConfiguration),
         Method::Get if query.has("versions") => Ok(Operation::ListObjectVersions),
         Method::Get => Ok(Operation::ListObjects),
         Method::Post if query.has("delete") => Ok(Operation::DeleteObjects),
         Method::Post if query.is_empty() => Err(not_a_form()),
         Method::Put if query.has("versioning") => Err(not_implemented("PutBucketVersioning")),
+        Method::Put if query.has("acl") => Ok(Operation::PutBucketAcl),
+        Method::Put | Method::Delete if let Some(name) = CONFIGURATIONS.iter().find(|one| query.has(one)) => {
+            Err(not_implemented_query(name))
+        }
         Method::Put if says_nothing(query) => Ok(Operation::CreateBucket),
         Method::Delete if says_nothing(query) => Ok(Operation::DeleteBucket),
         other => Err(refused_method(other)),
+    }
+}
+
+/// Sub-resources of a bucket that can be read as nobody has set them, and not written.
+pub const CONFIGURATIONS: [&str; 15] = [
+    "accelerate",
+    "cors",
+    "encryption",
+    "lifecycle",
+    "logging",
+    "notification",
+    "object-lock",
+    "ownershipControls",
+    "policy",
+    "policyStatus",
+    "publicAccessBlock",
+    "replication",
+    "requestPayment",
+    "tagging",
+    "website",
+];
+
+/// The only version of an object in an unversioned bucket is called `null`. What could be the id of another is
+/// NoSuchVersion, the rest InvalidArgument.
+pub fn check_version(id: &str) -> Result<(), S3Error> {
+    let possible = id.len() == 32 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    match id {
+        "null" => Ok(()),
+        "" => Err(S3Error::new(ErrorCode::InvalidArgument, "Version id cannot be the empty string")),
+        _ if possible => Err(ErrorCode::NoSuchVersion.into()),
+        _ => Err(S3Error::new(ErrorCode::InvalidArgument, "Invalid version id specified")),
     }
 }
 
@@ -280,6 +341,7 @@ fn of_object(method: Method, query: &Query<'_>, has_source: bool) -> Result<Oper
         Method::Get if upload => Ok(Operation::ListParts),
         Method::Get if query.has("attributes") => Ok(Operation::GetObjectAttributes),
         Method::Get if tagging => Ok(Operation::GetObjectTagging),
+        Method::Get if query.has("acl") => Ok(Operation::GetObjectAcl),
         Method::Get => Ok(Operation::GetObject),
         Method::Head => Ok(Operation::HeadObject),
         Method::Put if upload && part && has_source => Ok(Operation::UploadPartCopy),
@@ -288,6 +350,7 @@ fn of_object(method: Method, query: &Query<'_>, has_source: bool) -> Result<Oper
             Err(S3Error::new(ErrorCode::InvalidArgument, "uploadId and partNumber must be given together."))
         }
         Method::Put if tagging => Ok(Operation::PutObjectTagging),
+        Method::Put if query.has("acl") => Ok(Operation::PutObjectAcl),
         Method::Put if has_source => Ok(Operation::CopyObject),
         Method::Put => Ok(Operation::PutObject),
         Method::Post if query.has("uploads") => Ok(Operation::CreateMultipartUpload),
@@ -352,6 +415,19 @@ mod tests {
             ("GET /b", Operation::ListObjects),
             ("GET /b/?prefix=a&delimiter=%2F&max-keys=5&marker=b&encoding-type=url", Operation::ListObjects),
             ("GET /b?versions&prefix=a&key-marker=b&version-id-marker=null", Operation::ListObjectVersions),
+            ("GET /?prefix=a&max-buckets=5&continuation-token=x", Operation::ListBuckets),
+            ("GET /b?acl", Operation::GetBucketAcl),
+            ("PUT /b?acl", Operation::PutBucketAcl),
+            ("GET /b/k?acl", Operation::GetObjectAcl),
+            ("GET /b/k?acl&versionId=null", Operation::GetObjectAcl),
+            ("PUT /b/k?acl=", Operation::PutObjectAcl),
+            ("GET /b?policyStatus", Operation::GetBucketConfiguration),
+            ("GET /b?tagging", Operation::GetBucketConfiguration),
+            ("GET /b?cors&x-id=GetBucketCors", Operation::GetBucketConfiguration),
+            ("GET /b/k?versionId=null", Operation::GetObject),
+            ("HEAD /b/k?versionId=null&partNumber=1", Operation::HeadObject),
+            ("DELETE /b/k?versionId=null", Operation::DeleteObject),
+            ("GET /b/k?tagging&versionId=null", Operation::GetObjectTagging),
             ("GET /b?versioning", Operation::GetBucketVersioning),
             ("GET /b?uploads", Operation::ListMultipartUploads),
             (
@@ -386,13 +462,20 @@ mod tests {
     #[test]
     fn nothing_falls_through_to_the_object() {
         for (request, want) in [
-            ("GET /b/k?acl", ErrorCode::NotImplemented),
-            ("PUT /b/k?acl", ErrorCode::NotImplemented),
+            ("DELETE /b/k?acl", ErrorCode::NotImplemented),
+            ("PUT /b/k?acl&tagging", ErrorCode::NotImplemented),
+            ("GET /b/k?policy", ErrorCode::NotImplemented),
+            ("PUT /b/k?cors", ErrorCode::NotImplemented),
             ("POST /b/k?tagging", ErrorCode::MethodNotAllowed),
             ("HEAD /b/k?tagging", ErrorCode::NotImplemented),
             ("PUT /b/k?tagging&uploadId=u&partNumber=1", ErrorCode::NotImplemented),
-            ("GET /b?tagging", ErrorCode::NotImplemented),
-            ("PUT /b?tagging", ErrorCode::MethodNotAllowed),
+            ("PUT /b?tagging", ErrorCode::NotImplemented),
+            ("DELETE /b?tagging", ErrorCode::NotImplemented),
+            ("PUT /b?policy", ErrorCode::NotImplemented),
+            ("PUT /b?publicAccessBlock", ErrorCode::NotImplemented),
+            ("GET /b?policy&acl", ErrorCode::NotImplemented),
+            ("GET /b?cors&prefix=a", ErrorCode::NotImplemented),
+            ("GET /b?intelligent-tiering", ErrorCode::NotImplemented),
             ("PUT /b/k?retention", ErrorCode::NotImplemented),
             ("PUT /b/k?legal-hold", ErrorCode::NotImplemented),
             ("POST /b/k?restore", ErrorCode::NotImplemented),
@@ -402,8 +485,12 @@ mod tests {
             ("PUT /b/k?attributes", ErrorCode::NotImplemented),
             ("GET /b/k?attributes&tagging", ErrorCode::NotImplemented),
             ("GET /b/k?torrent", ErrorCode::NotImplemented),
-            ("GET /b/k?versionId=v", ErrorCode::NotImplemented),
-            ("DELETE /b/k?versionId=v", ErrorCode::NotImplemented),
+            ("GET /b/k?versionId=v", ErrorCode::InvalidArgument),
+            ("GET /b/k?versionId=", ErrorCode::InvalidArgument),
+            ("HEAD /b/k?versionId=0123456789abcdefghijABCDEFGH._-x", ErrorCode::NoSuchVersion),
+            ("GET /b/k?tagging&versionId=v", ErrorCode::InvalidArgument),
+            ("PUT /b/k?versionId=null", ErrorCode::NotImplemented),
+            ("DELETE /b/k?versionId=v", ErrorCode::InvalidArgument),
             ("GET /b/k?response-etag=a", ErrorCode::NotImplemented),
             ("PUT /b/k?response-content-type=a", ErrorCode::NotImplemented),
             ("GET /b/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=0", ErrorCode::NotImplemented),
@@ -431,7 +518,6 @@ mod tests {
             ("GET /b?versions&list-type=2", ErrorCode::NotImplemented),
             ("GET /b?uploads&list-type=2", ErrorCode::NotImplemented),
             ("GET /b/k?uploads", ErrorCode::NotImplemented),
-            ("GET /b?policy", ErrorCode::NotImplemented),
             ("PUT /b?versioning", ErrorCode::NotImplemented),
             ("PUT /b?location", ErrorCode::MethodNotAllowed),
             ("DELETE /b?lifecycle", ErrorCode::NotImplemented),
@@ -441,7 +527,7 @@ mod tests {
             ("PUT /", ErrorCode::MethodNotAllowed),
             ("HEAD /", ErrorCode::MethodNotAllowed),
             ("POST /", ErrorCode::MethodNotAllowed),
-            ("GET /?prefix=a", ErrorCode::NotImplemented),
+            ("GET /?delimiter=a", ErrorCode::NotImplemented),
         ] {
             assert_eq!(classify(request, ""), Err(want), "{request}");
         }
@@ -471,6 +557,9 @@ mod tests {
             ("PUT /b", "x-amz-object-ownership: ObjectWriter", Err(ErrorCode::NotImplemented)),
             ("PUT /b", "x-amz-bucket-object-lock-enabled: True", Err(ErrorCode::NotImplemented)),
             ("PUT /b", "x-amz-bucket-object-lock-enabled: false", Ok(Operation::CreateBucket)),
+            ("PUT /b?acl", "x-amz-acl: bucket-owner-full-control", Ok(Operation::PutBucketAcl)),
+            ("PUT /b?acl", "x-amz-acl: authenticated-read", Err(ErrorCode::AccessControlListNotSupported)),
+            ("PUT /b/k?acl", "x-amz-grant-full-control: id=a", Err(ErrorCode::AccessControlListNotSupported)),
             ("PUT /b/k", "x-amz-acl: public-read", Err(ErrorCode::AccessControlListNotSupported)),
             ("PUT /b/k", "x-amz-grant-read: id=a", Err(ErrorCode::AccessControlListNotSupported)),
             ("PUT /b/k", "x-amz-storage-class: GLACIER", Err(ErrorCode::InvalidStorageClass)),

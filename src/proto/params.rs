@@ -12,6 +12,31 @@ use std::borrow::Cow;
 /// Entries of one page, unless fewer are asked for.
 const PAGE_MAX: u32 = BATCH_KEYS_MAX as u32;
 
+/// ListBuckets. All of them have one region, so `bucket-region` leaves nothing out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListBuckets<'t> {
+    pub prefix: Option<Cow<'t, str>>,
+    /// The page begins behind this name; empty: at the first.
+    pub after: String,
+    /// 1 to 10 000.
+    pub max: u32,
+}
+
+impl<'t> ListBuckets<'t> {
+    const MAX: u32 = 10_000;
+
+    pub fn parse(query: &Query<'t>) -> Result<Self, S3Error> {
+        let after = query.value("continuation-token")?.filter(|token| !token.is_empty());
+        let max = count(query, "max-buckets", u32::MAX)?.unwrap_or(Self::MAX);
+        if !(1..=Self::MAX).contains(&max) {
+            let text = "Argument max-buckets must be an integer between 1 and 10000";
+            return Err(S3Error::new(ErrorCode::InvalidArgument, text));
+        }
+        let after = after.map_or(Ok(String::new()), |token| list_token::decode(&token))?;
+        Ok(Self { prefix: query.value("prefix")?, after, max })
+    }
+}
+
 /// ListObjectsV2.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListObjectsV2<'t> {

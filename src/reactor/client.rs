@@ -413,7 +413,7 @@ pub async fn refuse(site: &Site, stream: &mut Stream, peer: &str, scratch: &mut 
     let arrived = site.core().clock.tick();
     let body = &mut scratch.handlers.body;
     body.clear();
-    xml::write_error(body, error, "", id.as_str());
+    xml::write_error(body, error, ("", ("", "")), id.as_str());
     scratch.out.clear();
     let mut head = HeadWriter::response(&mut scratch.out, error.http_status());
     head.header("x-amz-request-id", id.as_str());

@@ -8,6 +8,7 @@ mod attributes;
 mod listing;
 mod request;
 mod result;
+mod settings;
 mod walk;
 mod write;
 
@@ -25,10 +26,11 @@ pub use request::{
     read_tagging,
 };
 pub use result::{
-    Completed, DeleteOutcome, PartEntry, PartsHeader, Posted, write_complete_request, write_complete_result,
-    write_copy_result, write_delete_result, write_error, write_initiate_result, write_list_buckets, write_list_parts,
-    write_location, write_post_result, write_tagging,
+    BucketsPage, Completed, DeleteOutcome, PartEntry, PartsHeader, Posted, write_complete_request,
+    write_complete_result, write_copy_result, write_delete_result, write_error, write_initiate_result,
+    write_list_buckets, write_list_parts, write_location, write_post_result, write_tagging,
 };
+pub use settings::{CorsEntry, check_acl, write_acl, write_cors, write_setting};
 pub use walk::BadXml;
 pub use write::DECLARATION;
 

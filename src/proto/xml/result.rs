@@ -9,32 +9,56 @@ use super::{CHECKSUM_ELEMENT, NAMESPACE};
 use crate::base::Timestamp;
 use crate::proto::checksum::Checksum;
 use crate::proto::date;
-use crate::proto::error_code::S3Error;
+use crate::proto::error_code::{ErrorCode, S3Error};
+use crate::proto::list_token;
 use crate::proto::owner::Owner;
 use crate::proto::params::ListParts;
 
-/// The body of a refusal. `resource` is the path as sent.
-pub fn write_error(out: &mut Vec<u8>, error: &S3Error, resource: &str, request_id: &str) {
+/// The body of a refusal. `resource` is the path as sent; `about` are bucket and key, as far as they are known and the
+/// error is about them.
+pub fn write_error(out: &mut Vec<u8>, error: &S3Error, (resource, about): (&str, (&str, &str)), request_id: &str) {
     let mut xml = XmlWriter::document(out, "Error", "");
-    xml.text("Code", error.code.name())
-        .text("Message", error.message())
-        .text("Resource", resource)
-        .text("RequestId", request_id)
-        .close("Error");
+    xml.text("Code", error.code.name()).text("Message", error.message());
+    match about {
+        ("", _) => {}
+        (_, key) if error.code == ErrorCode::NoSuchKey => {
+            xml.text("Key", key);
+        }
+        (bucket, _) if error.code.is_about_bucket() => {
+            xml.text("BucketName", bucket);
+        }
+        _ => {}
+    }
+    xml.text("Resource", resource).text("RequestId", request_id).close("Error");
 }
 
 pub fn write_list_buckets<'a>(
     out: &mut Vec<u8>,
-    owner: &Owner<'_>,
+    page: &BucketsPage<'_>,
     buckets: impl IntoIterator<Item = (&'a str, Timestamp)>,
 ) {
     let mut xml = XmlWriter::document(out, "ListAllMyBucketsResult", NAMESPACE);
-    write_owner(&mut xml, "Owner", owner);
+    write_owner(&mut xml, "Owner", page.owner);
     xml.open("Buckets");
     for (name, created) in buckets {
         xml.open("Bucket").text("Name", name).text("CreationDate", date::iso8601(created).as_str()).close("Bucket");
     }
-    xml.close("Buckets").close("ListAllMyBucketsResult");
+    xml.close("Buckets");
+    if let Some(last) = page.continues_after {
+        xml.text("ContinuationToken", &list_token::encode(last));
+    }
+    if let Some(prefix) = page.prefix {
+        xml.text("Prefix", prefix);
+    }
+    xml.close("ListAllMyBucketsResult");
+}
+
+/// A page of ListBuckets: what was asked for, and the last name if more follow.
+#[derive(Clone, Copy, Debug)]
+pub struct BucketsPage<'a> {
+    pub owner: &'a Owner<'a>,
+    pub prefix: Option<&'a str>,
+    pub continues_after: Option<&'a str>,
 }
 
 /// An empty constraint means us-east-1 ("GetBucketLocation", Amazon S3 API reference).
@@ -170,8 +194,15 @@ pub fn write_list_parts<'a>(
 /// What became of one key of a batch delete.
 #[derive(Clone, Copy, Debug)]
 pub enum DeleteOutcome<'a> {
-    Deleted { key: &'a str },
-    Failed { key: &'a str, error: &'a S3Error },
+    /// `version` is echoed if the request named one.
+    Deleted {
+        key: &'a str,
+        version: Option<&'a str>,
+    },
+    Failed {
+        key: &'a str,
+        error: &'a S3Error,
+    },
 }
 
 /// `quiet`: failures only.
@@ -180,8 +211,12 @@ pub fn write_delete_result<'a>(out: &mut Vec<u8>, quiet: bool, outcomes: impl In
     for outcome in outcomes {
         match outcome {
             DeleteOutcome::Deleted { .. } if quiet => {}
-            DeleteOutcome::Deleted { key } => {
-                xml.open("Deleted").text("Key", key).close("Deleted");
+            DeleteOutcome::Deleted { key, version } => {
+                xml.open("Deleted").text("Key", key);
+                if let Some(version) = version {
+                    xml.text("VersionId", version);
+                }
+                xml.close("Deleted");
             }
             DeleteOutcome::Failed { key, error } => {
                 xml.open("Error").text("Key", key).text("Code", error.code.name()).text("Message", error.message());
@@ -221,7 +256,6 @@ mod tests {
     use super::*;
     use crate::base::UploadId;
     use crate::proto::checksum::Algorithm;
-    use crate::proto::error_code::ErrorCode;
     use crate::proto::target::Query;
     use crate::proto::xml::{
         read_complete_multipart_upload, read_complete_result, read_error, read_initiate_result, read_tagging,
@@ -241,7 +275,7 @@ mod tests {
     fn errors_and_small_results() {
         let error = S3Error::new(ErrorCode::NoSuchKey, "a <b> & \"c\"");
         check(
-            |out| write_error(out, &error, "/b/k%20", "R1"),
+            |out| write_error(out, &error, ("/b/k%20", ("", "")), "R1"),
             "<Error><Code>NoSuchKey</Code><Message>a &lt;b&gt; &amp; &quot;c&quot;</Message><Resource>/b/k%20</Resource>\
              <RequestId>R1</RequestId></Error>",
         );
@@ -254,7 +288,10 @@ mod tests {
             "<LocationConstraint xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">eu-central-1</LocationConstraint>",
         );
         check(
-            |out| write_list_buckets(out, &Owner::of("ann"), [("photos", AT)]),
+            |out| {
+                let page = BucketsPage { owner: &Owner::of("ann"), prefix: None, continues_after: None };
+                write_list_buckets(out, &page, [("photos", AT)]);
+            },
             "<ListAllMyBucketsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
              <Owner><ID>7daa9edbc4dc6422da02bbc17df29406fb4e896e01a37f2d3c68f943cecfeb99</ID>\
              <DisplayName>ann</DisplayName></Owner><Buckets><Bucket><Name>photos</Name>\
@@ -265,6 +302,19 @@ mod tests {
             "<InitiateMultipartUploadResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Bucket>photos</Bucket>\
              <Key>a&lt;b&#xd;&#x1;</Key><UploadId>U</UploadId></InitiateMultipartUploadResult>",
         );
+    }
+
+    #[test]
+    fn errors_name_what_they_are_about() {
+        let inner = |code: ErrorCode| {
+            let mut out = Vec::new();
+            write_error(&mut out, &code.into(), ("/b/k", ("b", "k")), "R");
+            String::from_utf8(out).expect("UTF-8")
+        };
+        assert!(inner(ErrorCode::NoSuchKey).contains("</Message><Key>k</Key><Resource>"));
+        assert!(inner(ErrorCode::NoSuchBucket).contains("</Message><BucketName>b</BucketName><Resource>"));
+        assert!(inner(ErrorCode::BucketNotEmpty).contains("<BucketName>b</BucketName>"));
+        assert!(inner(ErrorCode::AccessDenied).contains("</Message><Resource>/b/k</Resource>"));
     }
 
     #[test]
@@ -302,13 +352,16 @@ mod tests {
     #[test]
     fn deletes_report_as_asked() {
         let error = S3Error::from(ErrorCode::InternalError);
-        let outcomes = [DeleteOutcome::Deleted { key: "a&b" }, DeleteOutcome::Failed { key: "c", error: &error }];
+        let outcomes = [
+            DeleteOutcome::Deleted { key: "a&b", version: Some("null") },
+            DeleteOutcome::Failed { key: "c", error: &error },
+        ];
         let failed = "<Error><Key>c</Key><Code>InternalError</Code>\
                       <Message>We encountered an internal error. Please try again.</Message></Error>";
         let root = "<DeleteResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
         check(
             |out| write_delete_result(out, false, outcomes),
-            &format!("{root}<Deleted><Key>a&amp;b</Key></Deleted>{failed}</DeleteResult>"),
+            &format!("{root}<Deleted><Key>a&amp;b</Key><VersionId>null</VersionId></Deleted>{failed}</DeleteResult>"),
         );
         check(|out| write_delete_result(out, true, outcomes), &format!("{root}{failed}</DeleteResult>"));
     }
@@ -347,7 +400,7 @@ mod tests {
         write_tagging(&mut out, &tags);
         assert_eq!(read_tagging(&out).as_deref(), Ok(&tags[..]));
         out.clear();
-        write_error(&mut out, &ErrorCode::SlowDown.into(), "/", "R");
+        write_error(&mut out, &ErrorCode::SlowDown.into(), ("/", ("b", "")), "R");
         assert_eq!(read_error(&out).map(|error| error.code).as_deref(), Ok("SlowDown"));
         assert!(matches!(read_complete_result(&out), Ok(crate::proto::xml::CompletedUpload::Failed(_))));
     }
