@@ -314,7 +314,7 @@ impl<'c> ClientExchange<'c> {
         let sent = if self.progress == Progress::HeadHeld {
             self.progress = Progress::Body;
             self.site.cells().client_bytes_out.add(self.out.len() as u64);
-            self.stream.write_message(self.out, bytes).await
+            self.stream.write_both(self.out, bytes, Follow::Nothing).await
         } else {
             self.stream.write_all(bytes, Follow::Nothing).await
         };
@@ -423,7 +423,7 @@ pub async fn refuse(site: &Site, stream: &mut Stream, peer: &str, scratch: &mut 
     head.header("connection", "close");
     head.finish();
     // A client that has gone away needs no answer.
-    let _ = stream.write_message(&mut scratch.out, body).await;
+    let _ = stream.write_both(&scratch.out, body, Follow::Nothing).await;
     let entry = Entry {
         time: site.now(),
         request_id: id,
@@ -498,11 +498,10 @@ impl Exchange<CorePorts> for ClientExchange<'_> {
         self.write_head(length);
         let body = if to_head || length == Length::None { &[] } else { body };
         self.time_client();
-        let head_len = self.out.len();
-        let sent = self.stream.write_message(self.out, body).await;
+        let sent = self.stream.write_both(self.out, body, Follow::Nothing).await;
         sent.map_err(|cause| self.lost_client(&cause))?;
         self.sent = body.len() as u64;
-        self.site.cells().client_bytes_out.add((head_len + body.len()) as u64);
+        self.site.cells().client_bytes_out.add((self.out.len() + body.len()) as u64);
         self.progress = Progress::Whole;
         Ok(())
     }

@@ -11,7 +11,6 @@ use super::driver::DriverKind;
 use super::handle::{borrow, send_vectored};
 use super::race::{Won, race};
 use super::tls::Tls;
-use monoio::buf::IoBuf;
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use monoio::net::TcpStream;
 use rustix::io::Errno;
@@ -23,9 +22,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// A body up to this is copied behind its head, so that both are one operation: a tenth of a microsecond for 4 KiB.
-const MESSAGE_BODY_BYTES_MAX: usize = 16 * 1024;
 
 pub struct Stream {
     // First, so that it is dropped before the socket: the tick must never shut down a descriptor that is someone else's.
@@ -219,32 +215,6 @@ impl Stream {
             None => Ok(taken > 0),
         };
         self.timed(done)
-    }
-
-    /// Sends a head and the body's bytes that are in hand, after which the peer has the word. Small ones leave as one
-    /// operation of the runtime, on the ring together with those of the core's other connections: sent by direct calls, each
-    /// would wake its receiver by itself, which costs more than all else about it. `head` may come back with the body behind
-    /// it. Cancel: NOT safe, an unknown part is sent and the head is lost.
-    pub async fn write_message(&mut self, head: &mut Vec<u8>, body: &[u8]) -> io::Result<()> {
-        if self.tls.is_some() || body.len() > MESSAGE_BODY_BYTES_MAX {
-            return self.write_both(head, body, Follow::Nothing).await;
-        }
-        head.extend_from_slice(body);
-        let mut sent = 0;
-        while sent < head.len() {
-            let (done, slice) = self.tcp.write(std::mem::take(head).slice(sent..)).await;
-            *head = slice.into_inner();
-            match done {
-                Ok(0) => return self.timed(Err(io::ErrorKind::WriteZero.into())),
-                Ok(taken) => {
-                    sent += taken;
-                    self.deadline.progress();
-                }
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                Err(cause) => return self.timed(Err(cause)),
-            }
-        }
-        Ok(())
     }
 
     /// Sends all of `bytes`. Cancel: NOT safe, an unknown part is sent.

@@ -136,9 +136,9 @@ impl Remote {
         mut line: Lent,
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> Result<(Answer, R), NoAnswer> {
-        let mut head = self.head_of(ask);
+        let head = self.head_of(ask);
         self.account.cells().api_requests.inc();
-        let sent = exchange::send(&mut line, &mut head, body, self.patience).await;
+        let sent = exchange::send(&mut line, &head, body, self.patience).await;
         self.done_with(head);
         match sent {
             Ok(()) => self.account.cells().ingress_bytes.add(body.len() as u64),

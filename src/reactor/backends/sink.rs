@@ -175,12 +175,12 @@ impl ToRemote {
         let remote = Rc::clone(&self.remote);
         let line = self.line.take().ok_or_else(|| Failure::ourselves("a sink was started after a failure"))?;
         let mut line = remote.still_quiet(line).await.inspect_err(|failure| self.count_failure(failure))?;
-        let mut head = std::mem::take(&mut self.head);
-        let mut sent = self.send_on(&mut line, &mut head, first).await;
+        let head = std::mem::take(&mut self.head);
+        let mut sent = self.send_on(&mut line, &head, first).await;
         if line.reused() && sent.as_ref().is_err_and(exchange::is_closing) {
             remote.account.cells().stale_retries.inc();
             line = remote.fresh_line().await.inspect_err(|failure| self.count_failure(failure))?;
-            sent = self.send_on(&mut line, &mut head, first).await;
+            sent = self.send_on(&mut line, &head, first).await;
         }
         remote.done_with(head);
         self.line = Some(line);
@@ -196,7 +196,7 @@ impl ToRemote {
         }
     }
 
-    async fn send_on(&self, line: &mut Lent, head: &mut Vec<u8>, first: &[u8]) -> io::Result<()> {
+    async fn send_on(&self, line: &mut Lent, head: &[u8], first: &[u8]) -> io::Result<()> {
         self.remote.account.cells().api_requests.inc();
         exchange::send(line, head, first, self.remote.patience).await
     }

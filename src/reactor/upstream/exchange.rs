@@ -10,7 +10,7 @@ use crate::reactor::buffer::Buffer;
 use crate::reactor::core::Core;
 use crate::reactor::deadline::Phase;
 use crate::reactor::fair::Budget;
-use crate::reactor::stream::Stream;
+use crate::reactor::stream::{Follow, Stream};
 use crate::reactor::upstream::pool::Lent;
 use std::io;
 use std::time::Duration;
@@ -51,13 +51,11 @@ pub struct Answer {
     to_head: bool,
 }
 
-/// Sends a head and the start of its body; with all of the body in `first`, they leave in one call. `head` comes back as it
-/// was. Cancel: NOT safe, an unknown part is sent.
-pub async fn send(stream: &mut Stream, head: &mut Vec<u8>, first: &[u8], patience: Duration) -> io::Result<()> {
+/// Sends a head and the start of its body; with all of the body in `first`, they leave in one call.
+/// Cancel: NOT safe, an unknown part is sent.
+pub async fn send(stream: &mut Stream, head: &[u8], first: &[u8], patience: Duration) -> io::Result<()> {
     stream.deadline().arm(Phase::Body, patience);
-    let head_len = head.len();
-    let sent = stream.write_message(head, first).await;
-    head.truncate(head_len);
+    let sent = stream.write_both(head, first, Follow::Nothing).await;
     if sent.is_ok() {
         stream.deadline().disarm();
     }
