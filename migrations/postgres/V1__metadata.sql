@@ -25,6 +25,12 @@ CREATE TABLE incarnations (
     ended       BIGINT -- when its leftovers were taken over
 ) WITH (fillfactor = 20);
 
+-- Which run holds each background job. It is another's when that run has ended: its number is the fence.
+CREATE TABLE services (
+    name        TEXT COLLATE "C" PRIMARY KEY,
+    incarnation BIGINT NOT NULL
+);
+
 CREATE TABLE backends (
     id          BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name        TEXT COLLATE "C" NOT NULL UNIQUE,

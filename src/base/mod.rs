@@ -8,9 +8,11 @@ pub mod failure;
 pub mod ids;
 pub mod limits;
 pub mod secret;
+pub mod tenure;
 
 pub use clock::{Clock, Tick, Timestamp};
 pub use dice::Dice;
 pub use failure::{Blame, Failure, Retry};
 pub use ids::{BackendName, BlobId, BucketName, Incarnation, Nonce, ObjectKey, PartNumber, UploadId, Version};
 pub use secret::Secret;
+pub use tenure::Tenure;

@@ -2,11 +2,13 @@
 //! when the pass is due: at once at the start, then by interval, by a core's wake, or when something comes due.
 
 use super::admin::Operations;
+use super::lease::Terms;
 use crate::observe::cells::Service;
 use crate::reactor::jobs::{Ask, Go, Pass};
 use crate::reactor::mailbox::{Desk, Letter};
 use crate::reactor::wake::Woken;
 use std::future::pending;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,12 +32,17 @@ pub struct Bells {
 }
 
 /// Answers the mover for as long as it lives. Runs on the control core's local set.
-pub async fn run(asks: Desk<Ask, Go>, bells: Bells, operations: Arc<Operations>) {
+pub async fn run(asks: Desk<Ask, Go>, bells: Bells, operations: Arc<Operations>, terms: Rc<Terms>) {
     let bells = Arc::new(bells);
     while let Some(Letter { request, replier }) = asks.next().await {
-        let (bells, operations) = (Arc::clone(&bells), Arc::clone(&operations));
+        let (bells, operations, terms) = (Arc::clone(&bells), Arc::clone(&operations), Rc::clone(&terms));
         tokio::task::spawn_local(async move {
+            if request.last.is_some() {
+                terms.ended(request.service);
+            }
+            let service = request.service;
             wait_until_due(request, &bells, &operations).await;
+            terms.wait_for(service).await;
             replier.reply(Go);
         });
     }

@@ -3,13 +3,14 @@
 
 use super::admin::{self, Operations};
 use super::certificate::{self, Certificate};
+use super::lease::{self, Terms};
 use super::metadata::{self, ControlMetadata};
 use super::mover;
 use super::registry::{ConfigFile, Keeper};
 use super::schedule::{self, Bells};
 use super::threads::start_thread;
 use crate::backend::standing::Standing;
-use crate::base::{Clock, Timestamp};
+use crate::base::{Clock, Tenure, Timestamp};
 use crate::config::View;
 use crate::config::checked::{self, DatabaseDriver, Driver, SslMode};
 use crate::observe::audit::{AuditLog, audit_log};
@@ -33,6 +34,7 @@ use crate::store::sqlite::SqliteStore;
 use anyhow::{Context, anyhow, bail};
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -52,10 +54,12 @@ const STOP_LOOK: Duration = Duration::from_millis(20);
 
 /// Serves until SIGTERM or SIGINT. Errors are those of the start: what is wrong and what to do.
 pub fn serve(view: View, file: Option<ConfigFile>) -> anyhow::Result<()> {
-    match view.database.driver {
-        DatabaseDriver::Sqlite { .. } => serve_over(view, file, open_store, io::stdout()),
-        DatabaseDriver::Postgres(_) => serve_over(view, file, open_postgres, io::stdout()),
+    if let DatabaseDriver::Sqlite { .. } = view.database.driver {
+        return serve_over(view, file, open_store, io::stdout());
     }
+    let tenure = Arc::new(Tenure::default());
+    let kept = Arc::clone(&tenure);
+    over(view, file, |view| open_postgres(view, kept), io::stdout(), tenure)
 }
 
 /// The same over any store, opened once the address is ours, with the audit log going to `audit`.
@@ -65,9 +69,20 @@ pub fn serve_over<S: MetadataStore + Send + 'static>(
     open: impl FnOnce(&View) -> anyhow::Result<S>,
     audit: impl io::Write + Send + 'static,
 ) -> anyhow::Result<()> {
+    over(view, file, open, audit, Arc::default())
+}
+
+/// `tenure` is kept by the store, if it has leases.
+fn over<S: MetadataStore + Send + 'static>(
+    view: View,
+    file: Option<ConfigFile>,
+    open: impl FnOnce(&View) -> anyhow::Result<S>,
+    audit: impl io::Write + Send + 'static,
+    tenure: Arc<Tenure>,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the control core")?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, run(Arc::new(view), file, open, audit))
+    local.block_on(&runtime, run(Arc::new(view), file, open, audit, tenure))
 }
 
 async fn run<S: MetadataStore + Send + 'static>(
@@ -75,6 +90,7 @@ async fn run<S: MetadataStore + Send + 'static>(
     file: Option<ConfigFile>,
     open: impl FnOnce(&View) -> anyhow::Result<S>,
     mut audit: impl io::Write + Send + 'static,
+    tenure: Arc<Tenure>,
 ) -> anyhow::Result<()> {
     let names = || view.backends.iter().map(|backend| backend.name.clone());
     let processors = Processors::plan(view.server.reactors)?;
@@ -113,16 +129,18 @@ async fn run<S: MetadataStore + Send + 'static>(
         cores: desk,
     })?;
     let registered = register(&view, &metadata).await?;
+    tenure.set_incarnation(registered.incarnation);
     let standing = Arc::new(standing_of(&view));
     note_registered(&view, &standing, &registered);
 
     let (cleanup, cleanup_woken) = wake::bell();
     let (replicate, replicate_woken) = wake::bell();
+    let lapsed_cleanup = cleanup.clone();
     let shared = Shared {
         view: Arc::clone(&view),
         board,
         standing: Arc::clone(&standing),
-        incarnation: registered.incarnation,
+        tenure: Arc::clone(&tenure),
         cleanup,
         replicate,
     };
@@ -156,7 +174,11 @@ async fn run<S: MetadataStore + Send + 'static>(
     let (checked_in, checked) = flume::bounded(1);
     mover::spawn(parts.clone(), asks_in, registered, checked_in).await?;
     let bells = Bells { cleanup: cleanup_woken, replicate: replicate_woken };
-    tokio::task::spawn_local(schedule::run(asks, bells, Arc::clone(&operations)));
+    let terms = Terms::new(&view, tenure, operations.metadata.clone());
+    tokio::task::spawn_local(schedule::run(asks, bells, Arc::clone(&operations), Rc::clone(&terms)));
+    if terms.has_lease() {
+        tokio::task::spawn_local(lease::keep(Rc::clone(&terms), Arc::clone(&view), lapsed_cleanup));
+    }
 
     let (mut audit_ends, audit_writer) = audit_log(reactor_cells.len());
     std::thread::Builder::new()
@@ -183,6 +205,8 @@ async fn run<S: MetadataStore + Send + 'static>(
     tracing::info!(address = %served_on, tls = server_tls.is_some(), reactors = reactor_cells.len(), "serving");
     wait_for_signal().await?;
     stop_in_order(&view, &operations, &stop, reactor_cells.len() as u64).await;
+    lease::leave(&terms).await;
+    tracing::info!("stopped");
     Ok(())
 }
 
@@ -266,9 +290,10 @@ pub fn open_store(view: &View) -> anyhow::Result<SqliteStore> {
 }
 
 /// The PostgreSQL that it names, which is not connected to yet.
-fn open_postgres(view: &View) -> anyhow::Result<PostgresStore> {
+fn open_postgres(view: &View, tenure: Arc<Tenure>) -> anyhow::Result<PostgresStore> {
     let DatabaseDriver::Postgres(postgres) = &view.database.driver else { bail!("database.driver: is not postgres") };
-    PostgresStore::new(postgres_options(postgres), rules(view), view.write_path.lease, None)
+    let tick = || CoreClock::default().tick();
+    PostgresStore::new(postgres_options(postgres), rules(view), view.write_path.lease, tenure, tick, None)
         .context("database.ssl_root_cert")
 }
 
@@ -298,7 +323,7 @@ fn postgres_options(of: &checked::Postgres) -> PostgresOptions {
 }
 
 /// This run of this instance becomes known; what former ones left is recovered.
-async fn register(view: &View, metadata: &ControlMetadata) -> anyhow::Result<Registered> {
+pub(super) async fn register(view: &View, metadata: &ControlMetadata) -> anyhow::Result<Registered> {
     let limit = |one: &checked::Backend| BackendLimit { name: one.name.clone(), bytes_limit: one.quota_bytes };
     let deployment = format!("{:016x}{:016x}", random()?, random()?);
     let register = Register { deployment, backends: view.backends.iter().map(limit).collect() };
@@ -387,7 +412,6 @@ async fn stop_in_order(view: &View, operations: &Operations, stop: &Stop, reacto
     if let Err(failure) = operations.flush_usage().await {
         tracing::warn!(%failure, "usage could not be recorded");
     }
-    tracing::info!("stopped");
 }
 
 #[cfg(test)]

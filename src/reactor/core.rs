@@ -9,7 +9,9 @@ use super::driver::DriverKind;
 use super::fair::Fair;
 use super::relay::pipe::PipePool;
 use crate::base::limits::{BODY_BUFFER_BYTES, HEAD_BYTES_MAX};
+use crate::base::{Clock, Failure, Tenure};
 use crate::observe::cells::CoreCells;
+use std::cell::OnceCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,9 +47,24 @@ pub struct Core {
     pub bodies: Rc<BufferPool>,
     pub pipes: Rc<PipePool>,
     pub cells: Arc<CoreCells>,
+    /// None: nothing on this core writes for a run that has a lease.
+    tenure: OnceCell<Arc<Tenure>>,
 }
 
 impl Core {
+    /// Whose lease bodies to backends depend on. Called once, before there are any.
+    pub fn set_tenure(&self, tenure: Arc<Tenure>) {
+        let _ = self.tenure.set(tenure); // the first one is the process's
+    }
+
+    /// Asked before every write to a backend. When the lease has passed, others may have given up what is being written: the
+    /// body is cut.
+    pub fn may_write(&self) -> Result<(), Failure> {
+        let lasts = self.tenure.get().is_none_or(|tenure| tenure.lasts(|| self.clock.tick()));
+        let passed = || Failure::metadata("this run's lease has passed: its writes are cut");
+        if lasts { Ok(()) } else { Err(passed()) }
+    }
+
     /// Starts the core's own tasks (yields, ticks). Only inside its runtime.
     pub fn start(driver: DriverKind, limits: CoreLimits, cells: Arc<CoreCells>) -> io::Result<Rc<Self>> {
         let clock = Rc::new(CoreClock::default());
@@ -61,6 +78,7 @@ impl Core {
             pipes: PipePool::new(limits.pipes_max),
             clock,
             cells,
+            tenure: OnceCell::new(),
         });
         let ticking = Rc::clone(&core);
         monoio::spawn(async move { ticking.tick_for_ever().await });

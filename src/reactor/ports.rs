@@ -10,7 +10,7 @@ use super::wake::Wake;
 use crate::backend::health::Health;
 use crate::backend::port::{Backends, BlobHead, BlobPage, Moved, Put, Span, Stored};
 use crate::backend::standing::Standing;
-use crate::base::{BackendName, Clock, Failure, Incarnation};
+use crate::base::{BackendName, Clock, Failure, Incarnation, Tenure};
 use crate::config::registry::Published;
 use crate::config::view::View;
 use crate::handlers::ports::{Ports, Worker};
@@ -37,7 +37,7 @@ pub struct Shared {
     pub view: Arc<View>,
     pub board: Arc<Board>,
     pub standing: Arc<Standing>,
-    pub incarnation: Incarnation,
+    pub tenure: Arc<Tenure>,
     pub cleanup: Wake,
     pub replicate: Wake,
 }
@@ -64,6 +64,7 @@ impl CorePorts {
         (registry, publication): (Rc<CoreRegistry>, Publication),
     ) -> Rc<Self> {
         let ends = RefCell::default();
+        core.set_tenure(Arc::clone(&shared.tenure));
         let ports = Rc::new(Self { core, shared, backends, meta, health, registry, publication, ends });
         let ending = Rc::clone(&ports);
         super::task::spawn(&ports.core.cells, "ends of attempts", async move { ending.deliver_ends().await });
@@ -143,7 +144,7 @@ impl Ports for CorePorts {
     }
 
     fn incarnation(&self) -> Incarnation {
-        self.shared.incarnation
+        self.shared.tenure.incarnation()
     }
 
     fn end_later(&self, end: Change) {
@@ -179,6 +180,7 @@ impl Backends for CorePorts {
     }
 
     async fn put_bytes(&self, put: Put<'_>, body: &[u8]) -> Result<Stored, Failure> {
+        self.core.may_write()?;
         self.backends.put_bytes(put, body).await
     }
 

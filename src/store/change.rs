@@ -161,6 +161,31 @@ pub struct Registered {
     pub unknown_backends: Vec<(BackendName, u64)>,
 }
 
+/// Renews this run's lease (PROTOCOL.md, "Who is alive"). `judge`: runs whose lease has lapsed are ended, their leftovers
+/// given up, never promoted; only for a caller whom the database has answered without a break for one full term. `leave`: the
+/// lease ends now. `Lost` if this run has been ended: then it registers anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Renew {
+    pub incarnation: Incarnation,
+    pub judge: bool,
+    pub leave: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Renewed {
+    /// Runs that were ended, and their blobs that were doomed.
+    pub ended: u64,
+    pub doomed: u64,
+}
+
+/// The right to run a background job, held until the run ends. `Busy` while another run that has not ended holds it. The
+/// incarnation is its fence: a batch of one that has ended is not carried out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TakeService {
+    pub incarnation: Incarnation,
+    pub service: String,
+}
+
 /// A failed attempt, given up in the same transaction that reserves its replacement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GivenUp {
@@ -594,6 +619,8 @@ macro_rules! steps {
 
 steps! {
     Register -> Registered,
+    Renew -> Renewed,
+    TakeService -> Done,
     BeginWrite -> Begun,
     CommitWrite -> Committed,
     AbandonWrite -> Done,
@@ -641,6 +668,7 @@ impl Change {
         match self {
             // A bucket ends for all of its keys, and both are rare.
             Self::Register(_) | Self::CreateBucket(_) | Self::DeleteBucket(_) => [Some(Subject::Everything), None],
+            Self::Renew(_) | Self::TakeService(_) => [Some(Subject::Everything), None],
             Self::BeginWrite(one) => [key(&one.bucket, &one.key), None],
             Self::CommitWrite(one) => [key(&one.bucket, &one.key), None],
             Self::AbandonWrite(one) => [Some(Subject::Blob(one.given_up.blob)), None],

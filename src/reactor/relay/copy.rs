@@ -187,6 +187,9 @@ impl Pass<'_, '_> {
         let last_sink = self.sinks.len() - 1;
         for number in 0..self.sinks.len() {
             self.buffer.reset(mark);
+            if matches!(self.sinks[number], Sink::Answering(_) | Sink::File(_)) {
+                self.core.may_write().map_err(|failure| End::SinkFailed(number, failure.into()))?;
+            }
             let before = self.buffer.len();
             let done = write_to(&mut self.sinks[number], &mut self.buffer, count, self.patience).await;
             if !matches!(done, Ok(Ready::Writable)) && number == last_sink {

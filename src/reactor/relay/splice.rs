@@ -56,6 +56,9 @@ pub async fn splice_body(
         // whole pipe, not after one that has paused.
         let more = left > 0 && filled == pipe.pipe().capacity();
         while pipe.pipe().holds() > 0 {
+            if answers && let Err(failure) = core.may_write() {
+                return Moved::end(moved, End::SinkFailed(0, failure.into()));
+            }
             match pipe.pipe().drain(sink, more) {
                 Ok(count) => {
                     moved += count as u64;

@@ -12,7 +12,9 @@ mod upkeep;
 mod uploads;
 mod writes;
 
-use super::port::{Answer, Applied, ApplyError, BatchId, Change, MetadataStore, Outcome, Query, Rules};
+use super::port::{
+    Answer, Applied, ApplyError, BatchId, Change, Done, MetadataStore, Outcome, Query, Renewed, Rules,
+};
 use crate::base::{Clock, Failure, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -67,6 +69,8 @@ impl Tables {
     pub(in crate::store) fn carry_out(&mut self, now: Timestamp, change: Change) -> Outcome {
         match change {
             Change::Register(one) => Outcome::Register(Ok(self.register(now, one))),
+            Change::Renew(one) => Outcome::Renew(self.must_live(one.incarnation).map(|()| Renewed::default())),
+            Change::TakeService(one) => Outcome::TakeService(self.must_live(one.incarnation).map(|()| Done)),
             Change::BeginWrite(one) => Outcome::BeginWrite(self.begin_write(now, one)),
             Change::CommitWrite(one) => Outcome::CommitWrite(self.commit_write(now, one)),
             Change::AbandonWrite(one) => Outcome::AbandonWrite(Ok(self.abandon_write(now, &one))),

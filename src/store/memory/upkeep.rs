@@ -42,6 +42,11 @@ impl Tables {
         }
     }
 
+    /// Here, the last one registered proves that no other lives.
+    pub(super) fn must_live(&self, incarnation: Incarnation) -> Result<(), Refusal> {
+        if incarnation == self.current { Ok(()) } else { Err(Refusal::Lost) }
+    }
+
     fn of_configured<T>(
         &self,
         configured: &BTreeSet<BackendName>,

@@ -11,7 +11,7 @@ use super::rows::Columns;
 use super::sessions::{Blamed, Session, Sql, sql};
 use super::write::{self, Around, Forget, Unwritten, statements};
 use super::{PostgresStore, shares};
-use crate::base::{BackendName, Failure};
+use crate::base::{BackendName, Failure, Incarnation};
 use std::time::Duration;
 use tokio_postgres::Row;
 
@@ -62,6 +62,11 @@ impl PostgresStore {
         let (mut attempts, mut rounds) = (0, 0);
         loop {
             let decided = self.decide(&session, &footprint, changes).await.map_err(ApplyError::NotApplied)?;
+            if decided.loaded.mark.is_none() && self.incarnation.get() != Incarnation(0) {
+                // The fence of everything that this run does, its background jobs included.
+                self.tenure.end();
+                return Err(ApplyError::NotApplied(Failure::overloaded("this run's lease has ended; it registers anew")));
+            }
             if rounds < ROOM_ROUNDS_MAX {
                 rounds += 1;
                 let improved = self.make_room(&session, &decided, changes, &mut footprint).await;

@@ -109,6 +109,8 @@ impl Footprint {
             Change::Register(_)
             | Change::CreateBucket(_)
             | Change::DeleteBucket(_)
+            | Change::Renew(_)
+            | Change::TakeService(_)
             | Change::RecordUsage(_)
             | Change::RecordFacts(_)
             | Change::SetDraining(_)

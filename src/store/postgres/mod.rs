@@ -19,6 +19,7 @@ pub(super) mod cluster;
 mod diff;
 mod faults;
 mod footprint;
+mod lease;
 mod leftovers;
 mod list;
 mod load;
@@ -34,7 +35,7 @@ mod tls;
 mod write;
 
 use super::port::{Answer, Applied, ApplyError, BatchId, Change, MetadataStore, Query, Rules};
-use crate::base::{Failure, Incarnation, Timestamp};
+use crate::base::{Failure, Incarnation, Tenure, Tick, Timestamp};
 use rows::Backends;
 use sessions::Sessions;
 use std::cell::{Cell, RefCell};
@@ -53,6 +54,8 @@ pub struct PostgresStore {
     rules: Rules,
     /// Term of this incarnation's lease (`write_path.lease`).
     lease: Duration,
+    tenure: Arc<Tenure>,
+    tick: fn() -> Tick,
     clock: Option<TestWall>,
     /// The database's clock, which never runs backwards here.
     latest: Cell<Timestamp>,
@@ -71,17 +74,22 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Connects when it is first asked something. `clock`: None, except in tests.
+    /// Connects when it is first asked something. `tenure` is kept up to date with the lease, by the clock `tick`; `clock`: None,
+    /// except in tests.
     pub fn new(
         options: PostgresOptions,
         rules: Rules,
         lease: Duration,
+        tenure: Arc<Tenure>,
+        tick: fn() -> Tick,
         clock: Option<TestWall>,
     ) -> std::io::Result<Self> {
         Ok(Self {
             sessions: Sessions::new(options)?,
             rules,
             lease,
+            tenure,
+            tick,
             clock,
             latest: Cell::default(),
             incarnation: Cell::new(Incarnation(0)),
@@ -106,6 +114,8 @@ impl MetadataStore for PostgresStore {
             [Change::Register(register)] => self.register(id, register).await,
             [Change::CreateBucket(create)] => self.create_bucket(id, create).await,
             [Change::DeleteBucket(delete)] => self.delete_bucket(id, delete).await,
+            [Change::Renew(renew)] => self.renew(id, *renew).await,
+            [Change::TakeService(take)] => self.take_service(id, take).await,
             changes => self.batch(id, changes).await,
         }
     }

@@ -63,6 +63,7 @@ impl PostgresStore {
     /// Cancel: NOT safe.
     pub(super) async fn register(&self, id: BatchId, register: &Register) -> Result<Applied, ApplyError> {
         let session = self.sessions.get().await.map_err(ApplyError::NotApplied)?;
+        let asked = (self.tick)();
         match self.registration(&session, id, register).await {
             Ok(applied) => {
                 let Some(Outcome::Register(Ok(registered))) = applied.outcomes.first() else {
@@ -76,6 +77,7 @@ impl PostgresStore {
                     return Err(ApplyError::Unknown(failure(&error)));
                 }
                 self.begin_incarnation(incarnation);
+                self.tenure.renew(asked.plus(self.lease));
                 Ok(applied)
             }
             Err(cause) => {

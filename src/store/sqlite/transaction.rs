@@ -2,7 +2,9 @@
 //!
 //! A change that is refused changes nothing, except where its description says so: it tests first and moves then.
 
-use super::super::port::{Candidate, Change, Existing, Outcome, Overtaken, Refusal, Rules, WriteCondition};
+use super::super::port::{
+    Candidate, Change, Done, Existing, Outcome, Overtaken, Refusal, Renewed, Rules, WriteCondition,
+};
 use super::super::record::{BlobAt, BlobState};
 use super::ledger::Ledger;
 use super::rows;
@@ -117,6 +119,8 @@ impl Transaction<'_> {
         }
         Ok(match change {
             Change::Register(one) => settle!(Register, self.register(one)),
+            Change::Renew(one) => settle!(Renew, self.must_live(one.incarnation).map(|()| Renewed::default())),
+            Change::TakeService(one) => settle!(TakeService, self.must_live(one.incarnation).map(|()| Done)),
             Change::BeginWrite(one) => settle!(BeginWrite, self.begin_write(one)),
             Change::CommitWrite(one) => settle!(CommitWrite, self.commit_write(one)),
             Change::AbandonWrite(one) => settle!(AbandonWrite, self.abandon_write(one)),

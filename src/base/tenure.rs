@@ -1,0 +1,74 @@
+//! This process's right to write: which incarnation it is, and until when its lease lasts by its own monotonic clock.
+//!
+//! One per process, written by whoever keeps the lease, read by every thread without locks. With a database of one process
+//! there is no lease: it lasts for ever.
+
+use super::clock::Tick;
+use super::ids::Incarnation;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+const FOR_EVER: u64 = u64::MAX;
+
+#[derive(Debug)]
+pub struct Tenure {
+    incarnation: AtomicI64,
+    /// Nanoseconds of the monotonic clock.
+    until: AtomicU64,
+}
+
+impl Default for Tenure {
+    /// Nobody yet, without a lease.
+    fn default() -> Self {
+        Self { incarnation: AtomicI64::new(0), until: AtomicU64::new(FOR_EVER) }
+    }
+}
+
+impl Tenure {
+    pub fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation.load(Ordering::Acquire))
+    }
+
+    pub fn set_incarnation(&self, incarnation: Incarnation) {
+        self.incarnation.store(incarnation.0, Ordering::Release);
+    }
+
+    /// Whether the lease lasts. `now` is only asked for where there is one.
+    pub fn lasts(&self, now: impl FnOnce() -> Tick) -> bool {
+        let until = self.until.load(Ordering::Relaxed);
+        until == FOR_EVER || now().nanos < until
+    }
+
+    /// Whether there is a lease at all.
+    pub fn has_lease(&self) -> bool {
+        self.until.load(Ordering::Relaxed) != FOR_EVER
+    }
+
+    pub fn renew(&self, until: Tick) {
+        self.until.store(until.nanos.min(FOR_EVER - 1), Ordering::Relaxed);
+    }
+
+    /// The database says that the incarnation has ended.
+    pub fn end(&self) {
+        self.until.store(0, Ordering::Relaxed);
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.until.load(Ordering::Relaxed) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_lasts_until_its_end() {
+        let tenure = Tenure::default();
+        assert!(tenure.lasts(|| panic!("there is no lease")) && !tenure.has_lease());
+        tenure.renew(Tick { nanos: 10 });
+        assert!(tenure.lasts(|| Tick { nanos: 9 }));
+        assert!(!tenure.lasts(|| Tick { nanos: 10 }) && tenure.has_lease() && !tenure.has_ended());
+        tenure.end();
+        assert!(tenure.has_ended() && !tenure.lasts(|| Tick { nanos: 0 }));
+    }
+}

@@ -1,0 +1,75 @@
+//! Who is alive (PROTOCOL.md): leases by the database's clock, and who may run which background job.
+
+use super::super::port::{Applied, ApplyError, BatchId, Done, Outcome, Refusal, Renew, Renewed, TakeService};
+use super::alone::one;
+use super::rows::Columns;
+use super::sessions::{Blamed, Session, Sql, sql};
+use super::{PostgresStore, leftovers};
+use crate::base::{Failure, Incarnation};
+
+static RENEW: Sql = sql!(
+    "UPDATE incarnations SET lease_until = $2 WHERE id = $1 AND ended IS NULL RETURNING id",
+    INT8,
+    INT8
+);
+static LAPSED: Sql = sql!(
+    "SELECT id FROM incarnations WHERE ended IS NULL AND lease_until < $1 ORDER BY id FOR UPDATE SKIP LOCKED",
+    INT8
+);
+static TAKE: Sql = sql!(
+    "INSERT INTO services AS s (name, incarnation) SELECT $1, id FROM incarnations WHERE id = $2 AND ended IS NULL
+     ON CONFLICT (name) DO UPDATE SET incarnation = excluded.incarnation
+         WHERE s.incarnation = excluded.incarnation
+             OR NOT EXISTS (SELECT 1 FROM incarnations i WHERE i.id = s.incarnation AND i.ended IS NULL)
+     RETURNING s.incarnation",
+    TEXT,
+    INT8
+);
+static LIVES: Sql = sql!("SELECT ended IS NULL FROM incarnations WHERE id = $1", INT8);
+
+impl PostgresStore {
+    /// Cancel: NOT safe.
+    pub(super) async fn renew(&self, id: BatchId, renew: Renew) -> Result<Applied, ApplyError> {
+        // The database counts the term from later than this.
+        let asked = (self.tick)();
+        let applied = self.alone(id, async |session| Ok(Outcome::Renew(self.renewal(session, id, renew).await?))).await?;
+        match applied.outcomes.first() {
+            Some(Outcome::Renew(Ok(_))) if !renew.leave => self.tenure.renew(asked.plus(self.lease)),
+            Some(Outcome::Renew(Err(_))) => self.tenure.end(),
+            _ => {}
+        }
+        Ok(applied)
+    }
+
+    async fn renewal(&self, session: &Session, id: BatchId, renew: Renew) -> Result<Result<Renewed, Refusal>, Failure> {
+        let now = self.begin_alone(session, id).await?;
+        let until = if renew.leave { now } else { now.plus(self.lease) };
+        let lives = session.query(&RENEW, &[&renew.incarnation.0, &until.millis]).await.blamed()?;
+        if lives.is_empty() {
+            return Ok(Err(Refusal::Lost));
+        }
+        let mut renewed = Renewed::default();
+        if renew.judge {
+            for row in &session.query(&LAPSED, &[&now.millis]).await.blamed()? {
+                let lapsed = Incarnation(Columns::of(row).value()?);
+                renewed.doomed += leftovers::take_over(session, lapsed, renew.incarnation, now, self.rules).await?;
+                renewed.ended += 1;
+            }
+        }
+        Ok(Ok(renewed))
+    }
+
+    /// Cancel: NOT safe.
+    pub(super) async fn take_service(&self, id: BatchId, take: &TakeService) -> Result<Applied, ApplyError> {
+        let taken = async |session: &Session| {
+            self.begin_alone(session, id).await?;
+            let taken = session.query(&TAKE, &[&take.service, &take.incarnation.0]).await.blamed()?;
+            if !taken.is_empty() {
+                return Ok(Outcome::TakeService(Ok(Done)));
+            }
+            let lives: bool = one(session, &LIVES, &[&take.incarnation.0]).await?;
+            Ok(Outcome::TakeService(Err(if lives { Refusal::Busy } else { Refusal::Lost })))
+        };
+        self.alone(id, taken).await
+    }
+}
