@@ -79,7 +79,11 @@ impl Terms {
         let take = TakeService { incarnation, service: service.as_str().to_owned() };
         match self.metadata.step(take).await {
             Ok(Ok(_)) => {
-                tracing::info!(service = service.as_str(), incarnation = incarnation.0, "background job is this instance's");
+                tracing::info!(
+                    service = service.as_str(),
+                    incarnation = incarnation.0,
+                    "background job is this instance's"
+                );
                 let mut held = self.held.borrow_mut();
                 held.retain(|(one, _)| *one != service);
                 held.push((service, incarnation));
@@ -131,7 +135,11 @@ async fn renew(terms: &Terms, judge: bool, leave: bool) -> Result<u64, Failure> 
     match terms.metadata.step(Renew { incarnation, judge, leave }).await? {
         Ok(renewed) => {
             if renewed.ended > 0 {
-                tracing::info!(runs = renewed.ended, blobs = renewed.doomed, "lapsed instances' unfinished writes are given up");
+                tracing::info!(
+                    runs = renewed.ended,
+                    blobs = renewed.doomed,
+                    "lapsed instances' unfinished writes are given up"
+                );
             }
             Ok(renewed.doomed)
         }

@@ -12,9 +12,7 @@ mod upkeep;
 mod uploads;
 mod writes;
 
-use super::port::{
-    Answer, Applied, ApplyError, BatchId, Change, Done, MetadataStore, Outcome, Query, Renewed, Rules,
-};
+use super::port::{Answer, Applied, ApplyError, BatchId, Change, Done, MetadataStore, Outcome, Query, Renewed, Rules};
 use crate::base::{Clock, Failure, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;

@@ -65,7 +65,9 @@ impl PostgresStore {
             if decided.loaded.mark.is_none() && self.incarnation.get() != Incarnation(0) {
                 // The fence of everything that this run does, its background jobs included.
                 self.tenure.end();
-                return Err(ApplyError::NotApplied(Failure::overloaded("this run's lease has ended; it registers anew")));
+                return Err(ApplyError::NotApplied(Failure::overloaded(
+                    "this run's lease has ended; it registers anew",
+                )));
             }
             if rounds < ROOM_ROUNDS_MAX {
                 rounds += 1;

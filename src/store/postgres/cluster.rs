@@ -93,7 +93,14 @@ impl OnPostgres {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             before(&runtime);
             let lease = Duration::from_secs(10);
-            let store = PostgresStore::new(options, rules, lease, Arc::default(), || Tick { nanos: 0 }, Some(Arc::new(move || clock.now())));
+            let store = PostgresStore::new(
+                options,
+                rules,
+                lease,
+                Arc::default(),
+                || Tick { nanos: 0 },
+                Some(Arc::new(move || clock.now())),
+            );
             let store = Rc::new(store.expect("nothing is opened yet"));
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async {

@@ -7,11 +7,8 @@ use super::sessions::{Blamed, Session, Sql, sql};
 use super::{PostgresStore, leftovers};
 use crate::base::{Failure, Incarnation};
 
-static RENEW: Sql = sql!(
-    "UPDATE incarnations SET lease_until = $2 WHERE id = $1 AND ended IS NULL RETURNING id",
-    INT8,
-    INT8
-);
+static RENEW: Sql =
+    sql!("UPDATE incarnations SET lease_until = $2 WHERE id = $1 AND ended IS NULL RETURNING id", INT8, INT8);
 static LAPSED: Sql = sql!(
     "SELECT id FROM incarnations WHERE ended IS NULL AND lease_until < $1 ORDER BY id FOR UPDATE SKIP LOCKED",
     INT8
@@ -32,7 +29,8 @@ impl PostgresStore {
     pub(super) async fn renew(&self, id: BatchId, renew: Renew) -> Result<Applied, ApplyError> {
         // The database counts the term from later than this.
         let asked = (self.tick)();
-        let applied = self.alone(id, async |session| Ok(Outcome::Renew(self.renewal(session, id, renew).await?))).await?;
+        let applied =
+            self.alone(id, async |session| Ok(Outcome::Renew(self.renewal(session, id, renew).await?))).await?;
         match applied.outcomes.first() {
             Some(Outcome::Renew(Ok(_))) if !renew.leave => self.tenure.renew(asked.plus(self.lease)),
             Some(Outcome::Renew(Err(_))) => self.tenure.end(),

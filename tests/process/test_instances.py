@@ -1,0 +1,134 @@
+"""Several instances over one PostgreSQL: who is alive, whose writes count, who does the background work."""
+
+import contextlib
+import signal
+import threading
+import time
+
+import pytest
+
+import harness
+import lean
+from conftest import QUICK_CLEANUP
+from test_crash import POOL
+from test_postgres import check_bytes
+
+LEASE = 1.0
+BODY = POOL[: 2 * harness.MIB]
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """Two instances over one database and the same two directories."""
+    with contextlib.ExitStack() as stack:
+        postgres = harness.Postgres(tmp_path / "postgres.log")
+        stack.callback(postgres.end)
+        backends = [harness.directory_backend(name, tmp_path / name, quota_bytes=harness.GIB) for name in ("near", "nas")]
+        path = {**QUICK_CLEANUP["write_path"], "lease": f"{LEASE}s"}
+        settings = {**QUICK_CLEANUP, "write_path": path, "database": postgres.settings(call_timeout="5s")}
+        servers = [harness.Server(tmp_path / name, backends, settings) for name in ("first", "second")]
+        for server in servers:
+            stack.callback(server.kill)
+        yield postgres, servers, tmp_path
+
+
+def half_a_put(client, key):
+    """A PUT that waits for the rest of its body."""
+    connection = client.connect()
+    connection.send(client.signed("PUT", harness.BUCKET, key, body=BODY).head() + BODY[: len(BODY) // 2])
+    return connection
+
+
+def reserved(postgres):
+    return [name for found in postgres.blobs().values() for name, (state, _) in found.items() if state == "reserved"]
+
+
+def settled(postgres, server, folder):
+    """Nothing is left of what was not finished, and the bytes are those that are charged."""
+    server.wait_cleaned(30)
+    check_bytes(postgres, {name: harness.stored_in(folder / name) for name in ("near", "nas")})
+
+
+def test_both_serve_the_same(fleet):
+    postgres, (first, second), folder = fleet
+    with first.client() as one, second.client() as two:
+        assert one.put(harness.BUCKET, "k", b"first").status == 200
+        assert two.get(harness.BUCKET, "k").body == b"first"
+        assert two.put(harness.BUCKET, "k", b"second").status == 200
+        assert one.get(harness.BUCKET, "k").body == b"second"
+        assert one.delete(harness.BUCKET, "k").status == 204
+        assert two.get(harness.BUCKET, "k").status == 404
+    written, lock = [], threading.Lock()
+
+    def write(server, number):
+        with server.client() as client:
+            for i in range(20):
+                body = f"{number}/{i}".encode()
+                assert client.put(harness.BUCKET, "common", body).status == 200
+                with lock:
+                    written.append(body)
+
+    writers = [threading.Thread(target=write, args=(server, number)) for number, server in enumerate([first, second] * 2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert len(written) == 80, "every write was answered with 200"
+    with first.client() as one, second.client() as two:
+        assert one.get(harness.BUCKET, "common").body == two.get(harness.BUCKET, "common").body
+        assert one.get(harness.BUCKET, "common").body in written
+    settled(postgres, second, folder)
+
+
+def test_a_killed_instance(fleet):
+    postgres, (first, second), folder = fleet
+    with second.client() as two:
+        assert two.put(harness.BUCKET, "kept", b"kept").status == 200
+    with first.client() as one:
+        connection = half_a_put(one, "lost")
+        harness.wait_for("a reservation", lambda: reserved(postgres), 10)
+        first.kill()
+        connection.close()
+    harness.wait_for("the end of its blobs", lambda: not reserved(postgres), 10 * LEASE + 10)
+    with second.client() as two:
+        assert two.get(harness.BUCKET, "lost").status == 404, "doomed, never promoted"
+        assert two.delete(harness.BUCKET, "kept").status == 204
+    # The background jobs are the other's now, whoever had them.
+    settled(postgres, second, folder)
+    first.start()
+    with first.client() as one:
+        assert one.put(harness.BUCKET, "again", b"x").status == 200
+    second.stop()
+    with first.client() as one:
+        assert one.delete(harness.BUCKET, "again").status == 204
+    settled(postgres, first, folder)
+    first.stop()
+
+
+def test_a_stopped_instance_goes_on_as_another(fleet):
+    postgres, (first, second), folder = fleet
+    with first.client() as one:
+        connection = half_a_put(one, "cut")
+        harness.wait_for("a reservation", lambda: reserved(postgres), 10)
+        pid = first.process.child
+        pid.send_signal(signal.SIGSTOP)
+        harness.wait_for("the end of its blobs", lambda: not reserved(postgres), 10 * LEASE + 10)
+        with second.client() as two:
+            assert two.put(harness.BUCKET, "cut", b"by the other").status == 200
+        pid.send_signal(signal.SIGCONT)
+        with contextlib.suppress(OSError, lean.Cut):
+            connection.send(BODY[len(BODY) // 2 :])
+            answer = connection.response("PUT")
+            assert answer.status >= 500, f"its lease has passed: {answer}"
+        connection.close()
+
+        def serves():
+            return one.put(harness.BUCKET, "alive", b"again").status == 200
+
+        harness.wait_for("the first instance again", serves, 20, every=0.2)
+        assert one.get(harness.BUCKET, "cut").body == b"by the other"
+    time.sleep(LEASE)
+    settled(postgres, second, folder)
+    assert "registered anew" in first.log.read_text()
+    first.stop()
+    second.stop()
