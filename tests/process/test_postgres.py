@@ -1,5 +1,6 @@
 """The program on PostgreSQL: the main flows, and what is in the database afterwards; kills of the program."""
 
+import hashlib
 import os
 import random
 import time
@@ -9,7 +10,7 @@ import pytest
 import harness
 import lean
 from conftest import QUICK_CLEANUP, three_backends
-from test_crash import POOL, World, Writer, check_every_key, manifest_of
+from test_crash import POOL, SOURCES, World, Writer, check_every_key, manifest_of
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,10 @@ def test_sigkill_loses_nothing_acknowledged(place, stack):
     settings = {**QUICK_CLEANUP, "database": postgres.settings(), "routing_strategy": "spread"}
     server = harness.Server(place / "kill/server", backends, settings)
     stack.callback(server.kill)
+    with server.client() as client:
+        for key, body in SOURCES.items():
+            assert client.put(harness.BUCKET, key, body).status == 200
+            world.settle(key, hashlib.sha256(body).hexdigest())
     for number in range(6):
         writers = [Writer(server, world, one, f"{seed}/{number}/{one}") for one in range(4)]
         for writer in writers:
