@@ -1,6 +1,7 @@
 //! From the tree as written to the configuration as meant: every key read, every cross-field rule tested. Finds all
 //! problems before it gives up; warns of what is allowed but rarely meant.
 
+use super::check_budgets::usage_flush;
 use super::checked::*;
 use super::problem::{Problem, Problems};
 use super::raw::Node;
@@ -70,6 +71,7 @@ pub(super) fn read_all(reader: &mut Reader, root: &Node, reported: Vec<Problem>)
             max_size_bytes: reader.size(&root.section("location_cache"), "max_size", 0..=1 << 40)?,
         },
         backend_breaker: backend_breaker(reader, &root.section("backend_circuit_breaker")),
+        usage_flush: usage_flush(reader, &root.section("usage_flush")),
         admin: admin(reader, &root.section("admin")),
         metrics: metrics(reader, &root.section("telemetry").section("metrics")),
     };

@@ -6,6 +6,7 @@ use crate::policy::access::Principal;
 use crate::policy::body_path::RelayMode;
 use crate::policy::cors::CorsRule;
 use crate::policy::placement::Strategy;
+use crate::policy::usage::Budget;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub struct Config {
     pub location_cache: LocationCache,
     /// None: off.
     pub backend_breaker: Option<Breaker>,
+    pub usage_flush: UsageFlush,
     pub admin: Admin,
     pub metrics: Metrics,
 }
@@ -186,6 +188,8 @@ pub struct Backend {
     pub max_object_size_bytes: u64,
     /// A key whose name here would be longer is stored under its hash.
     pub max_key_bytes: usize,
+    /// What it may be asked for in a month.
+    pub budget: Budget,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -310,6 +314,15 @@ pub struct Breaker {
     pub failure_threshold: u32,
     /// Until the first probe; up to a quarter more by chance.
     pub open_timeout: Duration,
+}
+
+/// How often usage is written to the database.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UsageFlush {
+    pub interval: Duration,
+    /// While so many thousandths of any budget are used, `fast_interval` applies; None: never.
+    pub adaptive_per_mille: Option<u32>,
+    pub fast_interval: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -65,6 +65,12 @@ pub fn flag(text: &str) -> Result<bool, String> {
     }
 }
 
+/// A part of a whole, such as `0.8`, neither nothing nor all of it: in thousandths.
+pub fn fraction(text: &str) -> Result<u32, String> {
+    let parsed = text.strip_prefix("0.").and_then(|_| scaled(text, 1000)).filter(|part| (1..1000).contains(part));
+    parsed.map(|part| part as u32).ok_or_else(|| format!("`{text}` is not a number between 0 and 1, like 0.8"))
+}
+
 /// `127.0.0.1:9000`, `[::1]:9000`, `localhost:9000`, or `:9000` for every IPv4 address.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {

@@ -2,15 +2,19 @@
 //! but health where one is configured.
 
 use super::metadata::ControlMetadata;
-use super::usage::{self, UsageBook};
+use super::usage::UsageBook;
+use crate::backend::budget::{ALL_POOL, ALL_REQUESTS, Budgets, POOL_PREFIX};
 use crate::backend::standing::Standing;
 use crate::base::{Failure, Incarnation, Secret, Timestamp};
 use crate::config::view::View;
 use crate::observe::cells::{CoreCells, DeskCells};
-use crate::observe::metrics::{self, BackendGauges, Snapshot};
+use crate::observe::metrics::{self, BackendGauges, PoolGauge, Snapshot};
 use crate::observe::process::Process;
+use crate::policy::usage::is_near;
+use crate::proto::date;
 use crate::reactor::readiness::Readiness;
 use crate::store::port::{Answer, BackendStatus, Metadata, Query, RecordUsage};
+use crate::workers::lend::{Lender, Occasion};
 use axum::Json;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -21,6 +25,7 @@ use axum::routing::get;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 
 /// What the admin port shows, shared by its tasks and by the schedule.
@@ -35,6 +40,7 @@ pub struct Operations {
     pub readiness: Arc<Readiness>,
     pub now: fn() -> Timestamp,
     book: Mutex<UsageBook>,
+    lender: tokio::sync::Mutex<Lender>,
     /// Versions short of copies, as the last pass counted; u64::MAX = not counted yet.
     replication_pending: AtomicU64,
 }
@@ -48,15 +54,48 @@ impl Operations {
         metadata: ControlMetadata,
         incarnation: Incarnation,
         readiness: Arc<Readiness>,
+        budgets: Arc<Budgets>,
         now: fn() -> Timestamp,
     ) -> Arc<Self> {
         let book = Mutex::new(UsageBook::new(cores.clone(), now()));
+        let lender = tokio::sync::Mutex::new(Lender::new(budgets, incarnation, now()));
         let replication_pending = AtomicU64::new(u64::MAX);
-        Arc::new(Self { view, standing, cores, desk, metadata, incarnation, readiness, now, book, replication_pending })
+        Arc::new(Self {
+            view,
+            standing,
+            cores,
+            desk,
+            metadata,
+            incarnation,
+            readiness,
+            now,
+            book,
+            lender,
+            replication_pending,
+        })
     }
 
     pub fn set_replication_pending(&self, pending: u64) {
         self.replication_pending.store(pending, Ordering::Relaxed);
+    }
+
+    /// Borrows from the backends' budgets, and tells what was spent of them. Cancel: NOT safe.
+    pub async fn lend(&self, occasion: Occasion) -> Result<(), Failure> {
+        let mut lender = self.lender.lock().await;
+        if lender.has_work() {
+            lender.run(&self.metadata, occasion, (self.now)()).await?;
+        }
+        Ok(())
+    }
+
+    /// How long usage may wait to be written.
+    pub async fn usage_interval(&self) -> Duration {
+        let flush = self.view.usage_flush;
+        let lender = self.lender.lock().await;
+        match flush.adaptive_per_mille {
+            Some(per_mille) if lender.is_near(|used, limit| is_near(used, limit, per_mille)) => flush.fast_interval,
+            _ => flush.interval,
+        }
     }
 
     /// Writes this incarnation's usage to the database.
@@ -72,7 +111,7 @@ impl Operations {
     /// name.
     async fn backends(&self) -> Result<Vec<BackendStatus>, Failure> {
         self.flush_usage().await?;
-        match self.metadata.query(Query::Status { period: usage::period((self.now)()) }).await? {
+        match self.metadata.query(Query::Status { period: date::month((self.now)()) }).await? {
             Answer::Status(mut backends) => {
                 let place = |name: &str| self.view.backends.iter().position(|one| one.name.as_str() == name);
                 backends.sort_by_key(|one| place(&one.name).unwrap_or(usize::MAX));
@@ -80,6 +119,34 @@ impl Operations {
             }
             other => Err(Failure::ourselves(format!("a status was answered with {other:?}"))),
         }
+    }
+
+    /// What all instances have spent of each backend's budgets.
+    async fn budgets(&self) -> Result<Vec<BudgetLine>, Failure> {
+        let mut lines: Vec<BudgetLine> = Vec::new();
+        if !self.lender.lock().await.has_work() {
+            return Ok(lines);
+        }
+        self.lend(Occasion::Regular).await?;
+        let Answer::Usage { budgets, .. } =
+            self.metadata.query(Query::Usage { period: date::month((self.now)()) }).await?
+        else {
+            return Err(Failure::ourselves("a query was answered with another's answer"));
+        };
+        let lender = self.lender.lock().await;
+        for counter in lender.counters() {
+            let rows =
+                budgets.iter().filter(|row| row.backend == counter.backend.as_str() && row.counter == counter.name);
+            let (used, lent) = rows.fold((0, 0), |(used, lent), row| (used + row.used, lent + row.granted));
+            lines.push(BudgetLine {
+                backend: counter.backend.as_str().to_owned(),
+                counter: counter.name.clone(),
+                used,
+                lent,
+                limit: counter.limit,
+            });
+        }
+        Ok(lines)
     }
 
     fn usable(&self, name: &str) -> bool {
@@ -136,6 +203,7 @@ struct Status {
     db_healthy: bool,
     usage_period: String,
     backends: Vec<BackendLine>,
+    budgets: Vec<BudgetLine>,
     reactors: Vec<ReactorLine>,
 }
 
@@ -156,6 +224,18 @@ struct BackendLine {
     ingress_bytes: u64,
 }
 
+/// One monthly budget of a backend, over all instances.
+#[derive(Serialize)]
+struct BudgetLine {
+    backend: String,
+    counter: String,
+    used: u64,
+    /// Lent to instances: spent, or theirs to spend; what a dead one left counts as spent.
+    lent: u64,
+    /// 0 = unlimited.
+    limit: u64,
+}
+
 #[derive(Serialize)]
 struct ReactorLine {
     core: String,
@@ -171,7 +251,8 @@ async fn status(State(operations): State<Arc<Operations>>) -> Response {
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
         db_healthy: backends.is_ok(),
-        usage_period: usage::period((operations.now)()),
+        usage_period: date::month((operations.now)()),
+        budgets: operations.budgets().await.unwrap_or_default(),
         backends: backends.unwrap_or_default().into_iter().map(|one| backend_line(&operations, one)).collect(),
         reactors: operations.cores.iter().map(|core| reactor_line(core)).filter(|line| line.core != "mover").collect(),
     };
@@ -202,6 +283,7 @@ fn reactor_line(core: &CoreCells) -> ReactorLine {
 
 async fn metrics_text(State(operations): State<Arc<Operations>>) -> Response {
     let backends = operations.backends().await;
+    let budgets = operations.budgets().await.unwrap_or_default();
     let gauges: Option<Vec<_>> = backends.as_ref().ok().map(|backends| {
         backends
             .iter()
@@ -220,6 +302,7 @@ async fn metrics_text(State(operations): State<Arc<Operations>>) -> Response {
                 api_requests: one.usage.api_requests,
                 egress_bytes: one.usage.egress_bytes,
                 ingress_bytes: one.usage.ingress_bytes,
+                pools: pools_of(&budgets, &one.name),
             })
             .collect()
     });
@@ -235,6 +318,15 @@ async fn metrics_text(State(operations): State<Arc<Operations>>) -> Response {
         process: process(),
     });
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+}
+
+fn pools_of(budgets: &[BudgetLine], backend: &str) -> Vec<PoolGauge> {
+    let of_backend = budgets.iter().filter(|line| line.backend == backend);
+    let pool = |line: &BudgetLine| {
+        let name = line.counter.strip_prefix(POOL_PREFIX).or((line.counter == ALL_REQUESTS).then_some(ALL_POOL))?;
+        Some(PoolGauge { name: name.to_owned(), requests: line.used, limit: line.limit })
+    };
+    of_backend.filter_map(pool).collect()
 }
 
 fn process() -> Process {

@@ -9,6 +9,7 @@ use super::mover;
 use super::registry::{ConfigFile, Keeper};
 use super::schedule::{self, Bells};
 use super::threads::start_thread;
+use crate::backend::budget::Budgets;
 use crate::backend::standing::Standing;
 use crate::base::{Clock, Tenure, Timestamp};
 use crate::config::View;
@@ -25,12 +26,13 @@ use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
-use crate::reactor::wake;
+use crate::reactor::wake::{self, Woken};
 use crate::store::board::Board;
 use crate::store::location_cache::LocationCache;
 use crate::store::port::{BackendLimit, Metadata, MetadataStore, Register, Registered, Rules};
 use crate::store::postgres::{PostgresOptions, PostgresStore, Protection};
 use crate::store::sqlite::SqliteStore;
+use crate::workers::lend::Occasion;
 use anyhow::{Context, anyhow, bail};
 use std::io;
 use std::net::SocketAddr;
@@ -47,8 +49,6 @@ const ADDRESS_LOOKS_MAX: u32 = 100;
 const FIRST_CHECK: Duration = Duration::from_secs(10);
 /// Calls that a probe of a backend makes: connecting, its marker, and what follows if it was never measured.
 const PROBE_CALLS: u32 = 4;
-/// Usage goes to the database this often, and at the end.
-const USAGE_FLUSH: Duration = Duration::from_secs(30);
 /// While stopping, how often it is looked whether all connections have ended.
 const STOP_LOOK: Duration = Duration::from_millis(20);
 
@@ -133,6 +133,9 @@ async fn run<S: MetadataStore + Send + 'static>(
     let standing = Arc::new(standing_of(&view));
     note_registered(&view, &standing, &registered);
 
+    let (borrow, borrow_woken) = wake::bell();
+    let metered = view.backends.iter().map(|backend| (&backend.name, &backend.budget));
+    let budgets = Arc::new(Budgets::new(metered, Box::new(move || borrow.ring())));
     let (cleanup, cleanup_woken) = wake::bell();
     let (replicate, replicate_woken) = wake::bell();
     let lapsed_cleanup = cleanup.clone();
@@ -141,6 +144,7 @@ async fn run<S: MetadataStore + Send + 'static>(
         board,
         standing: Arc::clone(&standing),
         tenure: Arc::clone(&tenure),
+        budgets: Arc::clone(&budgets),
         cleanup,
         replicate,
     };
@@ -151,7 +155,7 @@ async fn run<S: MetadataStore + Send + 'static>(
     tokio::task::spawn_local(keeper.run(hangup));
     let parts = CoreParts {
         shared,
-        backends: BackendParts::open(&view, &standing).context("the backends")?,
+        backends: BackendParts::open(&view, &standing, &budgets).context("the backends")?,
         metadata: postbox,
         cache,
         publication,
@@ -169,8 +173,12 @@ async fn run<S: MetadataStore + Send + 'static>(
         metadata,
         registered.incarnation,
         Arc::default(),
+        budgets,
         || CoreClock::default().now(),
     );
+    // Otherwise the first calls wait for it; without the database they do.
+    let _ = operations.lend(Occasion::Regular).await;
+    lend_when_rung(Arc::clone(&operations), borrow_woken);
     let (checked_in, checked) = flume::bounded(1);
     mover::spawn(parts.clone(), asks_in, registered, checked_in).await?;
     let bells = Bells { cleanup: cleanup_woken, replicate: replicate_woken };
@@ -377,9 +385,23 @@ fn spawn_server(what: &'static str, listener: TcpListener, router: axum::Router)
 fn flush_usage_regularly(operations: Arc<Operations>) {
     tokio::task::spawn_local(async move {
         loop {
-            tokio::time::sleep(USAGE_FLUSH).await;
+            tokio::time::sleep(operations.usage_interval().await).await;
             if let Err(failure) = operations.flush_usage().await {
                 tracing::warn!(%failure, "usage could not be recorded");
+            }
+            if let Err(failure) = operations.lend(Occasion::Regular).await {
+                tracing::warn!(%failure, "spending of monthly budgets could not be told");
+            }
+        }
+    });
+}
+
+fn lend_when_rung(operations: Arc<Operations>, borrow: Woken) {
+    tokio::task::spawn_local(async move {
+        loop {
+            borrow.heard().await;
+            if let Err(failure) = operations.lend(Occasion::Rung).await {
+                tracing::warn!(%failure, "nothing more of the monthly budgets was lent");
             }
         }
     });
@@ -411,6 +433,9 @@ async fn stop_in_order(view: &View, operations: &Operations, stop: &Stop, reacto
     }
     if let Err(failure) = operations.flush_usage().await {
         tracing::warn!(%failure, "usage could not be recorded");
+    }
+    if let Err(failure) = operations.lend(Occasion::End).await {
+        tracing::warn!(%failure, "what is left of the monthly budgets was not given back");
     }
 }
 

@@ -6,11 +6,6 @@ use crate::proto::date;
 use crate::store::port::Usage;
 use std::sync::Arc;
 
-/// `YYYY-MM`, UTC.
-pub fn period(now: Timestamp) -> String {
-    date::iso8601(now).as_str()[..7].to_owned()
-}
-
 /// The cells count from the start of the process; a month begins at whatever they said then.
 #[derive(Debug)]
 pub struct UsageBook {
@@ -22,7 +17,7 @@ pub struct UsageBook {
 impl UsageBook {
     pub fn new(cells: Vec<Arc<CoreCells>>, now: Timestamp) -> Self {
         let backends = cells.first().map_or(0, |core| core.backends.len());
-        Self { cells, period: period(now), base: vec![Usage::default(); backends] }
+        Self { cells, period: date::month(now), base: vec![Usage::default(); backends] }
     }
 
     /// The period and, by backend, what was used in it. In a new month the old one is answered once more, as it ended.
@@ -30,7 +25,7 @@ impl UsageBook {
         let total = self.total();
         let used = total.iter().zip(&self.base).map(|(total, base)| minus(total, base)).collect();
         let answered = self.period.clone();
-        let current = period(now);
+        let current = date::month(now);
         if current != answered {
             self.period = current;
             self.base = total;

@@ -66,7 +66,7 @@ pub async fn serve<P: Ports, X: Exchange<P>>(
         Err(trouble) => Err(trouble),
     };
     if let Err(trouble) = outcome {
-        trouble::answer(request, exchange, scratch, trouble).await;
+        trouble::answer(ports, request, exchange, scratch, trouble).await;
     }
 }
 

@@ -79,6 +79,10 @@ pub fn error_of_failure(failure: &Failure) -> S3Error {
     match (failure.blame, failure.kind) {
         (_, Kind::Overloaded) => ErrorCode::SlowDown.into(),
         (_, Kind::NoSpace) => ErrorCode::InsufficientStorage.into(),
+        (_, Kind::WriteBudget) => {
+            S3Error::new(ErrorCode::InsufficientStorage, ErrorCode::UsageLimitExceeded.default_message())
+        }
+        (_, Kind::ReadBudget) => S3Error::from(ErrorCode::UsageLimitExceeded),
         (Blame::Client, Kind::Unavailable) => S3Error::from(ErrorCode::RequestTimeout).closing(),
         (Blame::Client, _) => S3Error::from(ErrorCode::IncompleteBody).closing(),
         (Blame::Backend, Kind::Corrupt | Kind::NotFound | Kind::Refused) | (Blame::Ourselves, _) => {
@@ -93,6 +97,7 @@ const RETRY_AFTER: &str = "1";
 
 /// Answers the error, or cuts the connection where an answer has begun. The only place where either happens.
 pub async fn answer<P: Ports, X: Exchange<P>>(
+    ports: &P,
     request: &Request<'_>,
     exchange: &mut X,
     scratch: &mut Scratch,
@@ -102,7 +107,10 @@ pub async fn answer<P: Ports, X: Exchange<P>>(
         Trouble::Cut => return exchange.cut(),
         Trouble::Refused(error) => error,
         Trouble::Failed(failure) => {
-            if failure.blame != Blame::Client {
+            if matches!(failure.kind, Kind::ReadBudget | Kind::WriteBudget) {
+                let is_read = failure.kind == Kind::ReadBudget;
+                ports.cells().usage_limit_rejections(request.operation, is_read).inc();
+            } else if failure.blame != Blame::Client {
                 tracing::warn!(request = request.id, operation = request.operation.name(), %failure, "request failed");
             }
             error_of_failure(&failure)
@@ -153,7 +161,9 @@ fn write_head<P: Ports, X: Exchange<P>>(exchange: &mut X, scratch: &Scratch, err
     head.status = error.http_status();
     head.field("content-type", "application/xml");
     match error.code {
-        ErrorCode::SlowDown | ErrorCode::ServiceUnavailable => head.field("retry-after", RETRY_AFTER),
+        ErrorCode::SlowDown | ErrorCode::UsageLimitExceeded | ErrorCode::ServiceUnavailable => {
+            head.field("retry-after", RETRY_AFTER)
+        }
         ErrorCode::InvalidRange => {
             head.format("content-range", format_args!("bytes */{}", scratch.located.size));
         }
@@ -176,6 +186,8 @@ mod tests {
             (Kind::Corrupt, Blame::Backend, ErrorCode::InternalError),
             (Kind::NoSpace, Blame::Backend, ErrorCode::InsufficientStorage),
             (Kind::Overloaded, Blame::Ourselves, ErrorCode::SlowDown),
+            (Kind::WriteBudget, Blame::Ourselves, ErrorCode::InsufficientStorage),
+            (Kind::ReadBudget, Blame::Ourselves, ErrorCode::UsageLimitExceeded),
             (Kind::Overloaded, Blame::Metadata, ErrorCode::SlowDown),
             (Kind::Unavailable, Blame::Ourselves, ErrorCode::InternalError),
             (Kind::Unavailable, Blame::Client, ErrorCode::RequestTimeout),

@@ -74,6 +74,11 @@ pub const METRICS: &[Metric] = &[
         &["operation", "failed_backend", "success_backend", "core"],
         "Writes that ended on another backend",
     ),
+    counter(
+        "s3o_usage_limit_rejections_total",
+        &["operation", "limit_type", "core"],
+        "Requests that no backend's monthly budget had room for: read, write",
+    ),
     // Backends, per core.
     counter("s3o_backend_requests_total", &["operation", "backend", "status", "core"], "Calls to backends"),
     histogram(
@@ -125,6 +130,8 @@ pub const METRICS: &[Metric] = &[
     gauge("s3o_usage_egress_bytes", &["backend"], "Bytes read from the backend this month"),
     gauge("s3o_usage_ingress_bytes", &["backend"], "Bytes written to the backend this month"),
     gauge("s3o_backend_usable", &["backend"], "1 when its marker was seen and is ours, and its breaker is closed"),
+    gauge("s3o_usage_pool_requests", &["backend", "pool"], "Requests of this month in a pool of request_limits"),
+    gauge("s3o_usage_pool_limit", &["backend", "pool"], "The pool's limit; 0 = none"),
     gauge("s3o_drain_active", &[], "Backends that are draining"),
     gauge("s3o_cleanup_queue_depth", &[], "Doomed copies that wait for their deletion"),
     gauge("s3o_cleanup_dlq_depth", &[], "Copies whose deletion failed for good, still charged"),

@@ -11,6 +11,7 @@ use super::process::Process;
 use crate::policy::body_path::BodyPath;
 use crate::policy::breaker::State;
 use crate::proto::http1::Method;
+use crate::proto::operation::Operation;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
 
@@ -34,6 +35,15 @@ pub struct BackendGauges {
     pub api_requests: u64,
     pub egress_bytes: u64,
     pub ingress_bytes: u64,
+    pub pools: Vec<PoolGauge>,
+}
+
+/// A pool of requests: this month's, and what it may have; 0 = as many as come.
+#[derive(Clone, Debug, Default)]
+pub struct PoolGauge {
+    pub name: String,
+    pub requests: u64,
+    pub limit: u64,
 }
 
 /// Everything that a scrape shows.
@@ -55,6 +65,7 @@ pub fn render(snapshot: &Snapshot<'_>) -> String {
     text.family("s3o_build_info", |series| series.sample(&[snapshot.version], 1));
     requests(&mut text, snapshot.cores);
     bodies(&mut text, snapshot.cores);
+    refused_by_budgets(&mut text, snapshot.cores);
     backends(&mut text, snapshot.cores);
     metadata(&mut text, snapshot);
     database(&mut text, snapshot);
@@ -122,10 +133,23 @@ fn bodies(text: &mut Text, cores: &[Arc<CoreCells>]) {
     });
 }
 
+fn refused_by_budgets(text: &mut Text, cores: &[Arc<CoreCells>]) {
+    text.family("s3o_usage_limit_rejections_total", |series| {
+        for core in cores {
+            for operation in Operation::ALL {
+                for (limit_type, is_read) in [("read", true), ("write", false)] {
+                    let count = core.usage_limit_rejections(operation, is_read).value();
+                    series.sample_if_any(&[operation.name(), limit_type, &core.core], count);
+                }
+            }
+        }
+    });
+}
+
 fn backends(text: &mut Text, cores: &[Arc<CoreCells>]) {
     text.family("s3o_backend_requests_total", |series| {
         each_backend(cores, |core, backend| {
-            for &call in BackendCall::ALL {
+            for call in BackendCall::ALL {
                 for &status in CallStatus::ALL {
                     let labels = [call.as_str(), backend.name.as_str(), status.as_str(), core];
                     series.sample_if_any(&labels, backend.calls(call, status).value());
@@ -135,7 +159,7 @@ fn backends(text: &mut Text, cores: &[Arc<CoreCells>]) {
     });
     text.family("s3o_backend_duration_seconds", |series| {
         each_backend(cores, |core, backend| {
-            for &call in BackendCall::ALL {
+            for call in BackendCall::ALL {
                 let labels = [call.as_str(), backend.name.as_str(), core];
                 series.histogram_if_any(&labels, backend.call_micros(call));
             }
@@ -223,6 +247,15 @@ fn database(text: &mut Text, snapshot: &Snapshot<'_>) {
         text.family(name, |series| {
             for backend in backends {
                 series.sample(&[&backend.name], read(backend));
+            }
+        });
+    }
+    let pools: [(&str, fn(&PoolGauge) -> u64); 2] =
+        [("s3o_usage_pool_requests", |pool| pool.requests), ("s3o_usage_pool_limit", |pool| pool.limit)];
+    for (name, read) in pools {
+        text.family(name, |series| {
+            for (backend, pool) in backends.iter().flat_map(|one| one.pools.iter().map(move |pool| (one, pool))) {
+                series.sample(&[&backend.name, &pool.name], read(pool));
             }
         });
     }
@@ -430,6 +463,7 @@ mod tests {
         cells.write_failover(0, 1).inc();
         cells.backends[0].called(BackendCall::Get, CallStatus::Success, Duration::from_millis(3));
         cells.backends[1].dlq_enqueued.inc();
+        cells.usage_limit_rejections(Operation::PutObject, false).inc();
         cells.service(Service::Cleanup).succeeded(1_790_000_000);
         Arc::new(cells)
     }
@@ -449,6 +483,7 @@ mod tests {
             orphan_bytes: 15,
             bytes_limit: 100,
             dlq_depth: 2,
+            pools: vec![PoolGauge { name: "class-a".into(), requests: 7, limit: 1000 }],
             ..BackendGauges::default()
         };
         render(&Snapshot {
@@ -501,6 +536,9 @@ mod tests {
             "s3o_write_failover_total{operation=\"PutObject\",failed_backend=\"one\",success_backend=\"two\",core=\"0\"} 1",
             "s3o_quota_bytes_available{backend=\"one\"} 5",
             "s3o_quota_bytes_used{backend=\"t\\\"w\\\\o\"} 60",
+            "s3o_usage_limit_rejections_total{operation=\"PutObject\",limit_type=\"write\",core=\"0\"} 1",
+            "s3o_usage_pool_requests{backend=\"one\",pool=\"class-a\"} 7",
+            "s3o_usage_pool_limit{backend=\"one\",pool=\"class-a\"} 1000",
             "s3o_cleanup_dlq_depth 4",
             "s3o_cleanup_dlq_enqueued_total{backend=\"two\"} 2",
             "s3o_replication_pending 7",

@@ -174,6 +174,11 @@ pub fn http(at: Timestamp) -> DateText<29> {
         .done()
 }
 
+/// `2026-11`, UTC: the month that budgets and usage are counted in.
+pub fn month(at: Timestamp) -> String {
+    iso8601(at).as_str()[..7].to_owned()
+}
+
 /// `2026-11-22T17:00:00.000Z`, for XML.
 pub fn iso8601(at: Timestamp) -> DateText<24> {
     let civil = Civil::of(at);

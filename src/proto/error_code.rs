@@ -17,7 +17,8 @@ macro_rules! codes {
 
             /// As the `Code` element spells it.
             pub fn name(self) -> &'static str {
-                match self { $(Self::$name => stringify!($name)),* }
+                let name = match self { $(Self::$name => stringify!($name)),* };
+                if self == Self::UsageLimitExceeded { "SlowDown" } else { name }
             }
 
             pub fn http_status(self) -> u16 {
@@ -128,6 +129,8 @@ codes! {
     SlowDown 503 "Please reduce your request rate.",
     TooManyBuckets 400 "You have attempted to create more buckets than allowed",
     UnsupportedArgument 400 "The request contained an unsupported argument.",
+    /// The reference system's answer to a read that no backend's monthly budget has room for: `SlowDown`, with status 429.
+    UsageLimitExceeded 429 "The monthly usage limits of the backends leave no room for this request.",
     XAmzContentChecksumMismatch 400 "The provided 'x-amz-checksum' header does not match what was computed.",
     XAmzContentSHA256Mismatch 400 "The provided 'x-amz-content-sha256' header does not match what was computed.",
 }

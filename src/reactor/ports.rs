@@ -7,6 +7,7 @@ use super::dice::CoreDice;
 use super::metadata::CoreMetadata;
 use super::publication::{CoreRegistry, Publication};
 use super::wake::Wake;
+use crate::backend::budget::Budgets;
 use crate::backend::health::Health;
 use crate::backend::port::{Backends, BlobHead, BlobPage, Moved, Put, Span, Stored};
 use crate::backend::standing::Standing;
@@ -38,6 +39,7 @@ pub struct Shared {
     pub board: Arc<Board>,
     pub standing: Arc<Standing>,
     pub tenure: Arc<Tenure>,
+    pub budgets: Arc<Budgets>,
     pub cleanup: Wake,
     pub replicate: Wake,
 }
@@ -133,6 +135,10 @@ impl Ports for CorePorts {
 
     fn standing(&self) -> &Standing {
         &self.shared.standing
+    }
+
+    fn budgets(&self) -> &Budgets {
+        &self.shared.budgets
     }
 
     fn health(&self) -> &Health {

@@ -1,8 +1,8 @@
 //! One file per background job. Each is one pass over the ports; when passes run is the schedule's business (control).
-//! They run on the mover, and in the simulator under a virtual clock.
+//! They run on the mover (the lender on the control core), and in the simulator under a virtual clock.
 
 pub mod cleanup;
+pub mod lend;
 pub mod recover;
 pub mod replicate;
 pub mod stale_uploads;
-pub mod usage;

@@ -115,9 +115,13 @@ async fn copy_from<P: Ports>(
     from: &BlobAt,
 ) -> Result<bool, (Failure, bool)> {
     let whole = Span { from: 0, len: located.size };
-    let source = ports.open(from, located.size, whole).await.map_err(|failure| (failure, true))?;
     let mut candidates = placing::candidates(ports, bucket.as_str(), key.as_str(), located.size);
     candidates.retain(|candidate| !located.blobs.iter().any(|blob| blob.backend == candidate.backend));
+    if candidates.is_empty() {
+        // No read is spent on a copy that nobody would take.
+        return Err((no_room(Refusal::NoSpace), false));
+    }
+    let source = ports.open(from, located.size, whole).await.map_err(|failure| (failure, true))?;
     let begin = BeginCopy {
         incarnation: ports.incarnation(),
         bucket: bucket.clone(),

@@ -6,6 +6,7 @@ use super::executor::{Group, Sim};
 use super::mutant::Mutant;
 use super::store::FaultyStore;
 use super::world::World;
+use s3_orchestrator::backend::budget::Budgets;
 use s3_orchestrator::backend::health::Health;
 use s3_orchestrator::backend::port::{Backends, BlobHead, BlobPage, MoveEnd, Moved, Put, PutTarget, Span, Stored};
 use s3_orchestrator::backend::standing::Standing;
@@ -37,6 +38,7 @@ pub struct Instance {
     meta: SimMeta,
     board: Arc<Board>,
     standing: Arc<Standing>,
+    budgets: Budgets,
     health: Health,
     cells: CoreCells,
     incarnation: Incarnation,
@@ -88,6 +90,7 @@ impl Instance {
             board,
             health: Health::new(names.len(), Arc::clone(&standing)),
             standing,
+            budgets: Budgets::new([], Box::new(|| {})),
             cells: CoreCells::new("0", names),
             incarnation: registered.incarnation,
             wanted: [Cell::new(true), Cell::new(true)],
@@ -215,6 +218,10 @@ impl Ports for Instance {
 
     fn standing(&self) -> &Standing {
         &self.standing
+    }
+
+    fn budgets(&self) -> &Budgets {
+        &self.budgets
     }
 
     fn health(&self) -> &Health {
