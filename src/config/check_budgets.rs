@@ -1,8 +1,9 @@
 //! Monthly budgets of backends, and how often usage is told.
 
 use super::check::TIMEOUT;
-use super::checked::UsageFlush;
+use super::checked::{Redis, UsageFlush};
 use super::reader::{Reader, Section};
+use super::values;
 use crate::policy::usage::{BackendCall, Budget, CallSet, RequestPool};
 
 /// The pool that `api_request_limit` stands for.
@@ -90,4 +91,26 @@ pub(super) fn usage_flush(reader: &mut Reader, at: &Section<'_>) -> UsageFlush {
         reader.problem(at.line_of("fast_interval"), at.key("fast_interval"), "is not shorter than `interval`");
     }
     UsageFlush { interval, adaptive_per_mille: threshold.filter(|_| is_adaptive), fast_interval }
+}
+
+pub(super) fn redis(reader: &mut Reader, root: &Section<'_>, at: &Section<'_>) -> Option<Redis> {
+    let address = reader.parsed(at, "address", values::host_and_port);
+    let redis = Redis {
+        host: String::new(),
+        port: 0,
+        password: reader.secret(at, "password"),
+        db: reader.number(at, "db", 0..=1_000_000).unwrap_or_default() as u32,
+        tls: reader.flag(at, "tls").unwrap_or_default(),
+        ca_file: reader.path(at, "ca_file"),
+        key_prefix: reader.text(at, "key_prefix").unwrap_or_default(),
+        failure_threshold: reader.number(at, "failure_threshold", 1..=1000).unwrap_or(1) as u32,
+        open_timeout: reader.duration(at, "open_timeout", TIMEOUT),
+    };
+    if root.has("redis") && !at.has("address") {
+        reader.problem(at.line(), at.key("address"), "is required where there is a section `redis`");
+    }
+    if redis.ca_file.is_some() && !redis.tls {
+        reader.warn(at.line_of("ca_file"), at.key("ca_file"), "has no effect without `tls: true`");
+    }
+    address.map(|(host, port)| Redis { host, port, ..redis })
 }

@@ -29,6 +29,8 @@ pub struct Config {
     /// None: off.
     pub backend_breaker: Option<Breaker>,
     pub usage_flush: UsageFlush,
+    /// None: instances tell each other their usage through the database only.
+    pub redis: Option<Redis>,
     pub admin: Admin,
     pub metrics: Metrics,
 }
@@ -323,6 +325,23 @@ pub struct UsageFlush {
     /// While so many thousandths of any budget are used, `fast_interval` applies; None: never.
     pub adaptive_per_mille: Option<u32>,
     pub fast_interval: Duration,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Redis {
+    pub host: String,
+    pub port: u16,
+    pub password: Option<Secret>,
+    pub db: u32,
+    pub tls: bool,
+    /// PEM roots to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Stands before every key.
+    pub key_prefix: String,
+    /// Failures in a row until it is left alone.
+    pub failure_threshold: u32,
+    /// From then until a PING, and between two.
+    pub open_timeout: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

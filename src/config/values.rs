@@ -84,6 +84,18 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// `redis.example.com:6379`, `10.0.0.5:6379`, `[::1]:6379`.
+pub fn host_and_port(text: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("`{text}` is not a host and port; write it like redis.example.com:6379");
+    let (host, port) = split_port(text).ok_or_else(wrong)?;
+    let host = match host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?.to_string(),
+        None if is_host_name(host) => host.to_owned(),
+        None => return Err(wrong()),
+    };
+    Ok((host, port.ok_or_else(wrong)?))
+}
+
 /// `http://host[:port]` or `https://host[:port]`, nothing behind it but a slash.
 pub fn endpoint(text: &str) -> Result<Endpoint, String> {
     let wrong = |why: &str| format!("`{text}` {why}; write it like https://s3.example.com or http://10.0.0.5:9000");
@@ -154,6 +166,20 @@ fn scaled(number: &str, per: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_and_ports_and_fractions() {
+        let host = |text: &str| host_and_port(text).ok();
+        assert_eq!(host("redis.example.com:6379"), Some(("redis.example.com".into(), 6379)));
+        assert_eq!(host("[::1]:1"), Some(("::1".into(), 1)));
+        for wrong in ["", "redis", "redis:", "redis:0", ":6379", "redis://x:1", "a b:1"] {
+            assert_eq!(host(wrong), None, "{wrong}");
+        }
+        assert_eq!((fraction("0.8"), fraction("0.125")), (Ok(800), Ok(125)));
+        for wrong in ["0", "1", "1.5", "0.0", "80%", "-0.5", "0.0001", ""] {
+            assert!(fraction(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durations() {

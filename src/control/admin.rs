@@ -2,10 +2,12 @@
 //! but health where one is configured.
 
 use super::metadata::ControlMetadata;
-use super::usage::UsageBook;
+use super::counters::local::UsageBook;
+use super::counters::merged;
+use super::counters::redis::Shared as SharedCounters;
 use crate::backend::budget::{ALL_POOL, ALL_REQUESTS, Budgets, POOL_PREFIX};
 use crate::backend::standing::Standing;
-use crate::base::{Failure, Incarnation, Secret, Timestamp};
+use crate::base::{BackendName, Failure, Incarnation, Secret, Timestamp};
 use crate::config::view::View;
 use crate::observe::cells::{CoreCells, DeskCells};
 use crate::observe::metrics::{self, BackendGauges, PoolGauge, Snapshot};
@@ -13,7 +15,7 @@ use crate::observe::process::Process;
 use crate::policy::usage::is_near;
 use crate::proto::date;
 use crate::reactor::readiness::Readiness;
-use crate::store::port::{Answer, BackendStatus, Metadata, Query, RecordUsage};
+use crate::store::port::{Answer, BackendStatus, Metadata, Query, RecordUsage, Usage};
 use crate::workers::lend::{Lender, Occasion};
 use axum::Json;
 use axum::Router;
@@ -41,6 +43,8 @@ pub struct Operations {
     pub now: fn() -> Timestamp,
     book: Mutex<UsageBook>,
     lender: tokio::sync::Mutex<Lender>,
+    /// What other instances told through Redis.
+    redis: Option<Arc<SharedCounters>>,
     /// Versions short of copies, as the last pass counted; u64::MAX = not counted yet.
     replication_pending: AtomicU64,
 }
@@ -55,6 +59,7 @@ impl Operations {
         incarnation: Incarnation,
         readiness: Arc<Readiness>,
         budgets: Arc<Budgets>,
+        redis: Option<Arc<SharedCounters>>,
         now: fn() -> Timestamp,
     ) -> Arc<Self> {
         let book = Mutex::new(UsageBook::new(cores.clone(), now()));
@@ -71,6 +76,7 @@ impl Operations {
             now,
             book,
             lender,
+            redis,
             replication_pending,
         })
     }
@@ -98,6 +104,12 @@ impl Operations {
         }
     }
 
+    /// The month, and what this instance has used of the backends in it.
+    pub fn own_usage(&self) -> (String, Vec<(BackendName, Usage)>) {
+        let (period, used) = self.book.lock().unwrap_or_else(PoisonError::into_inner).look();
+        (period, self.view.backends.iter().map(|one| one.name.clone()).zip(used).collect())
+    }
+
     /// Writes this incarnation's usage to the database.
     pub async fn flush_usage(&self) -> Result<(), Failure> {
         let (period, used) = self.book.lock().unwrap_or_else(PoisonError::into_inner).read((self.now)());
@@ -115,10 +127,30 @@ impl Operations {
             Answer::Status(mut backends) => {
                 let place = |name: &str| self.view.backends.iter().position(|one| one.name.as_str() == name);
                 backends.sort_by_key(|one| place(&one.name).unwrap_or(usize::MAX));
+                self.refresh_usage(&mut backends).await?;
                 Ok(backends)
             }
             other => Err(Failure::ourselves(format!("a status was answered with {other:?}"))),
         }
+    }
+
+    /// What other instances have used since they wrote it to the database, as far as Redis knows.
+    async fn refresh_usage(&self, backends: &mut [BackendStatus]) -> Result<(), Failure> {
+        let period = date::month((self.now)());
+        let others = self.redis.as_ref().map(|redis| redis.others(&period)).unwrap_or_default();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let Answer::Usage { usage, .. } = self.metadata.query(Query::Usage { period }).await? else {
+            return Err(Failure::ourselves("a query was answered with another's answer"));
+        };
+        let sums = merged(usage.iter().chain(&others));
+        for one in backends {
+            if let Some(usage) = sums.get(one.name.as_str()) {
+                one.usage = *usage;
+            }
+        }
+        Ok(())
     }
 
     /// What all instances have spent of each backend's budgets.
@@ -307,11 +339,14 @@ async fn metrics_text(State(operations): State<Arc<Operations>>) -> Response {
             .collect()
     });
     let pending = operations.replication_pending.load(Ordering::Relaxed);
+    let redis = operations.redis.as_deref();
     let text = metrics::render(&Snapshot {
         version: env!("CARGO_PKG_VERSION"),
         cores: &operations.cores,
         desk: &operations.desk,
-        circuits: &operations.standing.circuits().iter().collect::<Vec<_>>(),
+        circuits: &operations.standing.circuits().iter().chain(redis.map(|redis| &redis.circuit)).collect::<Vec<_>>(),
+        redis: redis.map(|redis| &redis.cells),
+        redis_healthy: redis.is_some_and(|redis| redis.circuit.is_closed()),
         db_healthy: backends.is_ok(),
         backends: gauges.as_deref(),
         replication_pending: (pending != u64::MAX).then_some(pending),

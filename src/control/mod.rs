@@ -3,6 +3,7 @@
 pub mod admin;
 mod backend_checks;
 mod certificate;
+pub mod counters;
 pub mod lease;
 pub mod metadata;
 pub mod mover;
@@ -10,4 +11,3 @@ pub mod registry;
 pub mod schedule;
 pub mod start;
 mod threads;
-pub mod usage;

@@ -3,6 +3,7 @@
 
 use super::admin::{self, Operations};
 use super::certificate::{self, Certificate};
+use super::counters::redis::RedisCounters;
 use super::lease::{self, Terms};
 use super::metadata::{self, ControlMetadata};
 use super::mover;
@@ -164,6 +165,10 @@ async fn run<S: MetadataStore + Send + 'static>(
         processor: processors.control,
     };
 
+    let redis = match &view.redis {
+        Some(settings) => Some(RedisCounters::new(settings, registered.incarnation)?),
+        None => None,
+    };
     let (asks_in, asks) = mailbox::channel();
     let operations = Operations::new(
         Arc::clone(&view),
@@ -174,8 +179,13 @@ async fn run<S: MetadataStore + Send + 'static>(
         registered.incarnation,
         Arc::default(),
         budgets,
+        redis.as_ref().map(RedisCounters::shared),
         || CoreClock::default().now(),
     );
+    if let Some(redis) = redis {
+        let told = Arc::clone(&operations);
+        tokio::task::spawn_local(redis.run(move || told.own_usage()));
+    }
     // Otherwise the first calls wait for it; without the database they do.
     let _ = operations.lend(Occasion::Regular).await;
     lend_when_rung(Arc::clone(&operations), borrow_woken);

@@ -116,7 +116,7 @@ pub const METRICS: &[Metric] = &[
     counter("s3o_store_failures_total", &[], "Transactions and reads that the database did not carry out"),
     gauge("s3o_store_waiting_calls", &[], "Calls that wait for the next transaction"),
     gauge("s3o_degraded_mode_active", &[], "1 while the database does not answer"),
-    gauge("s3o_circuit_breaker_state", &["name"], "0 closed, 1 open, 2 half-open: `database` or a backend"),
+    gauge("s3o_circuit_breaker_state", &["name"], "0 closed, 1 open, 2 half-open: `database`, `redis` or a backend"),
     counter("s3o_circuit_breaker_transitions_total", &["name", "from", "to"], "Changes of that state"),
     // What the database says.
     gauge("s3o_quota_bytes_used", &["backend"], "Bytes of live copies"),
@@ -132,6 +132,8 @@ pub const METRICS: &[Metric] = &[
     gauge("s3o_backend_usable", &["backend"], "1 when its marker was seen and is ours, and its breaker is closed"),
     gauge("s3o_usage_pool_requests", &["backend", "pool"], "Requests of this month in a pool of request_limits"),
     gauge("s3o_usage_pool_limit", &["backend", "pool"], "The pool's limit; 0 = none"),
+    gauge("s3o_redis_fallback_active", &[], "1 while Redis is configured and does not answer"),
+    counter("s3o_redis_operations_total", &["operation", "status"], "Calls to Redis: write, read, ping"),
     gauge("s3o_drain_active", &[], "Backends that are draining"),
     gauge("s3o_cleanup_queue_depth", &[], "Doomed copies that wait for their deletion"),
     gauge("s3o_cleanup_dlq_depth", &[], "Copies whose deletion failed for good, still charged"),

@@ -8,6 +8,7 @@ use super::cells::{
 };
 use super::circuit::{Circuit, TRANSITIONS};
 use super::process::Process;
+use super::redis::{RedisCall, RedisCells};
 use crate::policy::body_path::BodyPath;
 use crate::policy::breaker::State;
 use crate::proto::http1::Method;
@@ -53,6 +54,9 @@ pub struct Snapshot<'a> {
     pub cores: &'a [Arc<CoreCells>],
     pub desk: &'a DeskCells,
     pub circuits: &'a [&'a Circuit],
+    /// None: no Redis is configured.
+    pub redis: Option<&'a RedisCells>,
+    pub redis_healthy: bool,
     pub db_healthy: bool,
     /// None while the database does not answer; what it would say is then left out rather than shown as 0.
     pub backends: Option<&'a [BackendGauges]>,
@@ -68,6 +72,7 @@ pub fn render(snapshot: &Snapshot<'_>) -> String {
     refused_by_budgets(&mut text, snapshot.cores);
     backends(&mut text, snapshot.cores);
     metadata(&mut text, snapshot);
+    redis(&mut text, snapshot);
     database(&mut text, snapshot);
     workers(&mut text, snapshot.cores);
     program(&mut text, snapshot);
@@ -213,6 +218,18 @@ fn metadata(text: &mut Text, snapshot: &Snapshot<'_>) {
         for circuit in snapshot.circuits {
             for (from, to) in TRANSITIONS {
                 series.sample(&[&circuit.name, from.as_str(), to.as_str()], circuit.transitions(from, to));
+            }
+        }
+    });
+}
+
+fn redis(text: &mut Text, snapshot: &Snapshot<'_>) {
+    let Some(cells) = snapshot.redis else { return };
+    text.single("s3o_redis_fallback_active", u64::from(!snapshot.redis_healthy));
+    text.family("s3o_redis_operations_total", |series| {
+        for &call in RedisCall::ALL {
+            for (status, succeeded) in [("success", true), ("error", false)] {
+                series.sample(&[call.as_str(), status], cells.calls(call, succeeded));
             }
         }
     });
@@ -468,6 +485,12 @@ mod tests {
         Arc::new(cells)
     }
 
+    fn redis_cells() -> RedisCells {
+        let cells = RedisCells::default();
+        cells.called(RedisCall::Ping, false);
+        cells
+    }
+
     fn broken_circuit() -> Circuit {
         let settings = BreakerSettings { failure_threshold: 1, open_timeout: Duration::MAX, probe_max: Duration::MAX };
         let circuit = Circuit::new("one", settings);
@@ -491,6 +514,8 @@ mod tests {
             cores,
             desk: &DeskCells::default(),
             circuits: &[&broken_circuit()],
+            redis: Some(&redis_cells()),
+            redis_healthy: false,
             db_healthy: false,
             backends: Some(&[backend("one"), backend("t\"w\\o")]),
             replication_pending: Some(7),
@@ -544,6 +569,8 @@ mod tests {
             "s3o_replication_pending 7",
             "s3o_degraded_mode_active 1",
             "s3o_circuit_breaker_state{name=\"one\"} 1",
+            "s3o_redis_fallback_active 1",
+            "s3o_redis_operations_total{operation=\"ping\",status=\"error\"} 1",
             "s3o_circuit_breaker_transitions_total{name=\"one\",from=\"closed\",to=\"open\"} 1",
             "s3o_circuit_breaker_transitions_total{name=\"one\",from=\"half-open\",to=\"closed\"} 0",
             "s3o_worker_last_success_timestamp_seconds{service=\"cleanup\"} 1790000000",
@@ -561,6 +588,8 @@ mod tests {
             cores: &[],
             desk: &DeskCells::default(),
             circuits: &[],
+            redis: None,
+            redis_healthy: false,
             db_healthy: false,
             backends: None,
             replication_pending: None,

@@ -6,6 +6,7 @@
 
 use super::super::memory::tables::{Key, Tables};
 use super::super::port::Committed;
+use super::super::rules::oldest_leases;
 use super::diff::{Delta, Diff};
 use super::faults::{failure, is_stale};
 use super::load::{KeyColumns, Loaded};

@@ -33,6 +33,11 @@ impl UsageBook {
         (answered, used)
     }
 
+    /// As `read`, without ending a month.
+    pub fn look(&self) -> (String, Vec<Usage>) {
+        (self.period.clone(), self.total().iter().zip(&self.base).map(|(total, base)| minus(total, base)).collect())
+    }
+
     fn total(&self) -> Vec<Usage> {
         let mut total = vec![Usage::default(); self.base.len()];
         for core in &self.cells {
@@ -70,6 +75,7 @@ mod tests {
         core.backends[0].api_requests.add(2);
         assert_eq!(book.read(december).0, "2026-11");
         core.backends[0].egress_bytes.add(7);
+        assert_eq!(book.look().1[0].egress_bytes, 7);
         let (period, used) = book.read(december);
         assert_eq!((period.as_str(), used[0].api_requests, used[0].egress_bytes), ("2026-12", 0, 7));
     }
