@@ -1,10 +1,10 @@
 //! The admin port: `/metrics`, `GET /admin/api/status`, `/health`. Plain HTTP for operators; a token guards everything
 //! but health where one is configured.
 
-use super::metadata::ControlMetadata;
 use super::counters::local::UsageBook;
 use super::counters::merged;
 use super::counters::redis::Shared as SharedCounters;
+use super::metadata::ControlMetadata;
 use crate::backend::budget::{ALL_POOL, ALL_REQUESTS, Budgets, POOL_PREFIX};
 use crate::backend::standing::Standing;
 use crate::base::{BackendName, Failure, Incarnation, Secret, Timestamp};

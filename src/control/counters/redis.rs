@@ -227,11 +227,7 @@ fn client(settings: &Settings) -> anyhow::Result<Client> {
 }
 
 fn fields(usage: &Usage) -> [(&'static str, u64); 3] {
-    [
-        ("api_requests", usage.api_requests),
-        ("egress_bytes", usage.egress_bytes),
-        ("ingress_bytes", usage.ingress_bytes),
-    ]
+    [("api_requests", usage.api_requests), ("egress_bytes", usage.egress_bytes), ("ingress_bytes", usage.ingress_bytes)]
 }
 
 /// What a hash says of each backend; fields of a later program are passed over.

@@ -1,8 +1,8 @@
 //! Monthly budgets: leases, one at a time over all instances, and what has been recorded of a month.
 
 use super::super::port::{
-    Answer, Applied, ApplyError, BatchId, BudgetAsk, BudgetLease, BudgetRow, BudgetsLeased, LeaseBudgets, Outcome, Usage,
-    UsageRow,
+    Answer, Applied, ApplyError, BatchId, BudgetAsk, BudgetLease, BudgetRow, BudgetsLeased, LeaseBudgets, Outcome,
+    Usage, UsageRow,
 };
 use super::PostgresStore;
 use super::migrate::{LOCK_BUDGETS, LOCKS};
