@@ -31,8 +31,8 @@ pub const VALUE_NAME: &str = "value";
 /// User metadata that every write carries, to see that nothing is lost on the way.
 pub const MARK: (&str, &str) = ("mark", "kept");
 
-/// Requests that `b0` may be asked for in a month, deletes apart, and how long a month is here: a second spends it.
-pub const MONTH_CALLS: u64 = 200;
+/// Requests that `b0` may be asked for in a month, deletes apart, and how long a month is here.
+pub const MONTH_CALLS: u64 = 24;
 pub const MONTH: Duration = Duration::from_millis(4_000);
 /// In peace nobody should have to wait for the next.
 pub const MONTH_IN_PEACE: Duration = Duration::from_millis(100);
