@@ -113,7 +113,9 @@ impl Instance {
         });
         sim.spawn(group, instance.clone().clean_up());
         sim.spawn(group, instance.clone().replicate());
-        sim.spawn(group, instance.clone().lend());
+        if instance.world.setting.metered {
+            sim.spawn(group, instance.clone().lend());
+        }
         sim.spawn(group, instance.clone().end_stale_uploads());
         instance
     }

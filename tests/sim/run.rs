@@ -30,7 +30,9 @@ pub fn run(setting: Setting, steps: u64) -> Outcome {
     let sim = world.sim.clone();
     let quiet = Rc::new(Cell::new(false));
     sim.spawn(WORLD, operator(world.clone(), steps, quiet.clone()));
-    sim.spawn(WORLD, world.clone().turn_months());
+    if setting.metered {
+        sim.spawn(WORLD, world.clone().turn_months());
+    }
     for _ in 0..CLIENTS {
         sim.spawn(WORLD, Client { world: world.clone() }.run());
     }

@@ -67,7 +67,10 @@ impl Setting {
             spread: pick.chance(500),
             quota_bytes: [60_000, 700_000, 4_000_000][pick.below(3) as usize],
             killed: pick.chance(700),
-            metered: pick.chance(500),
+            metered: match mutant {
+                Mutant::None => pick.chance(500),
+                other => other == Mutant::DeadLeasesLentAgain,
+            },
             told: false,
         }
     }
