@@ -62,6 +62,10 @@ pub struct Stored {
 pub struct BlobHead {
     pub size: u64,
     pub etag: String,
+    /// What travelled with it (backend/travel.rs).
+    pub record: ObjectRecord,
+    /// Of parts.
+    pub assembled: bool,
 }
 
 /// One page of a backend's listing, in byte order.

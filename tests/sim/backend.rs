@@ -13,7 +13,7 @@ use md5::{Digest, Md5};
 use s3_orchestrator::backend::port::{BlobHead, Put, Stored, UpstreamPayload};
 use s3_orchestrator::base::failure::Kind;
 use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Retry};
-use s3_orchestrator::store::record::PartRecord;
+use s3_orchestrator::store::record::{ObjectRecord, PartRecord};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
@@ -467,7 +467,12 @@ impl Backend {
         let name = self.place(name);
         self.call("head", move |this| {
             let contents = this.contents.borrow();
-            Ok(contents.objects.get(&name).map(|one| BlobHead { size: one.body.len() as u64, etag: one.etag.clone() }))
+            Ok(contents.objects.get(&name).map(|one| BlobHead {
+                size: one.body.len() as u64,
+                etag: one.etag.clone(),
+                record: ObjectRecord::default(),
+                assembled: false,
+            }))
         })
         .await
     }

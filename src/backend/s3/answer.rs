@@ -6,8 +6,10 @@
 
 use super::Ask;
 use crate::backend::port::{BlobHead, BlobPage, Span, Stored};
+use crate::backend::travel;
 use crate::base::failure::Kind;
 use crate::base::{Blame, Failure, Retry};
+use crate::proto::fields::Fields;
 use crate::proto::http1::{ResponseFraming, ResponseHead};
 use crate::proto::xml::{self, BackendError, BadXml, CompletedUpload};
 
@@ -66,7 +68,11 @@ pub fn stored(head: &ResponseHead<'_>) -> Stored {
 /// The answer to a HEAD.
 pub fn blob_head(head: &ResponseHead<'_>) -> Result<BlobHead, Failure> {
     let size = head.content_length.ok_or_else(|| Failure::backend("an answer to HEAD without Content-Length"))?;
-    Ok(BlobHead { size, etag: etag_of(head) })
+    let etag = etag_of(head);
+    // As every S3 server writes the entity tag of a completed multipart upload.
+    let assembled = etag.contains('-');
+    let record = travel::collect(head.headers.fields());
+    Ok(BlobHead { size, etag, record, assembled })
 }
 
 /// Whether a DELETE only hid the object behind a marker: its bytes are still there.
@@ -352,8 +358,13 @@ mod tests {
         let text = head("200 OK\r\nETag: \"abc\"\r\nx-amz-version-id: v1\r\nContent-Length: 0");
         let want = Stored { etag: "abc".to_owned(), version_id: "v1".to_owned() };
         assert_eq!(stored(&parsed(&text, false)), want);
-        let text = head("200 OK\r\nContent-Length: 77\r\nETag: W/\"abc\"");
-        let want = BlobHead { size: 77, etag: "abc".to_owned() };
+        let text = head("200 OK\r\nContent-Length: 77\r\nContent-Type: a/b\r\nETag: W/\"abc\"");
+        let want = BlobHead {
+            size: 77,
+            etag: "abc".to_owned(),
+            record: ObjectRecord { headers: vec![("content-type".into(), "a/b".into())], ..ObjectRecord::default() },
+            assembled: false,
+        };
         assert_eq!(blob_head(&parsed(&text, true)).ok(), Some(want));
         assert!(blob_head(&parsed(&head("200 OK"), true)).is_err());
         assert!(left_a_marker(&parsed(&head("204 No Content\r\nx-amz-delete-marker: true"), false)));

@@ -1,15 +1,20 @@
 //! A blob being read: one file, or the parts that its manifest names.
 
 use super::{Directory, corrupt, failure, open_beneath, size_of};
-use crate::backend::directory::BlobPath;
 use crate::backend::directory::manifest::{self, Manifest};
+use crate::backend::directory::{BlobPath, XATTR_NAME};
 use crate::backend::port::{BlobHead, Span};
+use crate::backend::travel::Label;
 use crate::base::Failure;
 use crate::base::failure::Kind;
-use rustix::fs::{FileType, OFlags, fstat};
+use crate::store::record::ObjectRecord;
+use rustix::fs::{FileType, OFlags, fgetxattr, fstat};
 use rustix::io::{Errno, pread, read};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// More than a label takes.
+const LABEL_ROOM: usize = 4 * 1024;
 
 /// A blob opened: what is under its name.
 enum Opened {
@@ -64,7 +69,12 @@ impl Directory {
     /// None: there is no such blob.
     pub fn head(&self, name: &str) -> Result<Option<BlobHead>, Failure> {
         match self.open_blob(name) {
-            Ok(opened) => Ok(Some(BlobHead { size: opened.size(), etag: String::new() })),
+            Ok(opened) => Ok(Some(BlobHead {
+                size: opened.size(),
+                etag: String::new(),
+                record: opened.label(),
+                assembled: matches!(opened, Opened::Parts { .. }),
+            })),
             Err(Errno::NOENT) => Ok(None),
             Err(cause) => Err(failure("opening", name, cause)),
         }
@@ -87,6 +97,22 @@ impl Directory {
 }
 
 impl Opened {
+    /// What travelled with the blob; nothing where the file system keeps no attributes.
+    fn label(&self) -> ObjectRecord {
+        let handle = match self {
+            Self::File { file, .. } => file,
+            Self::Parts { holder, .. } => holder,
+        };
+        let mut bytes = vec![0; LABEL_ROOM];
+        let read = fgetxattr(handle, XATTR_NAME, &mut bytes[..]).unwrap_or(0);
+        let label = Label::decode(&bytes[..read]);
+        label.map_or_else(ObjectRecord::default, |label| ObjectRecord {
+            headers: label.headers,
+            user_metadata: label.metadata,
+            ..ObjectRecord::default()
+        })
+    }
+
     fn size(&self) -> u64 {
         match self {
             Self::File { size, .. } => *size,

@@ -7,6 +7,7 @@ mod buckets;
 mod cleanup;
 mod copies;
 mod listing;
+mod operator;
 mod quota;
 mod random;
 mod scans;
@@ -337,6 +338,8 @@ macro_rules! conforms {
                     refused_completions_end_the_upload, uploads_survive_registration, uploads_are_bounded,
                     ended_uploads_are_forgotten, stale_uploads_are_aborted, a_version_knows_its_parts],
                 listing: [pages_follow_the_model, the_edges_of_a_page, pages_of_uploads_follow_the_model],
+                operator: [dead_letters, a_drain_ends_when_nothing_is_left, copies_are_dropped,
+                    uploads_on_a_dropped_backend_end, versions_with_too_many_copies],
                 scans: [under_replicated_versions, status_and_usage, facts_and_draining_are_told, blobs_page_by_name],
             );
         }
@@ -354,6 +357,23 @@ macro_rules! conforms {
 conforms!(memory, |clock, rules| crate::store::memory::MemoryStore::new(clock, rules));
 conforms!(sqlite, OnDisk::new);
 conforms!(postgres, OnPostgres::new);
+
+/// What `sync` does, of the stores that it is there for.
+macro_rules! adopts {
+    ($name:ident, $make:expr) => {
+        mod $name {
+            use super::*;
+            conforms!(@tests $make,
+                operator: [found_blobs_are_adopted, known_deletes_are_not_revived,
+                    found_bytes_are_charged_above_the_limit, foreign_objects_are_imported,
+                    a_restored_database_deletes_nothing],
+            );
+        }
+    };
+}
+
+adopts!(memory_adopts, |clock, rules| crate::store::memory::MemoryStore::new(clock, rules));
+adopts!(sqlite_adopts, OnDisk::new);
 
 /// An SQLite store in a directory that goes with it.
 pub(super) struct OnDisk {

@@ -141,6 +141,15 @@ static ROOM: Sql = sql!(
     INT8
 );
 
+static ANY_BLOB: Sql = sql!(
+    concat!(
+        "SELECT ",
+        blob_columns!(),
+        " FROM blobs b WHERE b.backend = (SELECT id FROM backends WHERE name = $1) LIMIT 1"
+    ),
+    TEXT
+);
+
 /// A key's columns as arrays.
 pub(super) struct KeyColumns<'k> {
     pub(super) buckets: Vec<&'k str>,
@@ -212,6 +221,11 @@ pub(super) async fn load(
     }
     loaded.take_parts(&answers)?;
     loaded.count_uploads(&answers.counts)?;
+    for backend in &wanted.emptied {
+        for row in &session.query(&ANY_BLOB, &[&backend.as_str()]).await.blamed()? {
+            loaded.take_blob(row)?;
+        }
+    }
     for (backend, missing) in &wanted.room {
         let limits: Params<'_> = &[&backend.as_str(), missing, &now.millis, &ROOM_BLOBS_MAX];
         for row in &session.query(&ROOM, limits).await.blamed()? {
@@ -281,7 +295,7 @@ impl Loaded {
         let id = columns.value()?;
         let name = BackendName::new(columns.value()?);
         let bytes_limit = columns.count()?;
-        let backend = Backend { bytes_limit, draining: columns.value()?, facts: columns.json()? };
+        let backend = Backend { bytes_limit, draining: columns.value()?, drained: false, facts: columns.json()? };
         let mut own = Share { granted: columns.value()?, charged: columns.value()? };
         let others = Share { granted: columns.value()?, charged: columns.value()? };
         if bytes_limit > 0 {

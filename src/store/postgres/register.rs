@@ -104,7 +104,8 @@ impl PostgresStore {
         let doomed = leftovers::take_over(session, former, incarnation, now, self.rules).await?;
         let (facts, draining, unknown_backends) = limits(session, incarnation, register).await?;
         let charged = read_charges(&session.query(&CHARGED, &[]).await.blamed()?);
-        let registered = Registered { incarnation, deployment, doomed, facts, draining, unknown_backends };
+        let registered =
+            Registered { incarnation, deployment, doomed, restored: false, facts, draining, unknown_backends };
         Ok(Applied { outcomes: vec![Outcome::Register(Ok(registered))], charged })
     }
 }

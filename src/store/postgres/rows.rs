@@ -170,6 +170,9 @@ pub(super) fn read_blob(row: &Row, backends: &Backends) -> Read<(BlobId, Blob, i
         },
         backend_upload: columns.value()?,
         version_id: columns.value()?,
+        // Written by statements of their own, and read only by operators' queries.
+        foreign_etag: String::new(),
+        doomed_at: Timestamp::default(),
         abort_uploads: columns.value()?,
         not_before: columns.time()?,
         settle_until: columns.time()?,
