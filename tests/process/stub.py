@@ -88,6 +88,10 @@ class Stub:
         self.extra_bytes = 0
         # Seconds before the answer to the PUT of an object.
         self.put_delay = 0
+        # ETags that are no MD5, as some providers have them.
+        self.odd_etags = False
+        # Requests for objects are answered with 307 to this address.
+        self.redirects_to = None
 
     def backend(self, name, **more):
         return backend_at(self.port, name, **more)
@@ -154,7 +158,9 @@ class Stub:
         if self.delay:
             time.sleep(self.delay)
         refused = self.down_with or refused
-        if refused:
+        if self.redirects_to and not name.startswith(".s3o/"):
+            send(connection, 307, [("location", f"{self.redirects_to}{target}")], b"", method)
+        elif refused:
             send(connection, refused, [], b"<Error><Code>InternalError</Code></Error>")
         elif method == "PUT":
             if not self.put(connection, name, headers, body, length):
@@ -210,6 +216,8 @@ class Stub:
             send(connection, 400, [], b"<Error><Code>XAmzContentSHA256Mismatch</Code></Error>")
             return True
         etag = hashlib.md5(body if body is not None else str(length).encode()).hexdigest()
+        if self.odd_etags and not name.startswith(".s3o/"):
+            etag = f"0x8D{len(self.requests):012X}"
         kept = {
             n: v for n, v in headers.items() if n.startswith("x-amz-meta-") or n.startswith("content-") and n != "content-length"
         }
