@@ -7,7 +7,7 @@
 
 use super::error_code::{ErrorCode, S3Error};
 use super::http1::{BadHead, RequestHead};
-use super::sigv4::{QuerySignature, SIGNING_PARAMETERS};
+use super::sigv4::{QuerySignature, SIGNING_PARAMETERS, VERSION_2_PARAMETERS};
 use super::target::decode_query;
 use std::borrow::Cow;
 
@@ -15,18 +15,26 @@ use std::borrow::Cow;
 /// that can be no field, or that contradicts one.
 pub fn unfold<'t>(head: &RequestHead<'_>, text: &'t mut Vec<u8>) -> Result<Option<RequestHead<'t>>, S3Error> {
     let (path, query) = (head.path, head.query);
-    if query.is_empty() || QuerySignature::of(query.as_bytes()) == QuerySignature::Absent {
+    if query.is_empty() {
         return Ok(None);
     }
+    let signature = QuerySignature::of(query.as_bytes());
+    if signature == QuerySignature::Absent {
+        return Ok(None);
+    }
+    // Presigners of version 2 put these there too.
+    let is_of_version_2 =
+        |name: &str| signature == QuerySignature::V2 && ["content-md5", "content-type"].contains(&name);
     let mut fields: Vec<(String, Cow<'_, str>)> = Vec::new();
     let mut rest = String::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = decode_query(name)?.to_ascii_lowercase();
-        if SIGNING_PARAMETERS.iter().any(|known| known.eq_ignore_ascii_case(&name)) {
+        let of_version_2: &[&str] = if signature == QuerySignature::V2 { &VERSION_2_PARAMETERS } else { &[] };
+        if SIGNING_PARAMETERS.iter().chain(of_version_2).any(|known| known.eq_ignore_ascii_case(&name)) {
             continue;
         }
-        if name.starts_with("x-amz-") {
+        if name.starts_with("x-amz-") || is_of_version_2(&name) {
             let value = decode_query(value)?;
             if !is_placeholder(&name, &value) {
                 add_field(head, &mut fields, name, value)?;

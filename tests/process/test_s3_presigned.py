@@ -28,9 +28,10 @@ def server(place, stack):
     return stack.enter_context(harness.Server(place / "server", [backend], settings))
 
 
-@pytest.fixture
-def s3(server, boto):
-    return boto(server, signature_version="s3v4")
+@pytest.fixture(params=["version 4", "boto3's default"])
+def s3(request, server, boto):
+    """By default boto3 signs URLs for us-east-1 in version 2."""
+    return boto(server, **({"signature_version": "s3v4"} if request.param == "version 4" else {}))
 
 
 def send(server, method, url, headers=(), body=b"", host=None):
@@ -75,6 +76,37 @@ def test_every_operation_by_url(server, s3):
     assert [urllib.parse.unquote(key) for key in lean.xml_texts(listed.body, "Key")] == [named["Key"]]
     assert send(server, "DELETE", s3.generate_presigned_url("delete_object", named)).status == 204
     assert send(server, "GET", s3.generate_presigned_url("get_object", named)).code == "NoSuchKey"
+
+
+def test_version_2(server, boto):
+    """What it covers cannot be changed, and nothing unsigned makes another operation of it."""
+    s3, named = boto(server), {"Bucket": BUCKET, "Key": "by version 2/é"}
+    sent = {**named, "ContentType": "text/x", "Metadata": {"a": "b c"}}
+    url = s3.generate_presigned_url("put_object", sent)
+    assert "AWSAccessKeyId=" in url and "X-Amz-Algorithm" not in url
+    fields = {"content-type": "text/x", "x-amz-meta-a": "b c"}
+    assert send(server, "PUT", url, fields, b"x").status == 200
+    head = s3.head_object(**named)
+    assert (head["ContentType"], head["Metadata"]) == ("text/x", {"a": "b c"})
+    for changed in [{"content-type": "text/y"}, {"x-amz-meta-a": "c"}, {**fields, "x-amz-meta-b": "c"}]:
+        assert send(server, "PUT", url, changed, b"y").status in (400, 403), changed
+    got = s3.generate_presigned_url("get_object", {**named, "ResponseContentType": "text/other"})
+    assert send(server, "GET", got).header("content-type") == "text/other"
+    for method, other in [
+        ("GET", got.replace("text%2Fother", "text%2Fhtml")),
+        ("GET", got.replace("by%20version", "by%20Version")),
+        ("GET", got + "&tagging"),
+        ("GET", got + "&attributes"),
+        ("GET", got + "&anything=1"),
+        ("DELETE", got),
+        ("PUT", got),
+    ]:
+        answer = send(server, method, other)
+        assert (answer.status, answer.code) == (403, "SignatureDoesNotMatch"), f"{method} {other}: {answer}"
+    late = s3.generate_presigned_url("get_object", named, ExpiresIn=-1)
+    answer = send(server, "GET", late)
+    assert (answer.status, answer.code, message(answer)) == (403, "AccessDenied", "Request has expired")
+    assert s3.get_object(**named)["Body"].read() == b"x"
 
 
 def test_parts_by_url(server, s3):

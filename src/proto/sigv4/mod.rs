@@ -22,6 +22,7 @@ mod presigned;
 mod sign;
 mod uri;
 mod verify;
+mod version2;
 
 #[cfg(test)]
 mod vectors;
@@ -38,6 +39,7 @@ pub use presigned::{QuerySignature, SIGNING_PARAMETERS, fuzz_one as fuzz_presign
 pub use sign::{Signer, Target};
 pub use uri::{encode_path_into, encode_query_into};
 pub use verify::{Verified, Verifier, fuzz_one};
+pub use version2::SIGNING_PARAMETERS as VERSION_2_PARAMETERS;
 
 use subtle::ConstantTimeEq;
 

@@ -55,7 +55,14 @@ impl Verifier {
             (Sole::One(value), QuerySignature::Absent) => said_in_header(value, &seen, now, region)?,
             (Sole::Absent, QuerySignature::V4) => said_in_query(request.query, &seen, now, region)?,
             (Sole::Absent, QuerySignature::Absent) => return Err(AuthError::Anonymous),
-            (Sole::Absent, QuerySignature::V2) => return Err(AuthError::UnsupportedVersion),
+            (Sole::Absent, QuerySignature::V2) => {
+                let content_sha256 =
+                    (seen.content_sha256 != Sole::Absent).then(|| seen.content_sha256()).transpose()?;
+                if seen.has_token {
+                    return Err(AuthError::SessionToken);
+                }
+                return self.verify_version_2(request, content_sha256, now, region, find);
+            }
             _ => return Err(AuthError::SeveralMechanisms),
         };
         let payload = PayloadMode::parse(&said.content_sha256)?;
