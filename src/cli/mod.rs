@@ -2,6 +2,7 @@
 //! and hand it over; none of them serves by itself.
 
 mod dev;
+mod migrate_store;
 mod serve;
 mod validate;
 
@@ -31,6 +32,12 @@ enum Command {
     ///
     /// Exits with 0 when the file is valid, even if there are warnings, and with 1 when it is not.
     Validate(ConfigFile),
+    /// Move the metadata from SQLite into the empty PostgreSQL database that the configuration names.
+    ///
+    /// Stop the instance first. Everything is copied, read back and compared in one transaction: a move that is interrupted
+    /// leaves nothing behind, and can be started again. The SQLite file is kept and marked, so that no instance serves from
+    /// it any more.
+    MigrateStore(MigrateStore),
     /// Print version and platform.
     Version,
 }
@@ -40,6 +47,15 @@ struct ConfigFile {
     /// The configuration file (YAML; see config/example.yaml and docs/configuration.md).
     #[arg(long, value_name = "PATH", default_value = "config.yaml")]
     config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct MigrateStore {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The SQLite database (`database.path` of the instance until now).
+    #[arg(long, value_name = "PATH")]
+    from: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -60,6 +76,7 @@ pub fn main() -> ExitCode {
     let outcome = match CommandLine::parse().command {
         Command::Serve(file) => serve::serve(&file.config),
         Command::Dev(options) => dev::dev(&options),
+        Command::MigrateStore(options) => migrate_store::migrate_store(&options),
         Command::Validate(file) => return validate::validate(&file.config),
         Command::Version => {
             println!("{}", version_line());
@@ -108,8 +125,13 @@ mod tests {
         let Ok(Command::Serve(file)) = parse("x serve --config a.yaml") else { panic!("serve") };
         assert_eq!(file.config, PathBuf::from("a.yaml"));
         assert!(matches!(parse("x validate"), Ok(Command::Validate(file)) if file.config == Path::new("config.yaml")));
+        let Ok(Command::MigrateStore(options)) = parse("x migrate-store --from a.db --config b.yaml") else {
+            panic!("both paths")
+        };
+        assert_eq!((options.from, options.config.config), (PathBuf::from("a.db"), PathBuf::from("b.yaml")));
         assert!(matches!(parse("x version"), Ok(Command::Version)));
-        for wrong in ["x", "x what", "x dev --listen nowhere", "x serve extra", "x serve --confg a"] {
+        for wrong in ["x", "x what", "x dev --listen nowhere", "x serve extra", "x serve --confg a", "x migrate-store"]
+        {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -297,7 +297,8 @@ fn open_postgres(view: &View, tenure: Arc<Tenure>) -> anyhow::Result<PostgresSto
         .context("database.ssl_root_cert")
 }
 
-fn postgres_options(of: &checked::Postgres) -> PostgresOptions {
+/// `database.*`, as the store takes it.
+pub fn postgres_options(of: &checked::Postgres) -> PostgresOptions {
     PostgresOptions {
         hosts: of.hosts.clone(),
         database: of.database.clone(),

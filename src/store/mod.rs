@@ -34,3 +34,4 @@ pub mod query;
 pub mod record;
 pub mod rules;
 pub mod sqlite;
+pub mod transfer;

@@ -31,6 +31,7 @@ mod rows;
 mod scan;
 mod sessions;
 mod shares;
+mod target;
 mod tls;
 mod write;
 
@@ -44,6 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use options::{PostgresOptions, Protection};
+pub use target::Target;
 
 /// A clock instead of the database's, for tests.
 pub type TestWall = Arc<dyn Fn() -> Timestamp + Send + Sync>;

@@ -52,6 +52,12 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
+    /// As people name it.
+    pub fn label(&self) -> String {
+        let hosts: Vec<String> = self.hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+        format!("the PostgreSQL database {} on {}", self.database, hosts.join(", "))
+    }
+
     pub(super) fn config(&self) -> Config {
         let mut config = Config::new();
         for (host, port) in &self.hosts {

@@ -49,7 +49,7 @@ pub(super) enum Ready {
 }
 
 impl Session {
-    fn object(&self) -> &Object {
+    pub(super) fn object(&self) -> &Object {
         self.object.as_ref().expect("present until dropped")
     }
 

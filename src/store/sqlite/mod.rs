@@ -13,6 +13,7 @@ mod open;
 mod read;
 mod rows;
 mod scan;
+mod source;
 mod transaction;
 mod upkeep;
 mod uploads;
@@ -27,6 +28,7 @@ use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 pub use open::OpenError;
+pub use source::Source;
 
 /// The database's clock.
 pub type Wall = Arc<dyn Fn() -> Timestamp + Send + Sync>;

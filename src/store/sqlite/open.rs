@@ -1,7 +1,7 @@
 //! Opening the database: the lock that keeps other processes out, the connections' settings, the migrations.
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,12 @@ pub enum OpenError {
     Database { path: PathBuf, cause: rusqlite::Error },
     #[error("cannot bring the database {} up to date: {cause}", path.display())]
     Migration { path: PathBuf, cause: Box<refinery::Error> },
+    #[error(
+        "the database {} was moved to {to}: name that one under `database`. If it was never served from there, the mark \
+         can be taken away: DELETE FROM deployment WHERE name = 'moved'",
+        path.display()
+    )]
+    Moved { path: PathBuf, to: String },
 }
 
 /// The three connections, and the lock that must outlive them.
@@ -48,6 +54,21 @@ pub(super) struct Opened {
 
 /// Blocks on files: called at start only.
 pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
+    let opened = open_moved_too(path)?;
+    match moved_to(&opened.writer) {
+        Ok(None) => Ok(opened),
+        Ok(Some(to)) => Err(OpenError::Moved { path: path.to_owned(), to }),
+        Err(cause) => Err(OpenError::Database { path: path.to_owned(), cause }),
+    }
+}
+
+/// Where and when its rows went (transfer.rs).
+pub(super) fn moved_to(conn: &Connection) -> rusqlite::Result<Option<String>> {
+    conn.query_row("SELECT value FROM deployment WHERE name = 'moved'", [], |row| row.get(0)).optional()
+}
+
+/// As `open`, even if its rows were moved to another database.
+pub(super) fn open_moved_too(path: &Path) -> Result<Opened, OpenError> {
     make_parents(path).map_err(|cause| OpenError::File { path: path.to_owned(), cause })?;
     let lock = lock(path)?;
     let database = |cause| OpenError::Database { path: path.to_owned(), cause };
