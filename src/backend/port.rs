@@ -61,7 +61,10 @@ pub struct Stored {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BlobHead {
     pub size: u64,
+    /// Empty if the backend gives none (a directory).
     pub etag: String,
+    /// What travelled with the blob (travel.rs).
+    pub record: ObjectRecord,
 }
 
 /// One page of a backend's listing, in byte order.

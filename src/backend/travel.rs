@@ -75,6 +75,9 @@ pub fn collect<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Object
     record
 }
 
+/// Bytes of a label: what small file systems' attribute blocks hold.
+pub const LABEL_BYTES_MAX: usize = 3 * 1024;
+
 /// The extended attribute of a directory's blob. Holds its name too, so that a file moved by hand can be told.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Label {
@@ -86,9 +89,8 @@ pub struct Label {
 }
 
 impl Label {
-    /// Bytes of the attribute, at most what small file systems' attribute blocks hold. What does not fit is left out.
+    /// At most `LABEL_BYTES_MAX`; what does not fit is left out.
     pub fn encode(name: &str, record: &ObjectRecord) -> Vec<u8> {
-        const LABEL_BYTES_MAX: usize = 3 * 1024;
         let whole =
             Self { name: name.to_owned(), headers: record.headers.clone(), metadata: record.user_metadata.clone() };
         let without_metadata = Self { metadata: Vec::new(), ..whole.clone() };
@@ -102,6 +104,11 @@ impl Label {
 
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
+    }
+
+    /// What travelled, as a reader needs it.
+    pub fn into_record(self) -> ObjectRecord {
+        ObjectRecord { headers: self.headers, user_metadata: self.metadata, ..ObjectRecord::default() }
     }
 }
 

@@ -78,6 +78,13 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The database did not answer, or not properly: what counts against its breaker, and what reads can do without.
+    pub fn is_of_database(&self) -> bool {
+        self.blame == Blame::Metadata && self.kind == Kind::Unavailable
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} ({:?}'s): {}", self.kind, self.blame, self.cause)

@@ -69,6 +69,7 @@ pub(super) fn read_all(reader: &mut Reader, root: &Node, reported: Vec<Problem>)
         location_cache: LocationCache {
             max_size_bytes: reader.size(&root.section("location_cache"), "max_size", 0..=1 << 40)?,
         },
+        circuit_breaker: database_breaker(reader, &root.section("circuit_breaker")),
         backend_breaker: backend_breaker(reader, &root.section("backend_circuit_breaker")),
         admin: admin(reader, &root.section("admin")),
         metrics: metrics(reader, &root.section("telemetry").section("metrics")),
@@ -200,6 +201,15 @@ fn write_path(reader: &mut Reader, at: &Section<'_>) -> WritePath {
         reader.warn(at.line_of("settle"), at.key("settle"), message);
     }
     path
+}
+
+fn database_breaker(reader: &mut Reader, at: &Section<'_>) -> DatabaseBreaker {
+    DatabaseBreaker {
+        breaker: breaker(reader, at),
+        cache_ttl: reader.duration(at, "cache_ttl", WAIT),
+        degraded_reads_enabled: reader.flag(at, "degraded_reads_enabled").unwrap_or_default(),
+        parallel_broadcast: reader.flag(at, "parallel_broadcast").unwrap_or_default(),
+    }
 }
 
 fn backend_breaker(reader: &mut Reader, at: &Section<'_>) -> Option<Breaker> {

@@ -25,6 +25,7 @@ pub struct Config {
     pub cleanup_queue: CleanupQueue,
     pub write_path: WritePath,
     pub location_cache: LocationCache,
+    pub circuit_breaker: DatabaseBreaker,
     /// None: off.
     pub backend_breaker: Option<Breaker>,
     pub admin: Admin,
@@ -301,6 +302,18 @@ pub struct WritePath {
 pub struct LocationCache {
     /// 0 = off.
     pub max_size_bytes: u64,
+}
+
+/// The database's breaker, and what is done without the database.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DatabaseBreaker {
+    pub breaker: Breaker,
+    /// What a search of the backends has found holds for so long, within one outage.
+    pub cache_ttl: Duration,
+    /// GET and HEAD are answered from memory and from the backends.
+    pub degraded_reads_enabled: bool,
+    /// All backends are searched at once, not one after the other.
+    pub parallel_broadcast: bool,
 }
 
 /// When a circuit breaker opens, and for how long.

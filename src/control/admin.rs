@@ -4,9 +4,10 @@
 use super::metadata::ControlMetadata;
 use super::usage::{self, UsageBook};
 use crate::backend::standing::Standing;
-use crate::base::{Failure, Incarnation, Secret, Timestamp};
+use crate::base::{Failure, Secret, Timestamp};
 use crate::config::view::View;
 use crate::observe::cells::{CoreCells, DeskCells};
+use crate::observe::circuit::Circuit;
 use crate::observe::metrics::{self, BackendGauges, Snapshot};
 use crate::observe::process::Process;
 use crate::reactor::readiness::Readiness;
@@ -31,7 +32,6 @@ pub struct Operations {
     pub cores: Vec<Arc<CoreCells>>,
     pub desk: Arc<DeskCells>,
     pub metadata: ControlMetadata,
-    pub incarnation: Incarnation,
     pub readiness: Arc<Readiness>,
     pub now: fn() -> Timestamp,
     book: Mutex<UsageBook>,
@@ -46,13 +46,12 @@ impl Operations {
         cores: Vec<Arc<CoreCells>>,
         desk: Arc<DeskCells>,
         metadata: ControlMetadata,
-        incarnation: Incarnation,
         readiness: Arc<Readiness>,
         now: fn() -> Timestamp,
     ) -> Arc<Self> {
         let book = Mutex::new(UsageBook::new(cores.clone(), now()));
         let replication_pending = AtomicU64::new(u64::MAX);
-        Arc::new(Self { view, standing, cores, desk, metadata, incarnation, readiness, now, book, replication_pending })
+        Arc::new(Self { view, standing, cores, desk, metadata, readiness, now, book, replication_pending })
     }
 
     pub fn set_replication_pending(&self, pending: u64) {
@@ -63,7 +62,7 @@ impl Operations {
     pub async fn flush_usage(&self) -> Result<(), Failure> {
         let (period, used) = self.book.lock().unwrap_or_else(PoisonError::into_inner).read((self.now)());
         let backends = self.view.backends.iter().map(|one| one.name.clone()).zip(used).collect();
-        let record = RecordUsage { incarnation: self.incarnation, period, backends };
+        let record = RecordUsage { incarnation: self.readiness.database.incarnation(), period, backends };
         // There is nothing that a record of usage could be refused for.
         self.metadata.step(record).await.map(|_| ())
     }
@@ -80,6 +79,10 @@ impl Operations {
             }
             other => Err(Failure::ourselves(format!("a status was answered with {other:?}"))),
         }
+    }
+
+    fn circuits(&self) -> Vec<&Circuit> {
+        std::iter::once(&self.readiness.database.circuit).chain(self.standing.circuits()).collect()
     }
 
     fn usable(&self, name: &str) -> bool {
@@ -228,7 +231,7 @@ async fn metrics_text(State(operations): State<Arc<Operations>>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         cores: &operations.cores,
         desk: &operations.desk,
-        circuits: &operations.standing.circuits().iter().collect::<Vec<_>>(),
+        circuits: &operations.circuits(),
         db_healthy: backends.is_ok(),
         backends: gauges.as_deref(),
         replication_pending: (pending != u64::MAX).then_some(pending),

@@ -17,7 +17,6 @@ const PROBE_LOOK: Duration = Duration::from_millis(250);
 
 /// What checking the backends needs to know of this run.
 pub struct StandingBook {
-    pub deployment: String,
     pub checked: flume::Sender<()>,
 }
 
@@ -28,7 +27,7 @@ pub async fn check_backends(ports: &CorePorts, book: &StandingBook) -> bool {
     let mut all = true;
     for index in (0..ports.view().backends.len()).filter(|&index| !ports.standing().is_open(index)) {
         let named = named.as_ref().ok().map(|named| named[index]);
-        all &= check_and_tell(ports, index, book, named).await.is_ok();
+        all &= check_and_tell(ports, index, named).await.is_ok();
     }
     let _ = book.checked.try_send(());
     all
@@ -36,23 +35,23 @@ pub async fn check_backends(ports: &CorePorts, book: &StandingBook) -> bool {
 
 /// Probes each backend whose breaker's wait is over, for ever; returns at once where breakers are off. The breaker closes
 /// when the backend is found in order; one that answers but is not ours any more stays away.
-pub async fn probe_when_due(ports: &Rc<CorePorts>, book: &Rc<StandingBook>) {
+pub async fn probe_when_due(ports: &Rc<CorePorts>) {
     while !ports.standing().circuits().is_empty() {
         ports.clock().sleep(PROBE_LOOK).await;
         for (index, circuit) in ports.standing().circuits().iter().enumerate() {
             if !circuit.is_closed() && circuit.probe_due(ports.clock().tick(), ports.dice().roll()) {
-                let (probing, book) = (Rc::clone(ports), Rc::clone(book));
+                let probing = Rc::clone(ports);
                 let cells = Arc::clone(&ports.core.cells);
-                task::spawn(&cells, "probe", async move { probe(&probing, index, &book).await });
+                task::spawn(&cells, "probe", async move { probe(&probing, index).await });
             }
         }
     }
 }
 
-async fn probe(ports: &CorePorts, index: usize, book: &StandingBook) {
+async fn probe(ports: &CorePorts, index: usize) {
     let began = ports.clock().tick();
     let named = blobs_named(ports).await.ok().map(|named| named[index]);
-    let checked = check_and_tell(ports, index, book, named).await;
+    let checked = check_and_tell(ports, index, named).await;
     let Some(circuit) = ports.standing().circuit(index) else { return };
     match checked {
         Ok(()) => circuit.succeeded(began, ports.clock().tick()),
@@ -61,15 +60,10 @@ async fn probe(ports: &CorePorts, index: usize, book: &StandingBook) {
 }
 
 /// `named`: how many rows name blobs there; None while the database does not say.
-async fn check_and_tell(
-    ports: &CorePorts,
-    index: usize,
-    book: &StandingBook,
-    named: Option<u64>,
-) -> Result<(), Failure> {
+async fn check_and_tell(ports: &CorePorts, index: usize, named: Option<u64>) -> Result<(), Failure> {
     let name = ports.view().backends[index].name.as_str();
     let was_ours = ports.standing().is_ours(index);
-    let checked = check_backend(ports, index, book, named).await;
+    let checked = check_backend(ports, index, named).await;
     match &checked {
         Ok(()) if !was_ours => tracing::info!(backend = name, "backend is in order"),
         Ok(()) => {}
@@ -79,7 +73,7 @@ async fn check_and_tell(
                 ports.standing().set_usable(index, false);
             }
             // The passing failure of a backend that is in use is its health's business.
-            if !ports.standing().is_ours(index) {
+            if !ports.standing().is_ours(index) && !failure.is_of_database() {
                 tracing::error!(backend = name, %failure, "backend is not used");
             }
         }
@@ -87,13 +81,12 @@ async fn check_and_tell(
     checked
 }
 
-async fn check_backend(
-    ports: &CorePorts,
-    index: usize,
-    book: &StandingBook,
-    named: Option<u64>,
-) -> Result<(), Failure> {
-    ports.backends().claim(index, &book.deployment, named).await?;
+async fn check_backend(ports: &CorePorts, index: usize, named: Option<u64>) -> Result<(), Failure> {
+    let Some(registered) = ports.shared.database.registered() else {
+        ports.backends().open_for_reading(index).await?;
+        return Err(Failure::metadata("whose backend it is nobody knows without the database: only read for now"));
+    };
+    ports.backends().claim(index, &registered.deployment, named).await?;
     let standing: &Standing = ports.standing();
     if standing.measured(index) {
         standing.set_usable(index, true);

@@ -4,7 +4,7 @@
 //! With a database of one process there is no lease: every job is ours, and nothing runs here.
 
 use super::metadata::ControlMetadata;
-use super::start::register;
+use super::start::{register_change, register_once};
 use crate::base::failure::Kind;
 use crate::base::{Clock, Failure, Incarnation, Tenure, Tick};
 use crate::config::View;
@@ -44,6 +44,11 @@ impl Terms {
     pub fn new(view: &View, tenure: Arc<Tenure>, metadata: ControlMetadata) -> Rc<Self> {
         let term = view.write_path.lease;
         Rc::new(Self { tenure, term, metadata, held: RefCell::default(), running: Cell::new(0) })
+    }
+
+    /// The database knows this run by this number.
+    pub fn set_incarnation(&self, incarnation: Incarnation) {
+        self.tenure.set_incarnation(incarnation);
     }
 
     pub fn has_lease(&self) -> bool {
@@ -155,15 +160,21 @@ async fn register_anew(terms: &Terms, view: &View) {
     while terms.running.get() > 0 && clock.tick().since(since) < PASSES_END_WITHIN {
         tokio::time::sleep(LOOK).await;
     }
-    match register(view, &terms.metadata).await {
-        Ok(registered) => {
+    let registered = match register_change(view) {
+        Ok(register) => register_once(&terms.metadata, &register).await,
+        Err(cause) => Err(cause),
+    };
+    match registered {
+        Ok(Some(registered)) => {
             tracing::warn!(
                 was = terms.tenure.incarnation().0,
                 incarnation = registered.incarnation.0,
                 "this instance's lease had lapsed: it registered anew"
             );
-            terms.tenure.set_incarnation(registered.incarnation);
+            terms.set_incarnation(registered.incarnation);
         }
+        // Said already.
+        Ok(None) => {}
         Err(cause) => tracing::warn!(%cause, "this instance's lease has lapsed, and it cannot register anew yet"),
     }
 }

@@ -4,10 +4,12 @@ use crate::base::{Clock, Failure};
 use crate::base::{Tick, Timestamp};
 use crate::config::View;
 use crate::observe::cells::DeskCells;
+use crate::policy::breaker::BreakerSettings;
 use crate::reactor::clock::CoreClock;
 use crate::reactor::dice::CoreDice;
 use crate::reactor::mailbox::{Desk as CoreDesk, Letter, Replier};
 use crate::store::board::Board;
+use crate::store::database_state::DatabaseState;
 use crate::store::desk::{Ask, Call, Desk, DeskLimits, Reply, ReplyTo};
 use crate::store::location_cache::CacheWriter;
 use crate::store::port::{Answer, Change, Metadata, MetadataStore, Outcome, Query};
@@ -107,11 +109,21 @@ pub struct Parts<S> {
 /// Calls on their way to the desk: every core's mailbox bounds its own.
 const CALLS_WAITING_MAX: usize = 64 * 1024;
 
+/// The way to the desk, its metrics, and what it tells everybody of the database.
+pub type Spawned = (ControlMetadata, Arc<DeskCells>, Arc<DatabaseState>);
+
 /// Starts the metadata thread.
-pub fn spawn<S: MetadataStore + Send + 'static>(parts: Parts<S>) -> anyhow::Result<(ControlMetadata, Arc<DeskCells>)> {
+pub fn spawn<S: MetadataStore + Send + 'static>(parts: Parts<S>) -> anyhow::Result<Spawned> {
     let (send, inbox) = flume::bounded(CALLS_WAITING_MAX);
     let dice = CoreDice::from_system().context("the system's random numbers")?;
-    let limits = DeskLimits { answer_within: parts.view.database.call_timeout, ..DeskLimits::default() };
+    let (answer_within, breaker) = (parts.view.database.call_timeout, parts.view.circuit_breaker.breaker);
+    let breaker = BreakerSettings {
+        failure_threshold: breaker.failure_threshold,
+        open_timeout: breaker.open_timeout,
+        // The desk ends its probes itself.
+        probe_max: answer_within.saturating_mul(2),
+    };
+    let limits = DeskLimits { answer_within, breaker, ..DeskLimits::default() };
     let (cells_in, cells) = flume::bounded(1);
     let forward = send.clone();
     std::thread::Builder::new()
@@ -121,14 +133,14 @@ pub fn spawn<S: MetadataStore + Send + 'static>(parts: Parts<S>) -> anyhow::Resu
             let runtime = runtime.expect("the metadata thread's runtime can be built: its parts were used before");
             let desk = Desk::new(parts.store, DeskClock::default(), dice, limits, parts.cache);
             desk.show_on(parts.board, parts.view.backends.iter().map(|one| one.name.clone()).collect());
-            let _ = cells_in.send(desk.cells());
+            let _ = cells_in.send((desk.cells(), desk.state()));
             runtime.block_on(async {
                 tokio::join!(desk.run(inbox), pass_on(parts.cores, forward));
             });
         })
         .context("the metadata thread")?;
-    let cells = cells.recv().context("the metadata thread ended at its start")?;
-    Ok((ControlMetadata { send }, cells))
+    let (cells, state) = cells.recv().context("the metadata thread ended at its start")?;
+    Ok((ControlMetadata { send }, cells, state))
 }
 
 /// Hands the cores' calls to the desk.

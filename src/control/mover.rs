@@ -10,7 +10,6 @@ use crate::reactor::mailbox::{Mailbox, Postbox};
 use crate::reactor::ports::CorePorts;
 use crate::reactor::run::{CoreParts, mover};
 use crate::reactor::task;
-use crate::store::port::Registered;
 use crate::workers::{cleanup, recover, replicate, stale_uploads};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,19 +21,14 @@ const SERVICES: [Service; 5] =
     [Service::Standing, Service::Cleanup, Service::Replicate, Service::StaleUploads, Service::Forget];
 
 /// Starts the mover's thread. `checked` hears when every backend has been looked at once.
-pub async fn spawn(
-    parts: CoreParts,
-    asks: Postbox<Ask, Go>,
-    registered: Registered,
-    checked: flume::Sender<()>,
-) -> anyhow::Result<()> {
+pub async fn spawn(parts: CoreParts, asks: Postbox<Ask, Go>, checked: flume::Sender<()>) -> anyhow::Result<()> {
     start_thread("mover".to_owned(), |started| {
-        move || mover(parts, started, |ports| async move { work(ports, asks, registered, checked).await })
+        move || mover(parts, started, |ports| async move { work(ports, asks, checked).await })
     })
     .await
 }
 
-async fn work(ports: Rc<CorePorts>, asks: Postbox<Ask, Go>, registered: Registered, checked: flume::Sender<()>) {
+async fn work(ports: Rc<CorePorts>, asks: Postbox<Ask, Go>, checked: flume::Sender<()>) {
     let cells = Arc::clone(&ports.core.cells);
     let mailbox = match Mailbox::open(asks, ASKS_MAX, Rc::clone(&ports.core.fair), Arc::clone(&cells)) {
         Ok(mailbox) => Rc::new(mailbox),
@@ -43,14 +37,14 @@ async fn work(ports: Rc<CorePorts>, asks: Postbox<Ask, Go>, registered: Register
             return;
         }
     };
-    let book = Rc::new(StandingBook { deployment: registered.deployment, checked });
+    let book = Rc::new(StandingBook { checked });
     for service in SERVICES {
         let (ports, mailbox, book) = (Rc::clone(&ports), Rc::clone(&mailbox), Rc::clone(&book));
         task::spawn(&cells, service_name(service), async move {
             serve_for_ever(service, &ports, &mailbox, &book).await;
         });
     }
-    probe_when_due(&ports, &book).await;
+    probe_when_due(&ports).await;
     std::future::pending::<()>().await;
 }
 

@@ -21,6 +21,8 @@ const STANDING_AGAIN: Duration = Duration::from_secs(2);
 const STANDING_EVERY: Duration = Duration::from_secs(60);
 /// After a failed pass, and between passes that have more to do.
 const FAILED_WAIT: Duration = Duration::from_secs(1);
+/// How often a paused worker looks whether the database answers again.
+const DEGRADED_LOOK: Duration = Duration::from_millis(100);
 /// Wakes come with every write; passes need not.
 const WOKEN_WAIT: Duration = Duration::from_millis(20);
 /// Nothing that is due is left waiting longer by an early estimate.
@@ -42,6 +44,10 @@ pub async fn run(asks: Desk<Ask, Go>, bells: Bells, operations: Arc<Operations>,
             }
             let service = request.service;
             wait_until_due(request, &bells, &operations).await;
+            // Workers pause while the database does not answer. Markers are looked at all the same.
+            while service != Service::Standing && operations.readiness.is_degraded() {
+                tokio::time::sleep(DEGRADED_LOOK).await;
+            }
             terms.wait_for(service).await;
             replier.reply(Go);
         });

@@ -25,8 +25,9 @@ use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
-use crate::reactor::wake;
+use crate::reactor::wake::{self, Wake};
 use crate::store::board::Board;
+use crate::store::database_state::DatabaseState;
 use crate::store::location_cache::LocationCache;
 use crate::store::port::{BackendLimit, Metadata, MetadataStore, Register, Registered, Rules};
 use crate::store::postgres::{PostgresOptions, PostgresStore, Protection};
@@ -47,6 +48,8 @@ const ADDRESS_LOOKS_MAX: u32 = 100;
 const FIRST_CHECK: Duration = Duration::from_secs(10);
 /// Calls that a probe of a backend makes: connecting, its marker, and what follows if it was never measured.
 const PROBE_CALLS: u32 = 4;
+/// How often this run tries to register while the database does not answer.
+const REGISTER_AGAIN: Duration = Duration::from_millis(500);
 /// Usage goes to the database this often, and at the end.
 const USAGE_FLUSH: Duration = Duration::from_secs(30);
 /// While stopping, how often it is looked whether all connections have ended.
@@ -121,26 +124,39 @@ async fn run<S: MetadataStore + Send + 'static>(
     let (postbox, desk) = mailbox::channel();
     // Exact only where no other process writes.
     let cache_writer = matches!(view.database.driver, DatabaseDriver::Sqlite { .. }).then_some(cache_writer);
-    let (metadata, desk_cells) = metadata::spawn(metadata::Parts {
+    let (metadata, desk_cells, database) = metadata::spawn(metadata::Parts {
         store,
         cache: cache_writer,
         board: Arc::clone(&board),
         view: Arc::clone(&view),
         cores: desk,
     })?;
-    let registered = register(&view, &metadata).await?;
-    tenure.set_incarnation(registered.incarnation);
+    let register = register_change(&view)?;
+    let first = register_once(&metadata, &register).await?;
     let standing = Arc::new(standing_of(&view));
-    note_registered(&view, &standing, &registered);
-
+    let terms = Terms::new(&view, Arc::clone(&tenure), metadata.clone());
     let (cleanup, cleanup_woken) = wake::bell();
     let (replicate, replicate_woken) = wake::bell();
-    let lapsed_cleanup = cleanup.clone();
+    let known = Known {
+        view: Arc::clone(&view),
+        standing: Arc::clone(&standing),
+        database: Arc::clone(&database),
+        terms: Rc::clone(&terms),
+        cleanup: cleanup.clone(),
+    };
+    match first {
+        Some(registered) => known.note(registered),
+        None => {
+            tracing::warn!("the database does not answer: serving reads without it until it does");
+            tokio::task::spawn_local(register_later(known, metadata.clone(), register));
+        }
+    }
     let shared = Shared {
         view: Arc::clone(&view),
         board,
         standing: Arc::clone(&standing),
-        tenure: Arc::clone(&tenure),
+        tenure,
+        database: Arc::clone(&database),
         cleanup,
         replicate,
     };
@@ -167,18 +183,13 @@ async fn run<S: MetadataStore + Send + 'static>(
         cores,
         desk_cells,
         metadata,
-        registered.incarnation,
-        Arc::default(),
+        Arc::new(Readiness::new(database)),
         || CoreClock::default().now(),
     );
     let (checked_in, checked) = flume::bounded(1);
-    mover::spawn(parts.clone(), asks_in, registered, checked_in).await?;
+    mover::spawn(parts.clone(), asks_in, checked_in).await?;
     let bells = Bells { cleanup: cleanup_woken, replicate: replicate_woken };
-    let terms = Terms::new(&view, tenure, operations.metadata.clone());
     tokio::task::spawn_local(schedule::run(asks, bells, Arc::clone(&operations), Rc::clone(&terms)));
-    if terms.has_lease() {
-        tokio::task::spawn_local(lease::keep(Rc::clone(&terms), Arc::clone(&view), lapsed_cleanup));
-    }
 
     let (mut audit_ends, audit_writer) = audit_log(reactor_cells.len());
     std::thread::Builder::new()
@@ -323,33 +334,72 @@ pub fn postgres_options(of: &checked::Postgres) -> PostgresOptions {
     }
 }
 
-/// This run of this instance becomes known; what former ones left is recovered.
-pub(super) async fn register(view: &View, metadata: &ControlMetadata) -> anyhow::Result<Registered> {
+pub(super) fn register_change(view: &View) -> anyhow::Result<Register> {
     let limit = |one: &checked::Backend| BackendLimit { name: one.name.clone(), bytes_limit: one.quota_bytes };
     let deployment = format!("{:016x}{:016x}", random()?, random()?);
-    let register = Register { deployment, backends: view.backends.iter().map(limit).collect() };
-    match metadata.step(register).await {
-        Ok(Ok(registered)) => Ok(registered),
+    Ok(Register { deployment, backends: view.backends.iter().map(limit).collect() })
+}
+
+/// This run of this instance becomes known; what former ones left is recovered. None: the database does not answer.
+pub(super) async fn register_once(metadata: &ControlMetadata, register: &Register) -> anyhow::Result<Option<Registered>> {
+    match metadata.step(register.clone()).await {
+        Ok(Ok(registered)) => Ok(Some(registered)),
         Ok(Err(refusal)) => bail!("the database refused this instance: {refusal:?}"),
-        Err(failure) => bail!("the database did not answer: {failure}"),
+        Err(failure) if failure.is_of_database() => {
+            tracing::warn!(%failure, "this instance is not registered yet");
+            Ok(None)
+        }
+        Err(failure) => bail!("the database cannot be used: {failure}"),
     }
 }
 
-fn note_registered(view: &View, standing: &Standing, registered: &Registered) {
-    if registered.doomed > 0 {
-        tracing::info!(blobs = registered.doomed, "unfinished writes of a former run are given up");
-    }
-    for (name, blobs) in &registered.unknown_backends {
-        tracing::warn!(backend = name.as_str(), blobs, "the database names a backend that the configuration has not");
-    }
-    for name in &registered.draining {
-        if let Some(index) = view.backend_index(name) {
-            standing.set_draining(index, true);
+/// Once the database answers; nothing is begun before that.
+async fn register_later(known: Known, metadata: ControlMetadata, register: Register) {
+    loop {
+        tokio::time::sleep(REGISTER_AGAIN).await;
+        if !known.database.circuit.is_closed() {
+            continue;
+        }
+        match register_once(&metadata, &register).await {
+            Ok(Some(registered)) => return known.note(registered),
+            Ok(None) => {}
+            Err(cause) => tracing::error!(%cause, "this instance stays without writes"),
         }
     }
-    for (name, facts) in &registered.facts {
-        if let Some(index) = view.backend_index(name) {
-            standing.set_facts(index, facts);
+}
+
+/// Who learns what the database says when this run registers.
+struct Known {
+    view: Arc<View>,
+    standing: Arc<Standing>,
+    database: Arc<DatabaseState>,
+    terms: Rc<Terms>,
+    cleanup: Wake,
+}
+
+impl Known {
+    fn note(self, registered: Registered) {
+        if registered.doomed > 0 {
+            tracing::info!(blobs = registered.doomed, "unfinished writes of a former run are given up");
+        }
+        for (name, blobs) in &registered.unknown_backends {
+            let backend = name.as_str();
+            tracing::warn!(backend, blobs, "the database names a backend that the configuration has not");
+        }
+        for name in &registered.draining {
+            if let Some(index) = self.view.backend_index(name) {
+                self.standing.set_draining(index, true);
+            }
+        }
+        for (name, facts) in &registered.facts {
+            if let Some(index) = self.view.backend_index(name) {
+                self.standing.set_facts(index, facts);
+            }
+        }
+        self.terms.set_incarnation(registered.incarnation);
+        self.database.set_registered(registered);
+        if self.terms.has_lease() {
+            tokio::task::spawn_local(lease::keep(self.terms, self.view, self.cleanup));
         }
     }
 }

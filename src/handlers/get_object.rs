@@ -3,6 +3,7 @@
 //! Before the first byte any failure tries the next copy. Midway another copy of the same version goes on at the exact
 //! offset, since copies are byte-identical; if none can, the connection is cut.
 
+use super::degraded::Found;
 use super::placing;
 use super::ports::{Exchange, Ports};
 use super::request::Request;
@@ -24,10 +25,10 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     let mut looks = 0;
     loop {
         looks += 1;
-        let selected = select(ports, request, &mut scratch.located).await?;
+        let (found, selected) = select(ports, request, &mut scratch.located, looks > 1).await?;
         let located = &scratch.located;
         let Some(selection) = selected else {
-            return not_modified(exchange, located).await;
+            return not_modified(exchange, located, found).await;
         };
         selection.write_head(exchange, request, located)?;
         if selection.span.len == 0 {
@@ -35,8 +36,9 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         }
         match send(ports, request, exchange, located, selection.span).await? {
             Sent::Whole => return Ok(()),
-            // Its bytes may have been deleted since they were found: an overwrite, a move to another backend.
-            Sent::NoCopy { stale: true, .. } if looks < LOOKS_MAX => {}
+            // Its bytes may have been deleted since they were found: an overwrite, a move to another backend. And what
+            // was remembered without the database may have other copies by now.
+            Sent::NoCopy { stale, .. } if (stale || found == Found::Remembered) && looks < LOOKS_MAX => {}
             Sent::NoCopy { failure, .. } => return Err(failure.into()),
         }
     }

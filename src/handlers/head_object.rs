@@ -12,8 +12,8 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     exchange: &mut X,
     scratch: &mut Scratch,
 ) -> Result<(), Trouble> {
-    let selected = select(ports, request, &mut scratch.located).await?;
-    let Some(selection) = selected else { return not_modified(exchange, &scratch.located).await };
+    let (found, selected) = select(ports, request, &mut scratch.located, false).await?;
+    let Some(selection) = selected else { return not_modified(exchange, &scratch.located, found).await };
     selection.write_head(exchange, request, &scratch.located)?;
     exchange.respond(b"").await.map_err(|_| Trouble::Cut)
 }

@@ -14,6 +14,7 @@ mod copy_object;
 mod copy_source;
 mod create_bucket;
 mod create_multipart_upload;
+mod degraded;
 mod delete_bucket;
 mod delete_object;
 mod delete_object_tagging;
@@ -43,6 +44,7 @@ pub mod request;
 pub mod reservation;
 pub mod response;
 pub mod scratch;
+pub mod searched;
 mod selection;
 pub mod trouble;
 mod upload_part;
@@ -66,7 +68,7 @@ pub async fn serve<P: Ports, X: Exchange<P>>(
         Err(trouble) => Err(trouble),
     };
     if let Err(trouble) = outcome {
-        trouble::answer(request, exchange, scratch, trouble).await;
+        trouble::answer(ports, request, exchange, scratch, trouble).await;
     }
 }
 

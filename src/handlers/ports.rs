@@ -8,6 +8,7 @@ use crate::base::{Clock, Dice, Failure, Incarnation};
 use crate::config::registry::Published;
 use crate::config::view::View;
 use crate::handlers::response::ResponseHead;
+use crate::handlers::searched::Searched;
 use crate::observe::cells::CoreCells;
 use crate::proto::body_check::BodyCheck;
 use crate::proto::error_code::S3Error;
@@ -37,6 +38,8 @@ pub trait Ports: Backends {
     /// This core's own view of which backends answer.
     fn health(&self) -> &Health;
     fn cells(&self) -> &CoreCells;
+    /// What this core has found without the database.
+    fn searched(&self) -> &Searched;
     fn incarnation(&self) -> Incarnation;
     /// Hands over the end of what was begun (AbandonWrite, AbandonPart, AbortUpload), which its task cannot wait for: a
     /// panic, a client that waits for its error. It is asked for in the background until the store has answered. Never blocks, never fails.

@@ -1,9 +1,11 @@
 //! What of an object a GET or HEAD sends: all of it, a range, or one of the parts that it was uploaded in; or nothing, if its
 //! conditions say so.
 
+use super::degraded::{self, Found};
 use super::object_headers::{write_object, write_version};
 use super::ports::{Exchange, Ports};
 use super::request::Request;
+use super::response::ResponseHead;
 use super::trouble::Trouble;
 use crate::backend::port::Span;
 use crate::base::{Failure, PartNumber};
@@ -14,6 +16,8 @@ use crate::proto::range::Range;
 use crate::store::port::{Answer, Metadata, Query, VersionParts};
 use crate::store::record::{Located, PartRecord};
 
+/// Says of an answer that it was found without the database, and how.
+const DEGRADED: &str = "x-s3o-degraded";
 /// Looks for a version, the first one included (PROTOCOL.md, "Deleting bytes").
 pub const LOOKS_MAX: u32 = 3;
 
@@ -24,15 +28,18 @@ pub struct Selection {
     partial: bool,
     /// By part number, of an object that came in parts.
     part: Option<Box<PartRecord>>,
+    found: Found,
 }
 
-/// Finds the live version and decides what of it is to be sent; None: 304. NoSuchKey, PreconditionFailed, InvalidRange,
-/// InvalidPartNumber. Cancel: NOT safe.
+/// Finds the live version, without the database where that does not answer, and decides what of it is to be sent; None: 304.
+/// NoSuchKey, PreconditionFailed, InvalidRange, InvalidPartNumber. `again`: no copy of what was found before could be read.
+/// Cancel: NOT safe.
 pub async fn select<P: Ports>(
     ports: &P,
     request: &Request<'_>,
     located: &mut Located,
-) -> Result<Option<Selection>, Trouble> {
+    again: bool,
+) -> Result<(Found, Option<Selection>), Trouble> {
     let number = params::part_number(&request.query())?;
     if number.is_some() && request.head.header("range").is_some() {
         let message = "Cannot specify both Range header and partNumber query parameter";
@@ -41,11 +48,17 @@ pub async fn select<P: Ports>(
     let mut looks = 0;
     loop {
         looks += 1;
-        look_up(ports, request, located).await?;
-        let Some(range) = decide(request, located)? else { return Ok(None) };
-        let Some(number) = number else { return Ok(Some(Selection::of_range(range, located.size))) };
+        let found = match ports.meta().lookup(request.bucket(), request.key(), located).await {
+            Ok(true) => Found::Exact,
+            Ok(false) => return Err(ErrorCode::NoSuchKey.into()),
+            Err(failure) => Box::pin(degraded::find(ports, request, located, failure, again)).await?,
+        };
+        let Some(range) = decide(request, located)? else { return Ok((found, None)) };
+        let Some(number) = number else {
+            return Ok((found, Some(Selection::of_range(range, located.size, found))));
+        };
         match Box::pin(part_of(ports, request, located, number)).await? {
-            Some(selection) => return Ok(Some(selection)),
+            Some(selection) => return Ok((found, Some(selection))),
             // Overwritten between two questions.
             None if looks < LOOKS_MAX => {}
             None => return Err(ErrorCode::ServiceUnavailable.into()),
@@ -82,13 +95,18 @@ async fn part_of<P: Ports>(
 ) -> Result<Option<Selection>, Trouble> {
     if located.record.parts == 0 {
         // One piece is its own first part.
-        let whole = Selection { span: Span { from: 0, len: located.size }, partial: located.size > 0, part: None };
+        let whole = Selection {
+            span: Span { from: 0, len: located.size },
+            partial: located.size > 0,
+            part: None,
+            found: Found::Exact,
+        };
         return if number.get() == 1 { Ok(Some(whole)) } else { Err(ErrorCode::InvalidPartNumber.into()) };
     }
     let Some(mut found) = parts_of(ports, request, located, number.get() - 1, 1).await? else { return Ok(None) };
     let part = found.parts.pop().filter(|part| part.number == number.get()).ok_or(ErrorCode::InvalidPartNumber)?;
     let span = Span { from: found.before_bytes, len: part.size };
-    Ok(Some(Selection { span, partial: part.size > 0, part: Some(Box::new(part)) }))
+    Ok(Some(Selection { span, partial: part.size > 0, part: Some(Box::new(part)), found: Found::Exact }))
 }
 
 /// A page of the version's parts; None if it is not live any more. Cancel: NOT safe.
@@ -108,12 +126,12 @@ pub async fn parts_of<P: Ports>(
 }
 
 impl Selection {
-    fn of_range(range: Range, size: u64) -> Self {
+    fn of_range(range: Range, size: u64, found: Found) -> Self {
         let (from, partial) = match range {
             Range::Part { first, .. } => (first, true),
             Range::Whole | Range::Unsatisfiable => (0, false),
         };
-        Self { span: Span { from, len: range.len(size) }, partial, part: None }
+        Self { span: Span { from, len: range.len(size) }, partial, part: None, found }
     }
 
     /// Status and fields of the answer that sends it.
@@ -139,6 +157,7 @@ impl Selection {
             _ if len == located.size => &*located.record.checksums,
             _ => &[],
         };
+        write_found(head, self.found);
         write_object(head, request, located, checksums)?;
         if self.part.is_some() {
             head.format("x-amz-mp-parts-count", format_args!("{}", located.record.parts));
@@ -147,11 +166,22 @@ impl Selection {
     }
 }
 
+fn write_found(head: &mut ResponseHead, found: Found) {
+    if let Some(how) = found.degraded() {
+        head.field(DEGRADED, how);
+    }
+}
+
 /// The answer to a condition that says that the client has these bytes already.
-pub async fn not_modified<P: Ports, X: Exchange<P>>(exchange: &mut X, located: &Located) -> Result<(), Trouble> {
+pub async fn not_modified<P: Ports, X: Exchange<P>>(
+    exchange: &mut X,
+    located: &Located,
+    found: Found,
+) -> Result<(), Trouble> {
     let head = exchange.head();
     head.clear();
     head.status = ErrorCode::NotModified.http_status();
+    write_found(head, found);
     write_version(head, located);
     for (name, value) in located.record.headers.iter().filter(|(name, _)| name == "cache-control" || name == "expires")
     {

@@ -10,7 +10,7 @@ use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::http1::{Method, RequestHead};
 use crate::proto::operation::Operation;
 use crate::proto::xml;
-use crate::store::port::Refusal;
+use crate::store::port::{Metadata, Refusal};
 
 #[derive(Clone, Debug)]
 pub enum Trouble {
@@ -93,6 +93,7 @@ const RETRY_AFTER: &str = "1";
 
 /// Answers the error, or cuts the connection where an answer has begun. The only place where either happens.
 pub async fn answer<P: Ports, X: Exchange<P>>(
+    ports: &P,
     request: &Request<'_>,
     exchange: &mut X,
     scratch: &mut Scratch,
@@ -102,7 +103,13 @@ pub async fn answer<P: Ports, X: Exchange<P>>(
         Trouble::Cut => return exchange.cut(),
         Trouble::Refused(error) => error,
         Trouble::Failed(failure) => {
-            if failure.blame != Blame::Client {
+            if failure.is_of_database() {
+                ports.cells().degraded_rejections.at(request.operation).inc();
+            }
+            let is_known = failure.is_of_database()
+                && ports.meta().database().is_some_and(|database| !database.circuit.is_closed());
+            // While the breaker is open, its own line says it for all.
+            if failure.blame != Blame::Client && !is_known {
                 tracing::warn!(request = request.id, operation = request.operation.name(), %failure, "request failed");
             }
             error_of_failure(&failure)

@@ -111,6 +111,14 @@ pub const METRICS: &[Metric] = &[
     counter("s3o_store_failures_total", &[], "Transactions and reads that the database did not carry out"),
     gauge("s3o_store_waiting_calls", &[], "Calls that wait for the next transaction"),
     gauge("s3o_degraded_mode_active", &[], "1 while the database does not answer"),
+    counter("s3o_degraded_reads_total", &["operation", "core"], "Reads without the database"),
+    counter(
+        "s3o_degraded_write_rejections_total",
+        &["operation", "core"],
+        "Requests answered 503 because the database did not answer",
+    ),
+    counter("s3o_degraded_cache_hits_total", &["core"], "Reads without the database whose key was remembered"),
+    counter("s3o_degraded_cache_misses_total", &["core"], "Reads without the database that searched the backends"),
     gauge("s3o_circuit_breaker_state", &["name"], "0 closed, 1 open, 2 half-open: `database` or a backend"),
     counter("s3o_circuit_breaker_transitions_total", &["name", "from", "to"], "Changes of that state"),
     // What the database says.

@@ -4,6 +4,7 @@
 use crate::base::BackendName;
 use crate::policy::body_path::BodyPath;
 use crate::proto::http1::Method;
+use crate::proto::operation::Operation;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -151,6 +152,18 @@ impl Label for Method {
     }
 }
 
+impl Label for Operation {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn as_str(self) -> &'static str {
+        self.name()
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
 impl Label for BodyPath {
     const ALL: &'static [Self] = &[Self::Splice, Self::Copy];
 
@@ -273,6 +286,12 @@ pub struct CoreCells {
     pub mailbox_refusals: Counter,
     pub location_cache_hits: Counter,
     pub location_cache_misses: Counter,
+    /// Reads that were answered, or tried, without the database; requests that could not be.
+    pub degraded_reads: Row,
+    pub degraded_rejections: Row,
+    /// Keys of such reads that were remembered, and that were searched on the backends.
+    pub degraded_cache_hits: Counter,
+    pub degraded_cache_misses: Counter,
     pub audit_lines: Counter,
     /// Audit lines lost because the control core did not take them in time.
     pub audit_dropped: Counter,
@@ -392,6 +411,10 @@ impl CoreCells {
             mailbox_refusals: Counter::default(),
             location_cache_hits: Counter::default(),
             location_cache_misses: Counter::default(),
+            degraded_reads: Row::of::<Operation>(),
+            degraded_rejections: Row::of::<Operation>(),
+            degraded_cache_hits: Counter::default(),
+            degraded_cache_misses: Counter::default(),
             audit_lines: Counter::default(),
             audit_dropped: Counter::default(),
             cleanup_processed: Row::of::<CleanupStatus>(),
@@ -549,6 +572,7 @@ mod tests {
             assert!(STATUS_CODES.contains(&code.http_status()), "{code:?} has no series of its own");
         }
         assert!(Method::ALL.iter().enumerate().all(|(i, label)| label.index() == i));
+        assert!(Operation::ALL.iter().enumerate().all(|(i, label)| label.index() == i));
         assert!(BodyPath::ALL.iter().enumerate().all(|(i, label)| label.index() == i));
     }
 

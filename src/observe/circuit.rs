@@ -63,6 +63,11 @@ impl Circuit {
         transition.is_some_and(|one| one.to == State::HalfOpen)
     }
 
+    /// How often it has closed again: the number of outages that are over.
+    pub fn times_closed(&self) -> u64 {
+        self.transitions(State::HalfOpen, State::Closed)
+    }
+
     pub fn transitions(&self, from: State, to: State) -> u64 {
         let index = TRANSITIONS.iter().position(|one| *one == (from, to));
         index.map_or(0, |index| self.transitions[index].load(Relaxed))

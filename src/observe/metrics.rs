@@ -3,7 +3,7 @@
 
 use super::catalogue::{Kind, Metric, metric};
 use super::cells::{
-    BackendCall, BackendCells, CallStatus, CleanupStatus, CoreCells, DeskCells, Histogram, Label, STATUS_CODES,
+    BackendCall, BackendCells, CallStatus, CleanupStatus, CoreCells, DeskCells, Histogram, Label, Row, STATUS_CODES,
     Service, TimeoutPhase,
 };
 use super::circuit::{Circuit, TRANSITIONS};
@@ -11,6 +11,7 @@ use super::process::Process;
 use crate::policy::body_path::BodyPath;
 use crate::policy::breaker::State;
 use crate::proto::http1::Method;
+use crate::proto::operation::Operation;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
 
@@ -174,6 +175,12 @@ fn metadata(text: &mut Text, snapshot: &Snapshot<'_>) {
     text.single("s3o_store_queries_total", desk.queries.value());
     text.single("s3o_store_failures_total", desk.failures.value());
     text.single("s3o_store_waiting_calls", desk.waiting.value());
+    text.family("s3o_degraded_reads_total", |series| per_operation(series, cores, |core| &core.degraded_reads));
+    text.family("s3o_degraded_write_rejections_total", |series| {
+        per_operation(series, cores, |core| &core.degraded_rejections);
+    });
+    text.per_core("s3o_degraded_cache_hits_total", cores, |core| core.degraded_cache_hits.value());
+    text.per_core("s3o_degraded_cache_misses_total", cores, |core| core.degraded_cache_misses.value());
     text.single("s3o_degraded_mode_active", u64::from(!snapshot.db_healthy));
     text.family("s3o_circuit_breaker_state", |series| {
         for circuit in snapshot.circuits {
@@ -192,6 +199,14 @@ fn metadata(text: &mut Text, snapshot: &Snapshot<'_>) {
             }
         }
     });
+}
+
+fn per_operation(series: &mut Series<'_>, cores: &[Arc<CoreCells>], read: impl Fn(&CoreCells) -> &Row) {
+    for core in cores {
+        for operation in Operation::ALL {
+            series.sample_if_any(&[operation.name(), &core.core], read(core).at(operation).value());
+        }
+    }
 }
 
 fn database(text: &mut Text, snapshot: &Snapshot<'_>) {
@@ -427,6 +442,8 @@ mod tests {
         cells.request_started(Method::Put);
         cells.request_ended(Method::Put, 299, Duration::from_secs(90), 2000, 0);
         cells.relayed(BodyPath::Copy, 4096);
+        cells.degraded_reads.at(Operation::GetObject).inc();
+        cells.degraded_rejections.at(Operation::PutObject).inc();
         cells.write_failover(0, 1).inc();
         cells.backends[0].called(BackendCall::Get, CallStatus::Success, Duration::from_millis(3));
         cells.backends[1].dlq_enqueued.inc();
@@ -505,6 +522,7 @@ mod tests {
             "s3o_cleanup_dlq_enqueued_total{backend=\"two\"} 2",
             "s3o_replication_pending 7",
             "s3o_degraded_mode_active 1",
+            "s3o_degraded_reads_total{operation=\"GetObject\",core=\"0\"} 1",
             "s3o_circuit_breaker_state{name=\"one\"} 1",
             "s3o_circuit_breaker_transitions_total{name=\"one\",from=\"closed\",to=\"open\"} 1",
             "s3o_circuit_breaker_transitions_total{name=\"one\",from=\"half-open\",to=\"closed\"} 0",

@@ -3,6 +3,7 @@
 use super::mailbox::{Mailbox, Replier, Undelivered};
 use crate::base::Failure;
 use crate::observe::cells::CoreCells;
+use crate::store::database_state::DatabaseState;
 use crate::store::desk::{Ask, Reply, ReplyTo};
 use crate::store::location_cache::LocationCache;
 use crate::store::port::{Answer, Change, Metadata, Outcome, Query};
@@ -20,12 +21,18 @@ impl ReplyTo for Replier<Reply> {
 pub struct CoreMetadata {
     mailbox: Mailbox<Ask, Reply>,
     cache: Arc<LocationCache>,
+    state: Arc<DatabaseState>,
     cells: Arc<CoreCells>,
 }
 
 impl CoreMetadata {
-    pub fn new(mailbox: Mailbox<Ask, Reply>, cache: Arc<LocationCache>, cells: Arc<CoreCells>) -> Self {
-        Self { mailbox, cache, cells }
+    pub fn new(
+        mailbox: Mailbox<Ask, Reply>,
+        cache: Arc<LocationCache>,
+        state: Arc<DatabaseState>,
+        cells: Arc<CoreCells>,
+    ) -> Self {
+        Self { mailbox, cache, state, cells }
     }
 
     async fn ask(&self, request: Ask, may_be_refused: bool) -> Result<Reply, Failure> {
@@ -58,6 +65,14 @@ impl Metadata for CoreMetadata {
             Answer::Lookup(None) => Ok(false),
             other => Err(Failure::ourselves(format!("a lookup was answered with {other:?}"))),
         }
+    }
+
+    fn recall(&self, bucket: &str, key: &str, into: &mut Located) -> bool {
+        self.cache.get(bucket, key, into)
+    }
+
+    fn database(&self) -> Option<&DatabaseState> {
+        Some(&self.state)
     }
 
     async fn query(&self, query: Query) -> Result<Answer, Failure> {

@@ -14,9 +14,11 @@ use crate::base::{BackendName, Clock, Failure, Incarnation, Tenure};
 use crate::config::registry::Published;
 use crate::config::view::View;
 use crate::handlers::ports::{Ports, Worker};
+use crate::handlers::searched::Searched;
 use crate::observe::cells::CoreCells;
 use crate::proto::body_check::BodyCheck;
 use crate::store::board::Board;
+use crate::store::database_state::DatabaseState;
 use crate::store::port::{Change, Metadata};
 use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
 use std::cell::RefCell;
@@ -38,6 +40,7 @@ pub struct Shared {
     pub board: Arc<Board>,
     pub standing: Arc<Standing>,
     pub tenure: Arc<Tenure>,
+    pub database: Arc<DatabaseState>,
     pub cleanup: Wake,
     pub replicate: Wake,
 }
@@ -50,6 +53,7 @@ pub struct CorePorts {
     health: Rc<Health>,
     registry: Rc<CoreRegistry>,
     publication: Publication,
+    searched: Searched,
     /// Ends of attempts whose tasks could not wait for them.
     ends: RefCell<Vec<Change>>,
 }
@@ -63,9 +67,9 @@ impl CorePorts {
         health: Rc<Health>,
         (registry, publication): (Rc<CoreRegistry>, Publication),
     ) -> Rc<Self> {
-        let ends = RefCell::default();
+        let (searched, ends) = (Searched::default(), RefCell::default());
         core.set_tenure(Arc::clone(&shared.tenure));
-        let ports = Rc::new(Self { core, shared, backends, meta, health, registry, publication, ends });
+        let ports = Rc::new(Self { core, shared, backends, meta, health, registry, publication, searched, ends });
         let ending = Rc::clone(&ports);
         super::task::spawn(&ports.core.cells, "ends of attempts", async move { ending.deliver_ends().await });
         ports
@@ -141,6 +145,10 @@ impl Ports for CorePorts {
 
     fn cells(&self) -> &CoreCells {
         &self.core.cells
+    }
+
+    fn searched(&self) -> &Searched {
+        &self.searched
     }
 
     fn incarnation(&self) -> Incarnation {

@@ -1,37 +1,32 @@
 //! Whether the process takes requests, and how well it does: what `/health` and load balancers are told.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use crate::store::database_state::DatabaseState;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Written by control, read by every reactor.
-#[derive(Debug, Default)]
-pub struct Readiness(AtomicU8);
+#[derive(Debug)]
+pub struct Readiness {
+    ready: AtomicBool,
+    pub database: Arc<DatabaseState>,
+}
 
 impl Readiness {
-    const READY: u8 = 1;
-    const DEGRADED: u8 = 2;
+    /// Not ready.
+    pub fn new(database: Arc<DatabaseState>) -> Self {
+        Self { ready: AtomicBool::new(false), database }
+    }
 
     pub fn set_ready(&self, ready: bool) {
-        self.set(Self::READY, ready);
-    }
-
-    /// The database does not answer.
-    pub fn set_degraded(&self, degraded: bool) {
-        self.set(Self::DEGRADED, degraded);
-    }
-
-    fn set(&self, flag: u8, on: bool) {
-        if on {
-            self.0.fetch_or(flag, Ordering::Relaxed);
-        } else {
-            self.0.fetch_and(!flag, Ordering::Relaxed);
-        }
+        self.ready.store(ready, Ordering::Relaxed);
     }
 
     pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed) & Self::READY != 0
+        self.ready.load(Ordering::Relaxed)
     }
 
+    /// The database does not answer, or has not yet: reads go on without it.
     pub fn is_degraded(&self) -> bool {
-        self.0.load(Ordering::Relaxed) & Self::DEGRADED != 0
+        !self.database.circuit.is_closed() || self.database.registered().is_none()
     }
 }

@@ -54,7 +54,7 @@ impl CoreParts {
         let core = Core::start(driver, CoreLimits::default(), Arc::clone(&self.cells))?;
         let health = Rc::new(Health::new(self.shared.view.backends.len(), Arc::clone(&self.shared.standing)));
         let mailbox = Mailbox::open(self.metadata, METADATA_CALLS_MAX, Rc::clone(&core.fair), Arc::clone(&self.cells))?;
-        let meta = CoreMetadata::new(mailbox, self.cache, Arc::clone(&self.cells));
+        let meta = CoreMetadata::new(mailbox, self.cache, Arc::clone(&self.shared.database), Arc::clone(&self.cells));
         let backends = CoreBackends::open(&core, &self.shared.view, self.backends, Rc::clone(&health))?;
         let registry = self.publication.join(&core)?;
         Ok(CorePorts::new(core, self.shared, backends, meta, health, (registry, self.publication)))

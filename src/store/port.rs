@@ -6,6 +6,7 @@
 //! `MetadataStore` is implemented by each database; `Metadata` is what callers have (the reactor's mailbox, or the
 //! simulator).
 
+use super::database_state::DatabaseState;
 use super::record::Located;
 use crate::base::{BackendName, Failure, Timestamp};
 use std::sync::Arc;
@@ -91,6 +92,16 @@ pub trait Metadata {
     fn query(&self, query: Query) -> impl Future<Output = Result<Answer, Failure>>;
     /// Begins may fail with `Kind::Overloaded`; ends of what was begun never do. Cancel: NOT safe.
     fn change(&self, change: Change) -> impl Future<Output = Result<Outcome, Failure>>;
+
+    /// Where the key was when this process last heard of it, whatever has happened since; false if it never did.
+    fn recall(&self, _bucket: &str, _key: &str, _into: &mut Located) -> bool {
+        false
+    }
+
+    /// What is known of the database without asking it; None where there is no breaker around it.
+    fn database(&self) -> Option<&DatabaseState> {
+        None
+    }
 
     /// `change`, typed.
     fn step<S: Step>(&self, step: S) -> impl Future<Output = Result<S::Outcome, Failure>> {

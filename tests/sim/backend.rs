@@ -467,9 +467,18 @@ impl Backend {
         let name = self.place(name);
         self.call("head", move |this| {
             let contents = this.contents.borrow();
-            Ok(contents.objects.get(&name).map(|one| BlobHead { size: one.body.len() as u64, etag: one.etag.clone() }))
+            Ok(contents.objects.get(&name).map(|one| BlobHead {
+                size: one.body.len() as u64,
+                etag: one.etag.clone(),
+                record: Default::default(),
+            }))
         })
         .await
+    }
+
+    /// Names and sizes of all objects.
+    pub async fn list(&self) -> Result<Vec<(String, u64)>, Failure> {
+        self.call("list", |this| Ok(this.names_and_sizes())).await
     }
 
     pub async fn create_upload(&self, name: &str) -> Result<String, Failure> {

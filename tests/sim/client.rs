@@ -104,6 +104,9 @@ impl Client {
     /// Compare and swap: reads, then writes if nothing has changed.
     async fn swap(&self, key: &'static str) {
         let response = call(&self.world, Ask::new("HEAD", format!("/{BUCKET}/{key}"))).await;
+        if response.field(DEGRADED).is_some() {
+            return; // its ETag may be the backend's own
+        }
         let value = response.field(&format!("x-amz-meta-{VALUE_NAME}")).and_then(|value| value.parse().ok());
         let etag = response.field("etag").map(|etag| etag.trim_matches('"').to_owned());
         match value.zip(etag).filter(|_| response.status == 200) {
@@ -153,7 +156,7 @@ impl Client {
                 self.world.violated("I2 (HEAD)", format!("value {value} has {size} bytes, not {}", response.length));
             }
         }
-        self.world.answered(key, operation, told);
+        self.world.answered(key, operation, claimed(told, &response));
     }
 
     /// In peace: reads the key until it is told what is there.
@@ -183,6 +186,7 @@ impl Client {
         if let Answer::Found(Some(value)) = told {
             self.check_body(value, &response);
         }
+        let told = claimed(told, &response);
         world.answered(key, operation, told);
         told != Answer::Nothing && response.is_whole()
     }
@@ -247,6 +251,14 @@ impl Client {
             world.answered(key, operation, told);
         }
     }
+}
+
+/// Says of an answer that it was found without the database.
+const DEGRADED: &str = "x-s3o-degraded";
+
+/// An answer without the database is one version, whole; that it is the last one is not claimed.
+fn claimed(told: Answer, response: &Response) -> Answer {
+    if response.field(DEGRADED).is_some() { Answer::Nothing } else { told }
 }
 
 /// One request to whichever run of the instance serves now; no status if its process died under it.

@@ -14,7 +14,9 @@ use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnatio
 use s3_orchestrator::config::View;
 use s3_orchestrator::config::registry::Published;
 use s3_orchestrator::handlers::ports::{Ports, Worker};
+use s3_orchestrator::handlers::searched::Searched;
 use s3_orchestrator::observe::cells::CoreCells;
+use s3_orchestrator::policy::breaker::BreakerSettings;
 use s3_orchestrator::proto::body_check::BodyCheck;
 use s3_orchestrator::store::board::Board;
 use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, local};
@@ -39,6 +41,7 @@ pub struct Instance {
     standing: Arc<Standing>,
     health: Health,
     cells: CoreCells,
+    searched: Searched,
     incarnation: Incarnation,
     wanted: [Cell<bool>; 2],
     this: Weak<Self>,
@@ -55,8 +58,13 @@ impl Instance {
             (None, None)
         };
         let store = FaultyStore { inner: world.store(), world: world.clone() };
-        let desk = Rc::new(Desk::new(store, sim.clone(), sim.clone(), DeskLimits::default(), writer));
+        let limits = DeskLimits::default();
+        // Short, or the store's outages would leave no time for anything to go wrong.
+        let breaker = BreakerSettings { open_timeout: Duration::from_millis(300), ..limits.breaker };
+        let limits = DeskLimits { breaker, ..limits };
+        let desk = Rc::new(Desk::new(store, sim.clone(), sim.clone(), limits, writer));
         let (calls, inbox) = local(cache);
+        let calls = calls.knowing(desk.state());
         let running = desk.clone();
         sim.spawn(group, async move { running.run(inbox).await });
         super::recovery::before_registering(&world, &calls).await;
@@ -89,6 +97,7 @@ impl Instance {
             health: Health::new(names.len(), Arc::clone(&standing)),
             standing,
             cells: CoreCells::new("0", names),
+            searched: Searched::default(),
             incarnation: registered.incarnation,
             wanted: [Cell::new(true), Cell::new(true)],
             this: this.clone(),
@@ -221,6 +230,10 @@ impl Ports for Instance {
         &self.health
     }
 
+    fn searched(&self) -> &Searched {
+        &self.searched
+    }
+
     fn cells(&self) -> &CoreCells {
         &self.cells
     }
@@ -317,10 +330,13 @@ impl Backends for Instance {
 
     async fn head(&self, blob: &BlobAt) -> Result<Option<BlobHead>, Failure> {
         let model = self.model(&blob.backend);
-        self.noted(model, model.head(&blob.name).await)
+        let found = self.noted(model, model.head(&blob.name).await)?;
+        let record = self.world.records.borrow().get(&blob.name).cloned().unwrap_or_default();
+        Ok(found.map(|head| BlobHead { record, ..head }))
     }
 
-    async fn create_upload(&self, blob: &BlobAt, _record: &ObjectRecord) -> Result<String, Failure> {
+    async fn create_upload(&self, blob: &BlobAt, record: &ObjectRecord) -> Result<String, Failure> {
+        self.world.records.borrow_mut().insert(blob.name.clone(), record.clone());
         let model = self.model(&blob.backend);
         self.noted(model, model.create_upload(&blob.name).await)
     }
@@ -336,7 +352,8 @@ impl Backends for Instance {
     }
 
     async fn list(&self, backend: &BackendName, prefix: &str, after: &str) -> Result<BlobPage, Failure> {
-        let objects = self.model(backend).names_and_sizes();
+        let model = self.model(backend);
+        let objects = self.noted(model, model.list().await)?;
         let blobs = objects.into_iter().filter(|(name, _)| name.starts_with(prefix) && name.as_str() > after);
         Ok(BlobPage { blobs: blobs.collect(), next: None })
     }

@@ -6,6 +6,7 @@
 
 use super::Ask;
 use crate::backend::port::{BlobHead, BlobPage, Span, Stored};
+use crate::backend::travel;
 use crate::base::failure::Kind;
 use crate::base::{Blame, Failure, Retry};
 use crate::proto::http1::{ResponseFraming, ResponseHead};
@@ -66,7 +67,7 @@ pub fn stored(head: &ResponseHead<'_>) -> Stored {
 /// The answer to a HEAD.
 pub fn blob_head(head: &ResponseHead<'_>) -> Result<BlobHead, Failure> {
     let size = head.content_length.ok_or_else(|| Failure::backend("an answer to HEAD without Content-Length"))?;
-    Ok(BlobHead { size, etag: etag_of(head) })
+    Ok(BlobHead { size, etag: etag_of(head), record: travel::collect(head.fields()) })
 }
 
 /// Whether a DELETE only hid the object behind a marker: its bytes are still there.
@@ -352,8 +353,9 @@ mod tests {
         let text = head("200 OK\r\nETag: \"abc\"\r\nx-amz-version-id: v1\r\nContent-Length: 0");
         let want = Stored { etag: "abc".to_owned(), version_id: "v1".to_owned() };
         assert_eq!(stored(&parsed(&text, false)), want);
-        let text = head("200 OK\r\nContent-Length: 77\r\nETag: W/\"abc\"");
-        let want = BlobHead { size: 77, etag: "abc".to_owned() };
+        let text = head("200 OK\r\nContent-Length: 77\r\nETag: W/\"abc\"\r\nX-Amz-Meta-Owner: me");
+        let record = ObjectRecord { user_metadata: vec![("owner".into(), "me".into())], ..ObjectRecord::default() };
+        let want = BlobHead { size: 77, etag: "abc".to_owned(), record };
         assert_eq!(blob_head(&parsed(&text, true)).ok(), Some(want));
         assert!(blob_head(&parsed(&head("200 OK"), true)).is_err());
         assert!(left_a_marker(&parsed(&head("204 No Content\r\nx-amz-delete-marker: true"), false)));

@@ -77,6 +77,11 @@ impl<'b> ResponseHead<'b> {
         self.status < 200
     }
 
+    /// All fields: name and value.
+    pub fn fields(&self) -> impl Iterator<Item = (&'b [u8], &'b [u8])> + '_ {
+        self.headers.iter().map(|header| (header.name.as_bytes(), header.value))
+    }
+
     /// Value of the first field of this name.
     pub fn header(&self, name: &str) -> Option<&'b [u8]> {
         self.headers.first(name)

@@ -50,6 +50,19 @@ impl CoreBackends {
         }
     }
 
+    /// Opens a directory for reads if it holds a marker with this backend's name, whosever deployment it is of: while the
+    /// database does not say which is ours. An endpoint needs no opening. Cancel: safe.
+    pub async fn open_for_reading(&self, backend: usize) -> Result<(), Failure> {
+        let Reach::Local(local) = &self.reaches[backend] else { return Ok(()) };
+        let name = self.view.backends[backend].name.as_str();
+        match local.marker().await? {
+            Some(bytes) if Marker::decode(&bytes).is_some_and(|marker| marker.backend == name) => {
+                local.adopt(bytes, false).await
+            }
+            _ => Err(Failure::backend(format!("backend {name}: no marker of this backend is there"))),
+        }
+    }
+
     /// Finds out what a backend really does (`backend/measure.rs`). Only after its marker was seen.
     /// Cancel: NOT safe, a probe object may stay.
     pub async fn measure(&self, backend: usize, nonce: Nonce) -> Result<BackendFacts, Failure> {

@@ -1,12 +1,14 @@
 //! A blob being read: one file, or the parts that its manifest names.
 
 use super::{Directory, corrupt, failure, open_beneath, size_of};
-use crate::backend::directory::BlobPath;
 use crate::backend::directory::manifest::{self, Manifest};
+use crate::backend::directory::{BlobPath, XATTR_NAME};
 use crate::backend::port::{BlobHead, Span};
+use crate::backend::travel::{LABEL_BYTES_MAX, Label};
 use crate::base::Failure;
 use crate::base::failure::Kind;
-use rustix::fs::{FileType, OFlags, fstat};
+use crate::store::record::ObjectRecord;
+use rustix::fs::{FileType, OFlags, fgetxattr, fstat};
 use rustix::io::{Errno, pread, read};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -64,7 +66,7 @@ impl Directory {
     /// None: there is no such blob.
     pub fn head(&self, name: &str) -> Result<Option<BlobHead>, Failure> {
         match self.open_blob(name) {
-            Ok(opened) => Ok(Some(BlobHead { size: opened.size(), etag: String::new() })),
+            Ok(opened) => Ok(Some(BlobHead { size: opened.size(), etag: String::new(), record: opened.label() })),
             Err(Errno::NOENT) => Ok(None),
             Err(cause) => Err(failure("opening", name, cause)),
         }
@@ -92,6 +94,17 @@ impl Opened {
             Self::File { size, .. } => *size,
             Self::Parts { manifest, .. } => manifest.size(),
         }
+    }
+
+    /// What travelled with the blob; nothing where the file system keeps no attributes.
+    fn label(&self) -> ObjectRecord {
+        let holder = match self {
+            Self::File { file, .. } => file,
+            Self::Parts { holder, .. } => holder,
+        };
+        let mut bytes = vec![0; LABEL_BYTES_MAX];
+        let read = fgetxattr(holder, XATTR_NAME, &mut bytes[..]).ok();
+        read.and_then(|len| Label::decode(&bytes[..len])).map(Label::into_record).unwrap_or_default()
     }
 }
 

@@ -1,11 +1,14 @@
 //! One batch, from holding its keys to answering its callers.
 
 use super::super::port::{
-    AbandonPart, AbandonWrite, AbortUpload, Applied, ApplyError, BatchId, Change, GivenUp, MetadataStore, Outcome,
+    AbandonPart, AbandonWrite, AbortUpload, Applied, ApplyError, BatchId, Change, CompleteStarted, GivenUp,
+    MetadataStore, Outcome,
 };
 use super::queue::{Waiting, is_end};
-use super::{Desk, Reply, ReplyTo};
-use crate::base::{BlobId, Clock, Dice, Failure, Incarnation};
+use super::{Desk, Reply, ReplyTo, unanswered};
+use crate::base::{BlobId, Clock, Dice, Failure, Incarnation, Tick};
+use futures_util::future::{Either, select};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +50,9 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         self.cells.taken_apart.inc();
         let mut in_a_row = 0;
         for (i, change) in changes.iter().enumerate() {
+            if callers[i].is_none() && !is_end(change) {
+                continue; // told meanwhile that it did not happen
+            }
             let alone: Arc<[Change]> = Arc::new([change.clone()]);
             let caller = &mut callers[i..=i];
             match self.attempt(&alone, caller).await {
@@ -71,17 +77,20 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         loop {
             let id = BatchId(self.dice.roll(), self.dice.roll());
             let begun = self.clock.tick();
-            let lost = match self.store.apply(id, changes.clone()).await {
+            let lost = match self.in_time(begun, self.store.apply(id, changes.clone()), callers).await {
                 Ok(applied) => {
+                    self.noted(begun, false, Ok(()));
                     self.cells.committed(changes.len(), self.clock.tick().since(begun));
                     return Ok(applied);
                 }
                 Err(ApplyError::NotApplied(failure)) => {
+                    self.noted(begun, false, Err::<(), _>(&failure));
                     self.cells.failures.inc();
                     return Err(Undone::NotApplied(failure));
                 }
                 Err(ApplyError::Unknown(failure)) => failure,
             };
+            self.noted(begun, false, Err::<(), _>(&lost));
             self.cells.answers_lost.inc();
             tracing::warn!(changes = changes.len(), cause = %lost, "the answer of a commit was lost");
             if let Some(applied) = self.resolve(id, &lost, callers).await {
@@ -95,15 +104,37 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         }
     }
 
+    /// A call of the store. Callers are told after a while that there is no answer; the desk waits for it still.
+    async fn in_time<T, R: ReplyTo>(&self, began: Tick, call: impl Future<Output = T>, callers: &mut [Option<R>]) -> T {
+        let patience = pin!(self.clock.sleep(self.limits.answer_within));
+        let call = pin!(call);
+        let late = match select(call, patience).await {
+            Either::Left((done, _)) => return done,
+            Either::Right(((), late)) => late,
+        };
+        for caller in callers.iter_mut().filter_map(Option::take) {
+            self.noted(began, false, Err::<(), _>(&unanswered()));
+            let _ = caller.send(Reply::Change(Err(unanswered()))); // what was begun is ended when it is known
+        }
+        late.await
+    }
+
     /// Asks until the database says what became of the batch. Callers are told after a while that nobody knows; the desk
     /// goes on, since nothing of these keys may run before.
     async fn resolve<R: ReplyTo>(&self, id: BatchId, lost: &Failure, callers: &mut [Option<R>]) -> Option<Applied> {
         let since = self.clock.tick();
         let mut wait = ASK_AGAIN_FIRST;
         loop {
-            match self.store.resolve(id).await {
-                Ok(found) => return found,
-                Err(failure) => tracing::warn!(cause = %failure, "a lost answer is not resolved yet"),
+            let begun = self.clock.tick();
+            match self.in_time(begun, self.store.resolve(id), callers).await {
+                Ok(found) => {
+                    self.noted(begun, false, Ok(()));
+                    return found;
+                }
+                Err(failure) => {
+                    self.noted(begun, false, Err::<(), _>(&failure));
+                    tracing::warn!(cause = %failure, "a lost answer is not resolved yet");
+                }
             }
             if self.clock.tick().since(since) >= self.limits.answer_within {
                 for caller in callers.iter_mut().filter_map(Option::take) {
@@ -141,8 +172,12 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         ends: &mut Vec<Change>,
     ) {
         assert_eq!(applied.outcomes.len(), changes.len(), "a store answers every change");
+        self.state.batch_applied();
         self.release(changes);
         self.show(&applied);
+        for (change, outcome) in changes.iter().zip(&applied.outcomes) {
+            self.note_blobs(change, outcome);
+        }
         for ((change, outcome), caller) in changes.iter().zip(applied.outcomes).zip(callers) {
             let unheard = match caller.take() {
                 Some(caller) => caller.send(Reply::Change(Ok(outcome))).err(),
@@ -153,6 +188,21 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
             }
         }
         ends.append(&mut self.postponed.borrow_mut());
+    }
+
+    /// Which blobs are nobody's yet. What is given up stays so: its bytes may be there for a while.
+    fn note_blobs(&self, change: &Change, outcome: &Outcome) {
+        match (change, outcome) {
+            (_, Outcome::BeginWrite(Ok(begun))) => self.state.begun(begun.blob.id, &begun.blob.name),
+            (Change::CommitWrite(commit), Outcome::CommitWrite(Ok(_))) => {
+                commit.blobs.iter().for_each(|written| self.state.committed(written.blob));
+            }
+            (_, Outcome::StartComplete(Ok(CompleteStarted::Go { upload, .. }))) => {
+                self.state.begun(&upload.upload, &upload.blob.name);
+            }
+            (Change::FinishComplete(done), Outcome::FinishComplete(Ok(_))) => self.state.committed(&done.upload),
+            _ => {}
+        }
     }
 
     fn fail<R: ReplyTo>(&self, changes: &[Change], failure: &Failure, callers: &mut [Option<R>]) {

@@ -1,5 +1,6 @@
 //! The desk as `Metadata` for tasks of its own thread: the simulator's, and tests'. Reactors come through their mailboxes.
 
+use super::super::database_state::DatabaseState;
 use super::super::location_cache::LocationCache;
 use super::super::port::{Answer, Change, Metadata, Outcome, Query};
 use super::super::record::Located;
@@ -13,15 +14,21 @@ use tokio::sync::oneshot;
 pub struct LocalMetadata {
     calls: flume::Sender<Call<oneshot::Sender<Reply>>>,
     cache: Option<Arc<LocationCache>>,
+    state: Option<Arc<DatabaseState>>,
 }
 
 /// A way to a desk and the inbox that it runs on. Unbounded: the desk's own limits hold.
 pub fn local(cache: Option<Arc<LocationCache>>) -> (LocalMetadata, flume::Receiver<Call<oneshot::Sender<Reply>>>) {
     let (calls, inbox) = flume::unbounded();
-    (LocalMetadata { calls, cache }, inbox)
+    (LocalMetadata { calls, cache, state: None }, inbox)
 }
 
 impl LocalMetadata {
+    /// With what the desk tells everybody of its database.
+    pub fn knowing(self, state: Arc<DatabaseState>) -> Self {
+        Self { state: Some(state), ..self }
+    }
+
     async fn call(&self, ask: Ask) -> Result<Reply, Failure> {
         let gone = || Failure::metadata("the metadata desk has stopped");
         let (reply, answer) = oneshot::channel();
@@ -40,6 +47,14 @@ impl Metadata for LocalMetadata {
             Answer::Lookup(found) => Ok(found.map(|located| *into = located).is_some()),
             _ => Err(Failure::ourselves("a store answered a lookup with something else")),
         }
+    }
+
+    fn recall(&self, bucket: &str, key: &str, into: &mut Located) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.get(bucket, key, into))
+    }
+
+    fn database(&self) -> Option<&DatabaseState> {
+        self.state.as_deref()
     }
 
     async fn query(&self, query: Query) -> Result<Answer, Failure> {

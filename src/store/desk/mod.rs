@@ -10,21 +10,27 @@
 //!   tried change by change, so that it fails no neighbour.
 //! - The cache and the board are written after COMMIT returned and before anybody is answered.
 //! - What was begun for a caller that nobody can tell any more is ended by the desk itself.
-//! - While the database does not answer, nobody waits longer than `DeskLimits::answer_within` to be told so.
+//! - While the database does not answer, nobody waits longer than `DeskLimits::answer_within` to be told so; and after some
+//!   failures in a row nobody is let through at all until a probe has succeeded (probe.rs).
 
+mod asked;
 mod batch;
 mod local;
+mod probe;
 mod queue;
 
 use super::board::Board;
+use super::database_state::DatabaseState;
 use super::location_cache::CacheWriter;
 use super::port::{Answer, Change, MetadataStore, Outcome, Query};
-use crate::base::{BackendName, Clock, Dice, Failure};
+use crate::base::{BackendName, Clock, Dice, Failure, Tick};
 use crate::observe::cells::DeskCells;
+use crate::policy::breaker::BreakerSettings;
+use asked::Asked;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use queue::Queue;
-use std::cell::RefCell;
+use queue::{Queue, is_end};
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -80,6 +86,8 @@ pub struct DeskLimits {
     /// How long callers wait while a batch does not come back, or its lost answer is not resolved
     /// (`database.call_timeout`). The desk goes on after that.
     pub answer_within: Duration,
+    /// The database's breaker (`circuit_breaker.*`).
+    pub breaker: BreakerSettings,
 }
 
 impl Default for DeskLimits {
@@ -89,6 +97,11 @@ impl Default for DeskLimits {
             waiting_changes_max: 4096,
             queries_max: 2048,
             answer_within: Duration::from_secs(2),
+            breaker: BreakerSettings {
+                failure_threshold: 3,
+                open_timeout: Duration::from_secs(15),
+                probe_max: Duration::from_secs(4),
+            },
         }
     }
 }
@@ -111,6 +124,16 @@ pub struct Desk<S, C, D> {
     cache: RefCell<Option<CacheWriter>>,
     shown: RefCell<Shown>,
     cells: Arc<DeskCells>,
+    state: Arc<DatabaseState>,
+    /// The last query failed: while the breaker is open, queries are refused only then. A database that takes no changes
+    /// (a full disk) is still read exactly.
+    queries_fail: Cell<bool>,
+    /// The last change failed. Failures of one kind are not forgiven for successes of the other.
+    changes_fail: Cell<bool>,
+    /// A batch is under way, and so nothing may run beside it.
+    running: Cell<bool>,
+    /// An empty batch is under way to find out whether changes work.
+    probing: Cell<bool>,
     /// Ends that failed and that nobody waits for: asked for again when the store works again.
     postponed: RefCell<Vec<Change>>,
 }
@@ -122,6 +145,10 @@ const EVENTS_PER_TURN: u32 = 256;
 enum Event<R> {
     /// The running batch has taken `answer_within` or more.
     Stalled,
+    /// Some query may have.
+    QueryStalled,
+    /// The breaker has closed again.
+    Probed,
     /// Ends of what was begun for callers that are gone.
     BatchDone(Vec<Change>),
     Answered,
@@ -143,6 +170,11 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
             cache: RefCell::new(cache),
             shown: RefCell::default(),
             cells: Arc::default(),
+            state: Arc::new(DatabaseState::new(limits.breaker)),
+            queries_fail: Cell::new(false),
+            changes_fail: Cell::new(false),
+            running: Cell::new(false),
+            probing: Cell::new(false),
             postponed: RefCell::default(),
         }
     }
@@ -153,6 +185,11 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
 
     pub fn cells(&self) -> Arc<DeskCells> {
         self.cells.clone()
+    }
+
+    /// What other threads may know without asking.
+    pub fn state(&self) -> Arc<DatabaseState> {
+        self.state.clone()
     }
 
     /// Shows charges on this board from now on: `places` are its backends in order (the published view's).
@@ -170,18 +207,27 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         let mut queue = Queue::default();
         let mut running: Option<Running<'_>> = None;
         let mut alarm: Option<Alarm<'_>> = None;
+        let asked = RefCell::new(Asked::default());
         let mut queries = FuturesUnordered::new();
+        let mut query_alarm: Option<Alarm<'_>> = None;
+        let mut probing: Option<Alarm<'_>> = None;
         let mut arrivals = inbox.stream();
         let mut open = true;
         let mut events = 0;
         loop {
-            if running.is_none() {
+            if !self.state.circuit.is_closed() && probing.is_none() {
+                probing = Some(Box::pin(self.probe_until_closed()));
+            }
+            if query_alarm.is_none() && !queries.is_empty() {
+                query_alarm = Some(Box::pin(self.clock.sleep(self.limits.answer_within)));
+            }
+            if running.is_none() && !self.probing.get() {
                 // What has arrived already goes into this batch.
                 while queue.len() < self.limits.batch_changes_max
                     && let Ok(call) = inbox.try_recv()
                 {
                     if let Some((query, reply)) = self.admit(call, &mut queue, queries.len()) {
-                        queries.push(self.answer(query, reply));
+                        queries.push(self.answer(query, reply, &asked));
                     }
                 }
                 let batch = queue.take_batch(self.limits.batch_changes_max);
@@ -191,6 +237,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 }
                 self.cells.waiting.set(queue.len() as u64);
             }
+            self.running.set(running.is_some());
             if !open && running.is_none() && queries.is_empty() {
                 return;
             }
@@ -214,6 +261,16 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 if let Poll::Ready(Some(())) = queries.poll_next_unpin(context) {
                     return Poll::Ready(Event::Answered);
                 }
+                if let Some(rings) = &mut query_alarm
+                    && rings.as_mut().poll(context).is_ready()
+                {
+                    return Poll::Ready(Event::QueryStalled);
+                }
+                if let Some(probe) = &mut probing
+                    && probe.as_mut().poll(context).is_ready()
+                {
+                    return Poll::Ready(Event::Probed);
+                }
                 if open && let Poll::Ready(call) = arrivals.poll_next_unpin(context) {
                     return Poll::Ready(call.map_or(Event::Closed, Event::Arrived));
                 }
@@ -229,9 +286,15 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                     alarm = Some(Box::pin(self.clock.sleep(self.limits.answer_within / 4)));
                 }
                 Event::Answered => {}
+                Event::Probed => probing = None,
+                Event::QueryStalled => {
+                    self.tell_unanswered(&asked);
+                    let again = self.limits.answer_within / 4;
+                    query_alarm = (!queries.is_empty()).then(|| Box::pin(self.clock.sleep(again)) as Alarm<'_>);
+                }
                 Event::Arrived(call) => {
                     if let Some((query, reply)) = self.admit(call, &mut queue, queries.len()) {
-                        queries.push(self.answer(query, reply));
+                        queries.push(self.answer(query, reply, &asked));
                     }
                 }
                 Event::Closed => open = false,
@@ -242,6 +305,14 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     /// Queues a change, gives a query back to be answered, or refuses what would be too much.
     fn admit<R: ReplyTo>(&self, call: Call<R>, queue: &mut Queue<R>, queries: usize) -> Option<(Query, R)> {
         match call.ask {
+            Ask::Change(change) if self.is_refused(&change) => {
+                let _ = call.reply.send(Reply::Change(Err(refused()))); // nothing was begun
+                None
+            }
+            Ask::Query(_) if self.queries_fail.get() && !self.state.circuit.is_closed() => {
+                let _ = call.reply.send(Reply::Query(Err(refused()))); // nothing was begun
+                None
+            }
             Ask::Change(change) => {
                 if queue.len() >= self.limits.waiting_changes_max && change.may_be_refused() {
                     self.cells.refused.inc();
@@ -268,13 +339,52 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         let now = self.clock.tick();
         for caller in queue.expire(|since| now.since(since) >= self.limits.answer_within) {
             self.cells.failures.inc();
-            let failure = Failure::metadata("the database does not answer");
-            let _ = caller.send(Reply::Change(Err(failure))); // nothing was begun
+            let _ = caller.send(Reply::Change(Err(unanswered()))); // nothing was begun
+        }
+    }
+
+    /// The same for queries. Each of them counts as a failed call, when it is told so.
+    fn tell_unanswered<R: ReplyTo>(&self, asked: &RefCell<Asked<R>>) {
+        let now = self.clock.tick();
+        let late = asked.borrow_mut().expire(|since| now.since(since) >= self.limits.answer_within);
+        for (since, caller) in late {
+            self.cells.failures.inc();
+            self.noted(since, true, Err::<(), _>(&unanswered()));
+            let _ = caller.send(Reply::Query(Err(unanswered()))); // a reader that is gone needs nothing
+        }
+    }
+
+    /// While the breaker is open nothing is begun; the ends of what was begun are kept until they can be asked for.
+    fn is_refused(&self, change: &Change) -> bool {
+        !self.state.circuit.is_closed() && !is_end(change)
+    }
+
+    /// Tells the breaker how a call that `began` then has ended, by the database's own fault or well. A failure of another
+    /// kind says nothing.
+    fn noted<T>(&self, began: Tick, is_query: bool, result: Result<T, &Failure>) {
+        let (this, other) = match is_query {
+            true => (&self.queries_fail, &self.changes_fail),
+            false => (&self.changes_fail, &self.queries_fail),
+        };
+        match result {
+            Ok(_) => {
+                this.set(false);
+                if !other.get() {
+                    self.state.circuit.succeeded(began, self.clock.tick());
+                }
+            }
+            Err(failure) if failure.is_of_database() => {
+                this.set(true);
+                self.state.circuit.failed(began, self.clock.tick(), self.dice.roll());
+            }
+            Err(_) => {}
         }
     }
 
     /// A lookup's answer goes into the cache if nothing touched its key meanwhile.
-    async fn answer<R: ReplyTo>(&self, query: Query, reply: R) {
+    async fn answer<R: ReplyTo>(&self, query: Query, reply: R, asked: &RefCell<Asked<R>>) {
+        let began = self.clock.tick();
+        let place_asked = asked.borrow_mut().put(began, reply);
         let looked_up = match &query {
             Query::Lookup { bucket, key } => {
                 let place = self.cache.borrow().as_ref().map(|cache| cache.place(bucket, key));
@@ -292,8 +402,19 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         {
             cache.fill(place, &bucket, &key, located);
         }
-        let _ = reply.send(Reply::Query(answer)); // a reader that is gone needs nothing
+        if let Some(reply) = asked.borrow_mut().end(place_asked) {
+            self.noted(began, true, answer.as_ref());
+            let _ = reply.send(Reply::Query(answer)); // a reader that is gone needs nothing
+        }
     }
+}
+
+fn unanswered() -> Failure {
+    Failure::metadata("the database does not answer")
+}
+
+fn refused() -> Failure {
+    Failure::metadata("the database does not answer: its breaker is open")
 }
 
 #[cfg(test)]

@@ -1,0 +1,278 @@
+"""The database does not answer: reads go on without it, everything else is refused at once, and all recovers alone.
+
+SQLite lives in the process, so its faults are made where it meets the system: strace lets the system calls of its threads fail
+or take too long, and another process holds its write lock.
+"""
+
+import contextlib
+import os
+import pathlib
+import sqlite3
+import subprocess
+import threading
+import time
+
+import harness
+import lean
+import pytest
+from conftest import QUICK_CLEANUP
+from stub import pattern
+from test_failures import COPIES, stubbed, wait_replicated
+
+BUCKET = harness.BUCKET
+DEGRADED = "x-s3o-degraded"
+QUICK = {
+    "database": {"call_timeout": "1s"},
+    "circuit_breaker": {"failure_threshold": 3, "open_timeout": "1s"},
+    "server": {"backend_timeout": "2s"},
+}
+UNREMEMBERED = harness.merged(QUICK, {"location_cache": {"max_size": 0}})
+CALLS = ["fcntl", "pread64", "pwrite64", "fdatasync"]
+FAULTS = {"errors": "error=EIO", "silence": "delay_enter=4000000"}
+
+
+@contextlib.contextmanager
+def broken_database(server, fault):
+    """The threads that talk to SQLite's files meet this fault at every system call."""
+    pid = server.process.child.pid
+    threads = [
+        task.name for task in pathlib.Path(f"/proc/{pid}/task").iterdir() if (task / "comm").read_text().startswith("sqlite-")
+    ]
+    assert len(threads) == 3, threads
+    calls = CALLS if fault == "errors" else ["fcntl"]
+    command = ["strace", "-q", "-o", "/dev/null", "-e", f"trace={','.join(calls)}"]
+    for call in calls:
+        command += ["-e", f"inject={call}:{FAULTS[fault]}"]
+    for thread in threads:
+        command += ["-p", thread]
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+
+        def is_attached():
+            assert tracer.poll() is None, tracer.stderr.read()
+            traced = [pathlib.Path(f"/proc/{pid}/task/{thread}/status").read_text() for thread in threads]
+            return all("TracerPid:\t0\n" not in text for text in traced)
+
+        harness.wait_for("strace to attach", is_attached)
+        time.sleep(0.1)
+        yield
+    finally:
+        tracer.terminate()
+        tracer.wait(30)
+
+
+def state(server):
+    return server.metric("s3o_circuit_breaker_state", name="database")
+
+
+def listings(stub):
+    return sum(request == ("GET", "") for request in stub.requests)
+
+
+def refused(answer):
+    return (answer.status, answer.code, answer.header("retry-after")) == (503, "ServiceUnavailable", "1")
+
+
+METADATA = [("content-type", "text/x-test"), ("x-amz-meta-owner", "me"), ("content-disposition", "inline")]
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
+    bodies = {f"dir/key {i}!": pattern(i, 3_000 * i) for i in range(6)}
+    with stubbed(tmp_path, 2, harness.merged(UNREMEMBERED, COPIES)) as (server, stubs), server.client() as client:
+        for key, body in bodies.items():
+            for content in (b"old", body):
+                assert client.put(BUCKET, key, content, headers=METADATA).status == 200
+        wait_replicated(server, len(bodies))
+        server.wait_cleaned()
+        for stub in stubs:
+            stub.requests.clear()
+        with broken_database(server, fault):
+            for _ in range(2):
+                for key, body in bodies.items():
+                    answer = client.get(BUCKET, key)
+                    assert (answer.status, answer.body == body, answer.header(DEGRADED)) == (200, True, "searched"), answer
+                    assert answer.header("content-type") == "text/x-test" and answer.header("content-disposition") == "inline"
+                    assert answer.header("x-amz-meta-owner") == "me"
+                    head = client.request("HEAD", BUCKET, key)
+                    assert (head.status, head.header("content-length")) == (200, str(len(body)))
+                    assert head.header("etag") == answer.header("etag") and head.header(DEGRADED) == "searched"
+            assert state(server) == 1
+            answer = client.get(BUCKET, "dir/key 5!", headers=[("range", "bytes=100-199")])
+            assert (answer.status, answer.body) == (206, bodies["dir/key 5!"][100:200])
+            same = client.get(BUCKET, "dir/key 5!", headers=[("if-none-match", answer.header("etag"))])
+            assert (same.status, same.header(DEGRADED)) == (304, "searched")
+            if fault == "errors":
+                assert [listings(stub) for stub in stubs] == [len(bodies)] * 2, "each key is searched once"
+            for method, key, query, body in [
+                ("PUT", "new", (), b"body"),
+                ("DELETE", "dir/key 1!", (), b""),
+                ("GET", None, [("list-type", "2")], b""),
+                ("POST", "new", [("uploads", "")], b""),
+                ("GET", "dir/key 1!", [("tagging", "")], b""),
+            ]:
+                started = time.monotonic()
+                answer = client.request(method, BUCKET, key, query=query, body=body)
+                assert refused(answer), f"{method} {key} {query}: {answer}"
+                assert time.monotonic() - started < 5
+            assert client.get(BUCKET, "nothing here").status == 404, "both backends have said so"
+            stubs[0].down_with = 500
+            assert refused(client.get(BUCKET, "nothing there")), "one of them has not"
+            for key, body in bodies.items():
+                assert client.get(BUCKET, key).body == body, "from the other copy"
+            stubs[0].mend()
+            status, text = server.health()
+            assert status == 200 and '"degraded"' in text
+            assert server.health("/health/ready")[0] == 200
+            assert server.metric("s3o_degraded_mode_active") == 1
+            assert server.metric("s3o_degraded_reads_total", operation="GetObject") >= 2 * len(bodies)
+            assert server.metric("s3o_degraded_write_rejections_total", operation="PutObject") == 1
+            assert server.metric("s3o_degraded_cache_hits_total") >= 1
+            assert server.metric("s3o_degraded_cache_misses_total") >= len(bodies)
+        started = time.monotonic()
+        harness.wait_for("its recovery", lambda: state(server) == 0 and '"ok"' in server.health()[1], 30)
+        assert time.monotonic() - started < 30
+        for key, body in bodies.items():
+            answer = client.get(BUCKET, key)
+            assert (answer.body == body, answer.header(DEGRADED)) == (True, None)
+        assert client.put(BUCKET, "new", b"body").status == 200
+        assert client.delete(BUCKET, "dir/key 1!").status == 204
+        assert set(client.list_keys(BUCKET)) == {*bodies, "new"} - {"dir/key 1!"}
+        harness.wait_for("the workers", lambda: server.metric("s3o_replication_pending") == 0, 30)
+        server.wait_cleaned()
+        text = server.log.read_text()
+        for message in ("circuit breaker opened", "circuit breaker half-open", "circuit breaker closed"):
+            assert any(message in line and '"database"' in line for line in text.splitlines()), message
+        for stub in stubs:
+            assert len(stub.blobs()) == len(bodies), "no orphan is left"
+
+
+def test_what_was_not_acknowledged_is_not_served(tmp_path):
+    """A body that reached its backend, but not the database: readers get the version before it."""
+    with stubbed(tmp_path, 1, UNREMEMBERED) as (server, (stub,)), server.client() as client:
+        assert client.put(BUCKET, "key", b"old").status == 200
+        request = client.signed("PUT", BUCKET, "key", body=pattern(0, 200_000))
+        with client.connect() as connection:
+            connection.send(request.head() + pattern(0, 200_000)[:100_000])
+            harness.wait_for("its reservation", lambda: server.backend_status("stub-0")["bytes_reserved"] == 200_000)
+            with broken_database(server, "errors"):
+                connection.send(pattern(0, 200_000)[100_000:])
+                assert connection.response().status == 503
+                harness.wait_for("its bytes", lambda: len(stub.blobs()) == 2)
+                answer = client.get(BUCKET, "key")
+                assert (answer.status, answer.body, answer.header(DEGRADED)) == (200, b"old", "searched")
+        harness.wait_for("its recovery", lambda: state(server) == 0, 30)
+        # A 503 is no promise that it did not happen.
+        answer = client.get(BUCKET, "key")
+        assert answer.body in (b"old", pattern(0, 200_000)) and answer.header(DEGRADED) is None
+        server.wait_cleaned()
+        assert len(stub.blobs()) == 1 and client.get(BUCKET, "key").body == answer.body
+
+
+def test_known_locations_are_exact(tmp_path):
+    """With SQLite nobody else writes: what the location cache holds is what the database would say."""
+    with stubbed(tmp_path, 1, QUICK) as (server, (stub,)), server.client() as client:
+        for key in ("read", "unread"):
+            assert client.put(BUCKET, key, key.encode(), headers=METADATA).status == 200
+        assert client.get(BUCKET, "read").body == b"read"
+        with broken_database(server, "errors"):
+            assert refused(client.put(BUCKET, "new", b"body"))
+            answer = client.get(BUCKET, "read")
+            assert (answer.body, answer.header(DEGRADED)) == (b"read", None)
+            answer = client.get(BUCKET, "unread")
+            assert (answer.body, answer.header(DEGRADED)) == (b"unread", "searched")
+
+
+def test_degraded_reads_can_be_turned_off(tmp_path):
+    settings = harness.merged(UNREMEMBERED, {"circuit_breaker": {"degraded_reads_enabled": False}})
+    with stubbed(tmp_path, 1, settings) as (server, _), server.client() as client:
+        assert client.put(BUCKET, "key", b"body").status == 200
+        with broken_database(server, "errors"):
+            for _ in range(5):
+                assert refused(client.get(BUCKET, "key"))
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_directories_answer_without_the_database(tmp_path, parallel):
+    """Any key, headers from extended attributes, newest version first, whichever directory has it."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    backends = [harness.directory_backend(folder.name, folder, quota_bytes=quota) for folder, quota in zip(folders, (9_000, 900_000))]
+    settings = harness.merged(QUICK_CLEANUP, harness.merged(UNREMEMBERED, {"circuit_breaker": {"parallel_broadcast": parallel}}))
+    keys = ["plain", "a/b//c", "../up", "ends/", "x" * 1024, "exclaim!!", "ü/ä"]
+    with harness.Server(tmp_path / "server", backends, settings) as server, server.client() as client:
+        for key in keys:
+            # The first takes a small one, the next version has no room there.
+            for body in (b"small", pattern(1, 20_000)):
+                assert client.put(BUCKET, key, body, headers=METADATA).status == 200, key
+        with broken_database(server, "errors"):
+            for key in keys:
+                answer = client.get(BUCKET, key)
+                assert (answer.status, answer.body == pattern(1, 20_000)) == (200, True), f"{key}: {answer}"
+                assert (answer.header(DEGRADED), answer.header("x-amz-meta-owner")) == ("searched", "me")
+            assert client.get(BUCKET, "plai").status == 404
+
+
+def test_a_database_that_takes_no_changes_is_read_exactly(tmp_path):
+    """Somebody holds its write lock: writes are 503 within five seconds, reads and listings as ever."""
+    with stubbed(tmp_path, 1, UNREMEMBERED) as (server, (stub,)), server.client() as client:
+        assert client.put(BUCKET, "key", b"body").status == 200
+        holder = sqlite3.connect(server.database, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        for _ in range(5):
+            started = time.monotonic()
+            assert refused(client.put(BUCKET, "key", b"other"))
+            assert time.monotonic() - started < 5
+            answer = client.get(BUCKET, "key")
+            assert (answer.status, answer.body, answer.header(DEGRADED)) == (200, b"body", None)
+            assert client.list_keys(BUCKET) == ["key"]
+        assert state(server) != 0 and '"degraded"' in server.health()[1]
+        holder.execute("ROLLBACK")
+        holder.close()
+        harness.wait_for("its recovery", lambda: state(server) == 0, 30)
+        assert client.put(BUCKET, "key", b"other").status == 200
+        assert client.get(BUCKET, "key").body == b"other"
+        server.wait_cleaned()
+
+
+def test_readers_all_the_while(tmp_path):
+    """Several readers while the database comes and goes: not one read fails in any phase."""
+    bodies = {f"key/{i}": pattern(i, 10_000) for i in range(10)}
+    with stubbed(tmp_path, 2, harness.merged(UNREMEMBERED, COPIES)) as (server, _), server.client() as client:
+        for key, body in bodies.items():
+            assert client.put(BUCKET, key, body).status == 200
+        wait_replicated(server, len(bodies))
+        stop, wrong, count = threading.Event(), [], [0]
+
+        def read():
+            with server.client() as mine:
+                while not stop.is_set():
+                    for key, body in bodies.items():
+                        try:
+                            answer = mine.get(BUCKET, key)
+                        except (lean.Cut, OSError) as cause:
+                            wrong.append(f"{key}: {cause!r}")
+                            return
+                        count[0] += 1
+                        if (answer.status, answer.body == body) != (200, True):
+                            wrong.append(f"{key}: {answer}")
+
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for fault in ("errors", "silence"):
+            with broken_database(server, fault):
+                harness.wait_for("the breaker", lambda: state(server) != 0, 20)
+                time.sleep(2)
+            harness.wait_for("its recovery", lambda: state(server) == 0, 30)
+            time.sleep(0.5)
+        stop.set()
+        for reader in readers:
+            reader.join()
+        assert not wrong, wrong[:5]
+        assert count[0] > 100 and server.metric("s3o_degraded_reads_total") > 0
+        assert client.put(BUCKET, "key/0", b"new").status == 200
+
+
+assert os.geteuid() == 0 or pathlib.Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip() == "0", (
+    "these tests attach strace to a running process: run them as root, or with kernel.yama.ptrace_scope = 0"
+)
