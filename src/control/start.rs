@@ -341,7 +341,10 @@ pub(super) fn register_change(view: &View) -> anyhow::Result<Register> {
 }
 
 /// This run of this instance becomes known; what former ones left is recovered. None: the database does not answer.
-pub(super) async fn register_once(metadata: &ControlMetadata, register: &Register) -> anyhow::Result<Option<Registered>> {
+pub(super) async fn register_once(
+    metadata: &ControlMetadata,
+    register: &Register,
+) -> anyhow::Result<Option<Registered>> {
     match metadata.step(register.clone()).await {
         Ok(Ok(registered)) => Ok(Some(registered)),
         Ok(Err(refusal)) => bail!("the database refused this instance: {refusal:?}"),
