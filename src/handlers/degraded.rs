@@ -7,7 +7,9 @@
 use super::concurrent;
 use super::ports::Ports;
 use super::request::Request;
+use super::scratch::Scratch;
 use super::searched::Searched;
+use super::selection::LOOKS_MAX;
 use super::trouble::Trouble;
 use crate::base::{BlobId, Clock, Dice, Failure, Timestamp, Version, blob_name};
 use crate::proto::checksum::{Algorithm, Digester};
@@ -27,7 +29,7 @@ pub enum Found {
 }
 
 impl Found {
-    /// The value of `x-s3o-degraded`; None for an exact answer.
+    /// The value of `x-s3o-degraded`, which every answer carries that was found so, that of "not there" included; None for an exact answer.
     pub fn degraded(self) -> Option<&'static str> {
         match self {
             Self::Exact => None,
@@ -52,10 +54,10 @@ struct Newest {
 pub async fn find<P: Ports>(
     ports: &P,
     request: &Request<'_>,
-    located: &mut Located,
+    scratch: &mut Scratch,
     failure: Failure,
     again: bool,
-) -> Result<Found, Trouble> {
+) -> Result<(), Trouble> {
     if !failure.is_of_database() || !ports.view().circuit_breaker.degraded_reads_enabled {
         return Err(failure.into());
     }
@@ -63,21 +65,18 @@ pub async fn find<P: Ports>(
     let cells = ports.cells();
     cells.degraded_reads.at(request.operation).inc();
     let (bucket, key) = (request.bucket(), request.key());
-    if !again && ports.meta().recall(bucket, key, located) {
+    if !again && ports.meta().recall(bucket, key, &mut scratch.located) {
         cells.degraded_cache_hits.inc();
-        return Ok(Found::Remembered);
+        scratch.found = Found::Remembered;
+        return Ok(());
     }
     let now = ports.clock().tick();
     let outage = outage_of(ports);
     if !again && let Some(known) = ports.searched().get(outage, bucket, key, now) {
         cells.degraded_cache_hits.inc();
-        return match known {
-            Some(found) => {
-                *located = found;
-                Ok(Found::Searched)
-            }
-            None => Err(ErrorCode::NoSuchKey.into()),
-        };
+        scratch.found = Found::Searched;
+        scratch.located = known.ok_or(ErrorCode::NoSuchKey)?;
+        return Ok(());
     }
     cells.degraded_cache_misses.inc();
     let found = search(ports, bucket, key).await?;
@@ -85,8 +84,9 @@ pub async fn find<P: Ports>(
         let lasts = Searched::jittered(ports.view().circuit_breaker.cache_ttl, ports.dice().roll());
         ports.searched().put(outage, bucket, key, ports.clock().tick().after(lasts), found.clone());
     }
-    *located = found.ok_or(ErrorCode::NoSuchKey)?;
-    Ok(Found::Searched)
+    scratch.found = Found::Searched;
+    scratch.located = found.ok_or(ErrorCode::NoSuchKey)?;
+    Ok(())
 }
 
 /// Which outage this is, for what is remembered of it; None while the breaker is closed, when nothing should be.
@@ -95,20 +95,42 @@ fn outage_of<P: Ports>(ports: &P) -> Option<(u64, u64)> {
     (!database.circuit.is_closed()).then(|| database.age())
 }
 
-/// Asks the backends that are well, and the others only if those have nothing.
+/// Looks until what was listed is still there when it is asked for.
 async fn search<P: Ports>(ports: &P, bucket: &str, key: &str) -> Result<Option<Located>, Trouble> {
+    for _ in 0..LOOKS_MAX {
+        match look(ports, bucket, key).await? {
+            Looked::Found(located) => return Ok(Some(*located)),
+            Looked::Nowhere => return Ok(None),
+            Looked::Vanished => {}
+        }
+    }
+    Err(Failure::backend("blobs vanish while they are looked for").into())
+}
+
+/// What a look at the backends has found.
+enum Looked {
+    Found(Box<Located>),
+    /// Every backend has said so.
+    Nowhere,
+    /// The newest was deleted between two questions, so that one below it may be the one.
+    Vanished,
+}
+
+/// Asks the backends that are well, and the others only if those have nothing.
+async fn look<P: Ports>(ports: &P, bucket: &str, key: &str) -> Result<Looked, Trouble> {
     let now = ports.clock().tick();
     let (well, unwell): (Vec<usize>, Vec<usize>) =
         (0..ports.view().backends.len()).partition(|&index| ports.health().is_good(index, now));
     let mut unanswered = None;
     for backends in [well, unwell] {
         let newest = newest_on(ports, bucket, key, &backends, &mut unanswered).await;
-        if let Some(found) = locate(ports, newest, &mut unanswered).await {
-            return Ok(Some(found));
+        match locate(ports, newest, &mut unanswered).await {
+            Looked::Nowhere => {}
+            found => return Ok(found),
         }
     }
     // Absent is what every backend has said, and nothing less.
-    unanswered.map_or(Ok(None), |failure| Err(failure.into()))
+    unanswered.map_or(Ok(Looked::Nowhere), |failure| Err(failure.into()))
 }
 
 /// One blob per backend that has any, those of the newest version first.
@@ -176,13 +198,12 @@ async fn list<P: Ports>(ports: &P, bucket: &str, key: &str, backend: usize) -> R
 }
 
 /// The newest version of which a backend still tells; its other copies go with it.
-async fn locate<P: Ports>(ports: &P, newest: Vec<Newest>, unanswered: &mut Option<Failure>) -> Option<Located> {
+async fn locate<P: Ports>(ports: &P, newest: Vec<Newest>, unanswered: &mut Option<Failure>) -> Looked {
     for one in &newest {
         let blob = blob_at(ports, one);
         let head = match ports.head(&blob).await {
             Ok(Some(head)) => head,
-            // Deleted since it was listed.
-            Ok(None) => continue,
+            Ok(None) => return Looked::Vanished,
             Err(failure) => {
                 *unanswered = Some(failure);
                 continue;
@@ -190,16 +211,16 @@ async fn locate<P: Ports>(ports: &P, newest: Vec<Newest>, unanswered: &mut Optio
         };
         let etag = if head.etag.is_empty() { etag_of(one.version) } else { head.etag };
         let others = newest.iter().filter(|other| other.version == one.version && other.backend != one.backend);
-        return Some(Located {
+        return Looked::Found(Box::new(Located {
             version: one.version,
             size: head.size,
             etag,
             modified: Timestamp { millis: one.version.millis() as i64 },
             record: head.record,
             blobs: std::iter::once(blob).chain(others.map(|other| blob_at(ports, other))).collect(),
-        });
+        }));
     }
-    None
+    Looked::Nowhere
 }
 
 fn blob_at<P: Ports>(ports: &P, one: &Newest) -> BlobAt {

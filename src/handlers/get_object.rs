@@ -25,20 +25,18 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     let mut looks = 0;
     loop {
         looks += 1;
-        let (found, selected) = select(ports, request, &mut scratch.located, looks > 1).await?;
-        let located = &scratch.located;
-        let Some(selection) = selected else {
-            return not_modified(exchange, located, found).await;
+        let Some(selection) = select(ports, request, scratch, looks > 1).await? else {
+            return not_modified(exchange, scratch).await;
         };
-        selection.write_head(exchange, request, located)?;
+        selection.write_head(exchange, request, scratch)?;
         if selection.span.len == 0 {
             return exchange.respond(b"").await.map_err(|_| Trouble::Cut);
         }
-        match send(ports, request, exchange, located, selection.span).await? {
+        match send(ports, request, exchange, &scratch.located, selection.span).await? {
             Sent::Whole => return Ok(()),
             // Its bytes may have been deleted since they were found: an overwrite, a move to another backend. And what
             // was remembered without the database may have other copies by now.
-            Sent::NoCopy { stale, .. } if (stale || found == Found::Remembered) && looks < LOOKS_MAX => {}
+            Sent::NoCopy { stale, .. } if (stale || scratch.found == Found::Remembered) && looks < LOOKS_MAX => {}
             Sent::NoCopy { failure, .. } => return Err(failure.into()),
         }
     }

@@ -1,6 +1,5 @@
 //! GetObjectAttributes: from the rows alone.
 
-use super::degraded::Found;
 use super::ports::{Exchange, Ports};
 use super::request::Request;
 use super::scratch::Scratch;
@@ -28,7 +27,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         look_up(ports, request, located).await?;
         match ReadConditions::of(request.head)?.test(&located.etag, located.modified) {
             Verdict::Proceed => {}
-            Verdict::NotModified => return not_modified(exchange, located, Found::Exact).await,
+            Verdict::NotModified => return not_modified(exchange, scratch).await,
             Verdict::PreconditionFailed => return Err(ErrorCode::PreconditionFailed.into()),
         }
         let is_listed = located.record.parts > 0 && located.record.checksums.iter().any(|one| one.composite);

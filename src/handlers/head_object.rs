@@ -12,8 +12,9 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     exchange: &mut X,
     scratch: &mut Scratch,
 ) -> Result<(), Trouble> {
-    let (found, selected) = select(ports, request, &mut scratch.located, false).await?;
-    let Some(selection) = selected else { return not_modified(exchange, &scratch.located, found).await };
-    selection.write_head(exchange, request, &scratch.located)?;
+    let Some(selection) = select(ports, request, scratch, false).await? else {
+        return not_modified(exchange, scratch).await;
+    };
+    selection.write_head(exchange, request, scratch)?;
     exchange.respond(b"").await.map_err(|_| Trouble::Cut)
 }

@@ -51,6 +51,7 @@ mod upload_part;
 mod upload_part_copy;
 
 use crate::proto::operation::Operation;
+use degraded::Found;
 use ports::{Exchange, Ports};
 use request::Request;
 use scratch::Scratch;
@@ -63,6 +64,7 @@ pub async fn serve<P: Ports, X: Exchange<P>>(
     exchange: &mut X,
     scratch: &mut Scratch,
 ) {
+    scratch.found = Found::Exact;
     let outcome = match admission::admit(ports, request) {
         Ok(()) => dispatch(ports, request, exchange, scratch).await,
         Err(trouble) => Err(trouble),

@@ -6,6 +6,7 @@ use super::object_headers::{write_object, write_version};
 use super::ports::{Exchange, Ports};
 use super::request::Request;
 use super::response::ResponseHead;
+use super::scratch::Scratch;
 use super::trouble::Trouble;
 use crate::backend::port::Span;
 use crate::base::{Failure, PartNumber};
@@ -16,7 +17,6 @@ use crate::proto::range::Range;
 use crate::store::port::{Answer, Metadata, Query, VersionParts};
 use crate::store::record::{Located, PartRecord};
 
-/// Says of an answer that it was found without the database, and how.
 const DEGRADED: &str = "x-s3o-degraded";
 /// Looks for a version, the first one included (PROTOCOL.md, "Deleting bytes").
 pub const LOOKS_MAX: u32 = 3;
@@ -28,7 +28,6 @@ pub struct Selection {
     partial: bool,
     /// By part number, of an object that came in parts.
     part: Option<Box<PartRecord>>,
-    found: Found,
 }
 
 /// Finds the live version, without the database where that does not answer, and decides what of it is to be sent; None: 304.
@@ -37,9 +36,9 @@ pub struct Selection {
 pub async fn select<P: Ports>(
     ports: &P,
     request: &Request<'_>,
-    located: &mut Located,
+    scratch: &mut Scratch,
     again: bool,
-) -> Result<(Found, Option<Selection>), Trouble> {
+) -> Result<Option<Selection>, Trouble> {
     let number = params::part_number(&request.query())?;
     if number.is_some() && request.head.header("range").is_some() {
         let message = "Cannot specify both Range header and partNumber query parameter";
@@ -48,17 +47,21 @@ pub async fn select<P: Ports>(
     let mut looks = 0;
     loop {
         looks += 1;
-        let found = match ports.meta().lookup(request.bucket(), request.key(), located).await {
-            Ok(true) => Found::Exact,
+        scratch.found = Found::Exact;
+        match ports.meta().lookup(request.bucket(), request.key(), &mut scratch.located).await {
+            Ok(true) => {}
             Ok(false) => return Err(ErrorCode::NoSuchKey.into()),
-            Err(failure) => Box::pin(degraded::find(ports, request, located, failure, again)).await?,
-        };
-        let Some(range) = decide(request, located)? else { return Ok((found, None)) };
-        let Some(number) = number else {
-            return Ok((found, Some(Selection::of_range(range, located.size, found))));
-        };
+            Err(failure) => Box::pin(degraded::find(ports, request, scratch, failure, again)).await?,
+        }
+        let located = &scratch.located;
+        let Some(range) = decide(request, located)? else { return Ok(None) };
+        let Some(number) = number else { return Ok(Some(Selection::of_range(range, located.size))) };
+        if scratch.found == Found::Searched {
+            // No backend tells which parts an object came in.
+            return Err(ErrorCode::ServiceUnavailable.into());
+        }
         match Box::pin(part_of(ports, request, located, number)).await? {
-            Some(selection) => return Ok((found, Some(selection))),
+            Some(selection) => return Ok(Some(selection)),
             // Overwritten between two questions.
             None if looks < LOOKS_MAX => {}
             None => return Err(ErrorCode::ServiceUnavailable.into()),
@@ -95,18 +98,13 @@ async fn part_of<P: Ports>(
 ) -> Result<Option<Selection>, Trouble> {
     if located.record.parts == 0 {
         // One piece is its own first part.
-        let whole = Selection {
-            span: Span { from: 0, len: located.size },
-            partial: located.size > 0,
-            part: None,
-            found: Found::Exact,
-        };
+        let whole = Selection { span: Span { from: 0, len: located.size }, partial: located.size > 0, part: None };
         return if number.get() == 1 { Ok(Some(whole)) } else { Err(ErrorCode::InvalidPartNumber.into()) };
     }
     let Some(mut found) = parts_of(ports, request, located, number.get() - 1, 1).await? else { return Ok(None) };
     let part = found.parts.pop().filter(|part| part.number == number.get()).ok_or(ErrorCode::InvalidPartNumber)?;
     let span = Span { from: found.before_bytes, len: part.size };
-    Ok(Some(Selection { span, partial: part.size > 0, part: Some(Box::new(part)), found: Found::Exact }))
+    Ok(Some(Selection { span, partial: part.size > 0, part: Some(Box::new(part)) }))
 }
 
 /// A page of the version's parts; None if it is not live any more. Cancel: NOT safe.
@@ -126,12 +124,12 @@ pub async fn parts_of<P: Ports>(
 }
 
 impl Selection {
-    fn of_range(range: Range, size: u64, found: Found) -> Self {
+    fn of_range(range: Range, size: u64) -> Self {
         let (from, partial) = match range {
             Range::Part { first, .. } => (first, true),
             Range::Whole | Range::Unsatisfiable => (0, false),
         };
-        Self { span: Span { from, len: range.len(size) }, partial, part: None, found }
+        Self { span: Span { from, len: range.len(size) }, partial, part: None }
     }
 
     /// Status and fields of the answer that sends it.
@@ -139,8 +137,9 @@ impl Selection {
         &self,
         exchange: &mut X,
         request: &Request<'_>,
-        located: &Located,
+        scratch: &Scratch,
     ) -> Result<(), S3Error> {
+        let located = &scratch.located;
         let Span { from, len } = self.span;
         let head = exchange.head();
         head.clear();
@@ -157,7 +156,7 @@ impl Selection {
             _ if len == located.size => &*located.record.checksums,
             _ => &[],
         };
-        write_found(head, self.found);
+        write_found(head, scratch.found);
         write_object(head, request, located, checksums)?;
         if self.part.is_some() {
             head.format("x-amz-mp-parts-count", format_args!("{}", located.record.parts));
@@ -166,22 +165,20 @@ impl Selection {
     }
 }
 
-fn write_found(head: &mut ResponseHead, found: Found) {
+/// Says of an answer that was found without the database that it was, and how.
+pub fn write_found(head: &mut ResponseHead, found: Found) {
     if let Some(how) = found.degraded() {
         head.field(DEGRADED, how);
     }
 }
 
 /// The answer to a condition that says that the client has these bytes already.
-pub async fn not_modified<P: Ports, X: Exchange<P>>(
-    exchange: &mut X,
-    located: &Located,
-    found: Found,
-) -> Result<(), Trouble> {
+pub async fn not_modified<P: Ports, X: Exchange<P>>(exchange: &mut X, scratch: &Scratch) -> Result<(), Trouble> {
+    let located = &scratch.located;
     let head = exchange.head();
     head.clear();
     head.status = ErrorCode::NotModified.http_status();
-    write_found(head, found);
+    write_found(head, scratch.found);
     write_version(head, located);
     for (name, value) in located.record.headers.iter().filter(|(name, _)| name == "cache-control" || name == "expires")
     {

@@ -1,8 +1,10 @@
 //! How a request ends when it does not end well, and the one place where that becomes an answer.
 
+use super::degraded::Found;
 use super::ports::{Exchange, Ports};
 use super::request::Request;
 use super::scratch::Scratch;
+use super::selection::write_found;
 use crate::base::failure::Kind;
 use crate::base::{Blame, Failure};
 use crate::proto::body_error::BodyError;
@@ -118,7 +120,7 @@ pub async fn answer<P: Ports, X: Exchange<P>>(
     // What a copy is refused for may be its source.
     let copies = matches!(request.operation, Operation::CopyObject | Operation::UploadPartCopy);
     let about = if copies { ("", "") } else { (request.bucket(), request.key()) };
-    refuse_about(request.head, (request.id, about), exchange, scratch, &error).await;
+    refuse_about(request.head, (request.id, about), exchange, scratch, &error, scratch.found).await;
 }
 
 /// Answers an error to a request that may not have been understood yet. Cancel: NOT safe.
@@ -129,7 +131,7 @@ pub async fn refuse<P: Ports, X: Exchange<P>>(
     scratch: &mut Scratch,
     error: &S3Error,
 ) {
-    refuse_about(head, (id, ("", "")), exchange, scratch, error).await;
+    refuse_about(head, (id, ("", "")), exchange, scratch, error, Found::Exact).await;
 }
 
 async fn refuse_about<P: Ports, X: Exchange<P>>(
@@ -138,11 +140,13 @@ async fn refuse_about<P: Ports, X: Exchange<P>>(
     exchange: &mut X,
     scratch: &mut Scratch,
     error: &S3Error,
+    found: Found,
 ) {
     if exchange.answered() {
         return exchange.cut();
     }
     write_head(exchange, scratch, error);
+    write_found(exchange.head(), found);
     scratch.body.clear();
     if head.method != Method::Head && error.code != ErrorCode::NotModified {
         xml::write_error(&mut scratch.body, error, (head.path, about), id);

@@ -115,7 +115,13 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
                 answer = client.request(method, BUCKET, key, query=query, body=body)
                 assert refused(answer), f"{method} {key} {query}: {answer}"
                 assert time.monotonic() - started < 5
-            assert client.get(BUCKET, "nothing here").status == 404, "both backends have said so"
+            for method in ("GET", "HEAD"):
+                absent = client.request(method, BUCKET, "nothing here")
+                assert (absent.status, absent.header(DEGRADED)) == (404, "searched"), "both backends have said so"
+            unmet = client.get(BUCKET, "dir/key 5!", headers=[("if-match", '"other"')])
+            assert (unmet.status, unmet.header(DEGRADED)) == (412, "searched")
+            assert client.get(BUCKET, "dir/key 1!", query=[("partNumber", "1")]).status == 503, "no backend knows of parts"
+            assert client.put(BUCKET, "new", b"body").header(DEGRADED) is None
             stubs[0].down_with = 500
             assert refused(client.get(BUCKET, "nothing there")), "one of them has not"
             for key, body in bodies.items():
@@ -126,7 +132,7 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
             assert server.health("/health/ready")[0] == 200
             assert server.metric("s3o_degraded_mode_active") == 1
             assert server.metric("s3o_degraded_reads_total", operation="GetObject") >= 2 * len(bodies)
-            assert server.metric("s3o_degraded_write_rejections_total", operation="PutObject") == 1
+            assert server.metric("s3o_degraded_write_rejections_total", operation="PutObject") == 2
             assert server.metric("s3o_degraded_cache_hits_total") >= 1
             assert server.metric("s3o_degraded_cache_misses_total") >= len(bodies)
         started = time.monotonic()

@@ -16,6 +16,7 @@ use s3_orchestrator::proto::operation::Operation;
 use s3_orchestrator::proto::sigv4::PayloadMode;
 use s3_orchestrator::proto::target::Target;
 use s3_orchestrator::proto::xml;
+use s3_orchestrator::store::record::Located;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
@@ -148,8 +149,10 @@ impl Client {
     async fn head(&self, key: &'static str) {
         let operation = self.world.new_operation();
         self.world.called(key, operation, Call::Read);
+        let before = self.world.located(BUCKET, key);
         let response = call(&self.world, Ask::new("HEAD", format!("/{BUCKET}/{key}"))).await;
         let told = self.told_of_read(key, &response);
+        self.check_absence(key, &response, before);
         if let (Answer::Found(Some(value)), 200) = (told, response.status) {
             let size = self.world.values.borrow()[&value].size as u64;
             if response.length != size {
@@ -181,14 +184,32 @@ impl Client {
         ask.gone_after = world.sim.chance(20).then(|| world.sim.below(4_000) as usize);
         world.called(key, operation, Call::Read);
         count(&world.counts.reads);
+        let before = world.located(BUCKET, key);
         let response = call(world, ask).await;
         let told = self.told_of_read(key, &response);
+        self.check_absence(key, &response, before);
         if let Answer::Found(Some(value)) = told {
             self.check_body(value, &response);
         }
         let told = claimed(told, &response);
         world.answered(key, operation, told);
         told != Answer::Nothing && response.is_whole()
+    }
+
+    /// Without the database too, a key is only said not to be there if nobody has it: not one that was live all the while.
+    fn check_absence(&self, key: &'static str, response: &Response, before: Option<Located>) {
+        if response.status == 404 && response.field(DEGRADED).is_some() {
+            count(&self.world.counts.degraded_absences);
+            let live = before
+                .filter(|before| self.world.located(BUCKET, key).is_some_and(|now| now.version == before.version));
+            if let Some(live) = live {
+                self.world
+                    .violated("I1 (absent is what every backend has said)", format!("{key} has {:?}", live.version));
+            }
+        }
+        if response.status / 100 == 2 && response.field(DEGRADED).is_some() {
+            count(&self.world.counts.degraded_reads);
+        }
     }
 
     /// I2: what came is this version's, from its first byte to its last or to where the connection was cut.

@@ -19,6 +19,7 @@ use s3_orchestrator::observe::cells::CoreCells;
 use s3_orchestrator::policy::breaker::BreakerSettings;
 use s3_orchestrator::proto::body_check::BodyCheck;
 use s3_orchestrator::store::board::Board;
+use s3_orchestrator::store::database_state::DatabaseState;
 use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, local};
 use s3_orchestrator::store::location_cache::LocationCache;
 use s3_orchestrator::store::port::*;
@@ -376,6 +377,14 @@ pub struct SimMeta {
 impl Metadata for SimMeta {
     async fn lookup(&self, bucket: &str, key: &str, into: &mut Located) -> Result<bool, Failure> {
         self.desk.lookup(bucket, key, into).await
+    }
+
+    fn recall(&self, bucket: &str, key: &str, into: &mut Located) -> bool {
+        self.desk.recall(bucket, key, into)
+    }
+
+    fn database(&self) -> Option<&DatabaseState> {
+        self.desk.database()
     }
 
     async fn query(&self, query: Query) -> Result<Answer, Failure> {

@@ -13,7 +13,7 @@ use s3_orchestrator::config::{Registry, View};
 use s3_orchestrator::observe::cells::CoreCells;
 use s3_orchestrator::store::memory::MemoryStore;
 use s3_orchestrator::store::port::*;
-use s3_orchestrator::store::record::{BlobAt, BlobState, ObjectRecord};
+use s3_orchestrator::store::record::{BlobAt, BlobState, Located, ObjectRecord};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -154,6 +154,8 @@ pub struct Counts {
     pub unknown_writes: Cell<u64>,
     pub reads: Cell<u64>,
     pub cut_bodies: Cell<u64>,
+    pub degraded_reads: Cell<u64>,
+    pub degraded_absences: Cell<u64>,
     pub resumed_bodies: Cell<u64>,
     pub failed_over: Cell<u64>,
     pub copies: Cell<u64>,
@@ -166,12 +168,14 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub fn all(&self) -> [(&'static str, u64); 13] {
+    pub fn all(&self) -> [(&'static str, u64); 15] {
         [
             ("acknowledged writes", &self.acknowledged_writes),
             ("unknown writes", &self.unknown_writes),
             ("reads", &self.reads),
             ("cut bodies", &self.cut_bodies),
+            ("reads without the database", &self.degraded_reads),
+            ("keys found to be absent without it", &self.degraded_absences),
             ("resumed bodies", &self.resumed_bodies),
             ("reads from another copy", &self.failed_over),
             ("copies", &self.copies),
@@ -542,10 +546,17 @@ impl World {
         }
     }
 
+    /// What the database says of a key, whether it can be asked or not.
+    pub fn located(&self, bucket: &str, key: &str) -> Option<Located> {
+        let query = Query::Lookup { bucket: bucket.to_owned(), key: key.to_owned() };
+        match now(self.store().query(query)) {
+            Ok(Answer::Lookup(located)) => located,
+            _ => None,
+        }
+    }
+
     pub fn erase_live(&self, bucket: &BucketName, key: &ObjectKey) {
-        let query = Query::Lookup { bucket: bucket.as_str().to_owned(), key: key.as_str().to_owned() };
-        let Ok(Answer::Lookup(Some(located))) = now(self.store().query(query)) else { return };
-        for blob in located.blobs {
+        for blob in self.located(bucket.as_str(), key.as_str()).map(|located| located.blobs).unwrap_or_default() {
             self.backends[self.view.backend_index(&blob.backend).expect("configured")].erase(&blob.name);
         }
     }
