@@ -25,6 +25,18 @@ impl BucketName {
         (well_formed && !Self::RESERVED.contains(&text)).then(|| Self(text.into()))
     }
 
+    /// A name that may be given to a new bucket: S3 keeps more names to itself than it can read. (It also keeps
+    /// `amzn-s3-demo-…`, which its guides use.)
+    pub fn parse_new(text: &str) -> Option<Self> {
+        const PREFIXES: [&str; 2] = ["xn--", "sthree-"];
+        const SUFFIXES: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"];
+        let kept = PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+            || SUFFIXES.iter().any(|suffix| text.ends_with(suffix))
+            || text.contains(".-")
+            || text.contains("-.");
+        Self::parse(text).filter(|_| !kept)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -217,6 +229,14 @@ mod tests {
         for bad in ["", "ab", "Abc", "a_b", "-ab", "ab-", "a..b", "1.2.3.4", "health", "metrics", &"a".repeat(64)] {
             assert!(BucketName::parse(bad).is_none(), "{bad}");
         }
+        for kept in ["a.-b", "a-.b", "xn--ab", "sthree-a", "a-s3alias", "a--ol-s3", "a.mrap", "a--x-s3", "a--table-s3"]
+        {
+            assert!(BucketName::parse(kept).is_some() && BucketName::parse_new(kept).is_none(), "{kept}");
+        }
+        for good in ["a.b-c", "a--b", "amzn-s3-demo-bucket", "mrap"] {
+            assert!(BucketName::parse_new(good).is_some(), "{good}");
+        }
+        assert!(BucketName::parse_new("ab").is_none());
     }
 
     #[test]

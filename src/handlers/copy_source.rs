@@ -5,8 +5,8 @@ use super::placing;
 use super::ports::Ports;
 use super::request::Request;
 use super::trouble::Trouble;
-use crate::base::Failure;
 use crate::base::failure::Kind;
+use crate::base::{Clock, Failure};
 use crate::policy::access::Permission;
 use crate::proto::conditional::{ReadConditions, Verdict};
 use crate::proto::error_code::{ErrorCode, S3Error};
@@ -57,7 +57,9 @@ impl CopySource {
         if !ports.meta().lookup(&self.bucket, &self.key, located).await? {
             return Err(ErrorCode::NoSuchKey.into());
         }
-        match ReadConditions::of_copy_source(request.head)?.test(&located.etag, located.modified) {
+        match ReadConditions::of_copy_source(request.head)?
+            .test(&located.etag, located.modified, || ports.clock().now())
+        {
             Verdict::Proceed => Ok(()),
             Verdict::NotModified | Verdict::PreconditionFailed => Err(ErrorCode::PreconditionFailed.into()),
         }

@@ -31,7 +31,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         ports.cells().access_denied.inc();
         return Err(ErrorCode::AccessDenied.into());
     }
-    let name = BucketName::parse(request.bucket()).ok_or(ErrorCode::InvalidBucketName)?;
+    let name = BucketName::parse_new(request.bucket()).ok_or(ErrorCode::InvalidBucketName)?;
     if known.is_some_and(|known| known.stored.is_none()) {
         return Err(taken(own).into());
     }

@@ -5,6 +5,7 @@ use super::request::Request;
 use super::scratch::Scratch;
 use super::selection::{LOOKS_MAX, look_up, not_modified, parts_of};
 use super::trouble::Trouble;
+use crate::base::Clock;
 use crate::proto::attributes::ObjectAttributes;
 use crate::proto::conditional::{ReadConditions, Verdict};
 use crate::proto::date;
@@ -25,7 +26,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         looks += 1;
         let located = &mut scratch.located;
         look_up(ports, request, located).await?;
-        match ReadConditions::of(request.head)?.test(&located.etag, located.modified) {
+        match ReadConditions::of(request.head)?.test(&located.etag, located.modified, || ports.clock().now()) {
             Verdict::Proceed => {}
             Verdict::NotModified => return not_modified(exchange, scratch).await,
             Verdict::PreconditionFailed => return Err(ErrorCode::PreconditionFailed.into()),

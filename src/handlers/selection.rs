@@ -9,7 +9,7 @@ use super::response::ResponseHead;
 use super::scratch::Scratch;
 use super::trouble::Trouble;
 use crate::backend::port::Span;
-use crate::base::{Failure, PartNumber};
+use crate::base::{Clock, Failure, PartNumber};
 use crate::proto::conditional::{ReadConditions, Verdict};
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::params;
@@ -54,7 +54,7 @@ pub async fn select<P: Ports>(
             Err(failure) => Box::pin(degraded::find(ports, request, scratch, failure, again)).await?,
         }
         let located = &scratch.located;
-        let Some(range) = decide(request, located)? else { return Ok(None) };
+        let Some(range) = decide(ports, request, located)? else { return Ok(None) };
         let Some(number) = number else { return Ok(Some(Selection::of_range(range, located.size))) };
         if scratch.found == Found::Searched {
             // No backend tells which parts an object came in.
@@ -75,9 +75,9 @@ pub async fn look_up<P: Ports>(ports: &P, request: &Request<'_>, located: &mut L
     if found { Ok(()) } else { Err(ErrorCode::NoSuchKey.into()) }
 }
 
-fn decide(request: &Request<'_>, located: &Located) -> Result<Option<Range>, S3Error> {
+fn decide<P: Ports>(ports: &P, request: &Request<'_>, located: &Located) -> Result<Option<Range>, S3Error> {
     let conditions = ReadConditions::of(request.head)?;
-    match conditions.test(&located.etag, located.modified) {
+    match conditions.test(&located.etag, located.modified, || ports.clock().now()) {
         Verdict::Proceed => {}
         Verdict::NotModified => return Ok(None),
         Verdict::PreconditionFailed => return Err(ErrorCode::PreconditionFailed.into()),

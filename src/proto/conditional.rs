@@ -51,8 +51,8 @@ impl<'h> ReadConditions<'h> {
     }
 
     /// In the order of RFC 9110, 13.2.2: a date counts only when the ETag condition of its kind is absent. A malformed date
-    /// is no condition.
-    pub fn test(&self, etag: &str, modified: Timestamp) -> Verdict {
+    /// is no condition, and neither is an If-Modified-Since of the future, as S3 has it.
+    pub fn test(&self, etag: &str, modified: Timestamp, now: impl FnOnce() -> Timestamp) -> Verdict {
         let changed_after = |value: &[u8]| date::parse_http(value).map(|at| modified.seconds() > at.seconds());
         let holds = match (self.if_match, self.if_unmodified_since) {
             (Some(tags), _) => matches_strongly(tags, etag),
@@ -64,7 +64,10 @@ impl<'h> ReadConditions<'h> {
         }
         let is_news = match (self.if_none_match, self.if_modified_since) {
             (Some(tags), _) => !matches_weakly(tags, etag),
-            (None, Some(since)) => changed_after(since) != Some(false),
+            (None, Some(since)) => {
+                let is_past = date::parse_http(since).is_some_and(|at| at.seconds() <= now().seconds());
+                !is_past || changed_after(since) != Some(false)
+            }
             (None, None) => true,
         };
         if is_news { Verdict::Proceed } else { Verdict::NotModified }
@@ -180,6 +183,8 @@ mod tests {
     const SAME: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
     const AFTER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+    const NOW: Timestamp = Timestamp { millis: 784_111_778_000 };
+    const FUTURE: &str = "Sun, 06 Nov 1994 08:49:39 GMT";
 
     fn with_head<T>(fields: &[(&str, &str)], check: impl FnOnce(&RequestHead<'_>) -> T) -> T {
         let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -188,7 +193,8 @@ mod tests {
     }
 
     fn check(fields: &[(&str, &str)], want: Verdict) {
-        let verdict = with_head(fields, |head| ReadConditions::of(head).expect("once each").test(ETAG, MODIFIED));
+        let verdict =
+            with_head(fields, |head| ReadConditions::of(head).expect("once each").test(ETAG, MODIFIED, || NOW));
         assert_eq!(verdict, want, "{fields:?}");
     }
 
@@ -226,7 +232,12 @@ mod tests {
         {
             check(&[("If-Unmodified-Since", value)], want);
         }
-        for (value, want) in [(BEFORE, Verdict::Proceed), (SAME, Verdict::NotModified), (AFTER, Verdict::NotModified)] {
+        for (value, want) in [
+            (BEFORE, Verdict::Proceed),
+            (SAME, Verdict::NotModified),
+            (AFTER, Verdict::NotModified),
+            (FUTURE, Verdict::Proceed),
+        ] {
             check(&[("If-Modified-Since", value)], want);
         }
         check(&[("If-Unmodified-Since", "yesterday"), ("If-Modified-Since", "tomorrow")], Verdict::Proceed);

@@ -174,7 +174,12 @@ pub fn http(at: Timestamp) -> DateText<29> {
         .done()
 }
 
-/// `2026-11-22T17:00:00.000Z`, for XML.
+/// `2026-11-22T17:00:00.000Z` of the whole second, for XML: what a listing says of an object is what its Last-Modified says.
+pub fn xml(at: Timestamp) -> DateText<24> {
+    iso8601(Timestamp { millis: at.seconds().saturating_mul(1000) })
+}
+
+/// `2026-11-22T17:00:00.123Z`, for logs.
 pub fn iso8601(at: Timestamp) -> DateText<24> {
     let civil = Civil::of(at);
     Pen::new()

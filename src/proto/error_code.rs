@@ -51,7 +51,6 @@ codes! {
     EntityTooLarge 400 "Your proposed upload exceeds the maximum allowed object size.",
     EntityTooSmall 400 "Your proposed upload is smaller than the minimum allowed object size.",
     /// Not S3's: an `Expect` other than `100-continue` (RFC 9110, 10.1.1).
-    ExpectationFailed 417 "The only expectation supported is 100-continue.",
     /// Not S3's: neither HTTP/1.1 nor HTTP/1.0.
     HttpVersionNotSupported 505 "The HTTP version of the request is not supported.",
     IllegalLocationConstraintException 400

@@ -60,7 +60,7 @@ pub fn request_head(input: &[u8]) {
     }
     let _ = (ReadConditions::of(&head), WriteConditions::of(&head));
     if let Ok(conditions) = ReadConditions::of(&head) {
-        conditions.test("9bb58f26192e4ba00f01e2e7b136bbd8", Timestamp::default());
+        conditions.test("9bb58f26192e4ba00f01e2e7b136bbd8", Timestamp::default(), Timestamp::default);
         conditions.range_applies("9bb58f26192e4ba00f01e2e7b136bbd8", Timestamp::default());
     }
     let mut scratch = String::new();

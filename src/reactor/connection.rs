@@ -307,7 +307,7 @@ fn admit<'c>(
     let who = (registry, verified.principal);
     let request = Request::new(meant, operation, target, who, verified.payload, id, opening.arrived)?;
     if !head.framing.is_empty() {
-        let trailer = Declared::parse(&meant.headers, verified.payload)?.trailer;
+        let trailer = Declared::trailer_of(&meant.headers, verified.payload)?;
         exchange.expect_body(Form::of(verified.payload, verified.chunks), request.length, trailer);
     }
     Ok(request)

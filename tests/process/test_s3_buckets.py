@@ -55,9 +55,6 @@ def test_a_bucket_lives(s3):
     refused = error_of(lambda: ann.delete_bucket(Bucket="anns-own"))
     assert refused["Error"]["Code"] == "BucketNotEmpty" and refused["ResponseMetadata"]["HTTPStatusCode"] == 409
     ann.delete_object(Bucket="anns-own", Key="a/b")
-    upload = ann.create_multipart_upload(Bucket="anns-own", Key="parts")["UploadId"]
-    assert code_of(lambda: ann.delete_bucket(Bucket="anns-own")) == "BucketNotEmpty"
-    ann.abort_multipart_upload(Bucket="anns-own", Key="parts", UploadId=upload)
     gone = ann.delete_bucket(Bucket="anns-own")
     assert gone["ResponseMetadata"]["HTTPStatusCode"] == 204
     for call in (
@@ -68,6 +65,28 @@ def test_a_bucket_lives(s3):
     ):
         assert code_of(call) in ("NoSuchBucket", "404")
     assert "anns-own" not in names(ann)
+
+
+def test_open_uploads_do_not_keep_a_bucket(s3, server):
+    """As in S3. But they are not lost to an attempt that must fail."""
+    ann = s3("ann")
+    ann.create_bucket(Bucket="unfinished")
+    ann.put_object(Bucket="unfinished", Key="k", Body=b"x")
+    uploads = []
+    for i in range(3):
+        named = {"Bucket": "unfinished", "Key": f"parts/{i}"}
+        uploads.append({**named, "UploadId": ann.create_multipart_upload(**named)["UploadId"]})
+        ann.upload_part(**uploads[-1], PartNumber=1, Body=b"y" * 100_000)
+    assert code_of(lambda: ann.delete_bucket(Bucket="unfinished")) == "BucketNotEmpty"
+    assert code_of(lambda: s3("bob").delete_bucket(Bucket="unfinished")) == "AccessDenied"
+    assert len(ann.list_multipart_uploads(Bucket="unfinished")["Uploads"]) == 3
+    ann.delete_object(Bucket="unfinished", Key="k")
+    ann.delete_bucket(Bucket="unfinished")
+    assert "unfinished" not in names(ann)
+    ann.create_bucket(Bucket="unfinished")
+    assert "Uploads" not in ann.list_multipart_uploads(Bucket="unfinished")
+    assert code_of(lambda: ann.upload_part(**uploads[0], PartNumber=2, Body=b"z")) == "NoSuchUpload"
+    ann.delete_bucket(Bucket="unfinished")
 
 
 def test_regions(s3):
@@ -130,6 +149,12 @@ def test_bad_names(server, name):
         asked = client.request("GET", name, None)
         if name not in ("health",):
             assert (asked.status, asked.code) == (400, "InvalidBucketName"), asked
+
+
+@pytest.mark.parametrize("name", ["dash-.dot", "dot.-dash", "xn--bucket", "sthree-bucket", "bucket-s3alias", "bucket--ol-s3"])
+def test_names_that_s3_keeps(s3, name):
+    assert code_of(lambda: s3("ann").create_bucket(Bucket=name)) == "InvalidBucketName"
+    assert code_of(lambda: s3("ann").list_objects_v2(Bucket=name)) == "NoSuchBucket"
 
 
 def test_acl_and_ownership_of_a_new_bucket(s3):

@@ -280,14 +280,18 @@ def test_checksums_of_objects_in_parts(s3, algorithm, kind):
     if kind == "COMPOSITE":
         bare = [named(number, answer) for number, answer in enumerate(sent, 1)]
         assert code_of(complete, s3, "sum", upload, bare) == (400, "InvalidRequest")
-    done = complete(s3, "sum", upload, parts, ChecksumType=kind)
+    digest = {"SHA1": hashlib.sha1, "SHA256": hashlib.sha256}.get(algorithm)
+    expected = {}
+    if digest:
+        # It is told with its number of parts, and may be sent so.
+        joined = b"".join(digest(data).digest() for data in body)
+        expected[name] = base64.b64encode(digest(joined).digest()).decode() + "-2"
+        for other in (expected[name][:-1] + "3", base64.b64encode(digest(b"").digest()).decode() + "-2"):
+            assert code_of(complete, s3, "sum", upload, parts, **{name: other}) == (400, "BadDigest")
+    done = complete(s3, "sum", upload, parts, ChecksumType=kind, **expected)
     assert done["ChecksumType"] == kind
-    if kind == "COMPOSITE":
-        digest = {"SHA1": hashlib.sha1, "SHA256": hashlib.sha256}.get(algorithm)
-        if digest:
-            joined = b"".join(digest(data).digest() for data in body)
-            assert done[name] == base64.b64encode(digest(joined).digest()).decode() + "-2"
-    elif algorithm == "CRC32":
+    assert all(done[one] == value for one, value in expected.items())
+    if algorithm == "CRC32" and kind == "FULL_OBJECT":
         assert done[name] == crc32(b"".join(body))
     head = s3.head_object(Bucket=BUCKET, Key="sum", ChecksumMode="ENABLED")
     assert (head[name], head["ChecksumType"]) == (done[name], kind)

@@ -198,6 +198,18 @@ def test_conditional_reads(s3, read):
         assert outcome(s3.get_object, **read, Range="bytes=0-1", **conditions)[0] == (206 if status == 200 else status)
 
 
+def test_dates_of_the_future_are_no_condition(s3, read):
+    tomorrow = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
+    for call in (s3.get_object, s3.head_object):
+        assert outcome(call, **read, IfModifiedSince=tomorrow) == (200, None)
+    assert outcome(s3.copy_object, Bucket=BUCKET, Key="copied", CopySource=read, CopySourceIfModifiedSince=tomorrow) == (200, None)
+
+
+def test_listings_tell_the_time_as_reads_do(s3, read):
+    listed = s3.list_objects_v2(Bucket=BUCKET, Prefix="read")["Contents"][0]["LastModified"]
+    assert listed == s3.head_object(**read)["LastModified"] and listed.microsecond == 0
+
+
 def test_conditional_writes(s3):
     etag = s3.put_object(Bucket=BUCKET, Key="guarded", Body=b"1")["ETag"]
 

@@ -51,6 +51,21 @@ impl Declared {
         Ok(declared)
     }
 
+    /// The checksum that comes after the body, whatever else the headers say: those of CompleteMultipartUpload are not its
+    /// body's.
+    pub fn trailer_of<H: Fields + ?Sized>(headers: &H, payload: PayloadMode) -> Result<Option<Algorithm>, BodyError> {
+        if !payload.is_streaming() {
+            return Ok(None);
+        }
+        let mut trailer = Sole::Absent;
+        for (name, value) in headers.fields() {
+            if name.eq_ignore_ascii_case(b"x-amz-trailer") {
+                trailer.add(value);
+            }
+        }
+        parse_trailer(trailer, payload)
+    }
+
     /// What must be computed over the body to check it.
     pub fn algorithms(&self) -> Algorithms {
         let values = [self.content_md5, self.content_sha256, self.checksum];

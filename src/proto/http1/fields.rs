@@ -34,8 +34,6 @@ pub enum BadHead {
     TransferCoding,
     /// No Host, two, or one that is no host.
     Host,
-    /// An expectation other than `100-continue`.
-    Expectation,
     /// A status that nobody asked for: 101, or outside of 100 to 599.
     Status,
 }
@@ -56,7 +54,6 @@ impl BadHead {
             Self::Transfer => "Transfer-Encoding may be given once, in HTTP/1.1.",
             Self::TransferCoding => "The only transfer coding supported is chunked.",
             Self::Host => "Exactly one valid Host header is required.",
-            Self::Expectation => "The only expectation supported is 100-continue.",
             Self::Status => "The status code is not one that can be acted upon.",
         }
     }
@@ -68,7 +65,6 @@ impl BadHead {
             Self::Version => ErrorCode::HttpVersionNotSupported,
             Self::Connect => ErrorCode::MethodNotAllowed,
             Self::TransferCoding => ErrorCode::NotImplemented,
-            Self::Expectation => ErrorCode::ExpectationFailed,
             Self::TargetForm => ErrorCode::InvalidURI,
             _ => ErrorCode::BadRequest,
         };

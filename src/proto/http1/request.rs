@@ -68,7 +68,7 @@ pub struct RequestHead<'b> {
     pub framing: BodyFraming,
     /// Whether another request may follow. Never after HTTP/1.0.
     pub keep_alive: bool,
-    /// The client sends its body, which may be empty, only after `100 Continue`.
+    /// The client sends its body, which may be empty, only after `100 Continue`. Other expectations are ignored, as S3 does.
     pub expects_continue: bool,
     /// Bytes up to the body, with the empty line.
     pub head_len: usize,
@@ -109,7 +109,7 @@ impl<'b> RequestHead<'b> {
             DeclaredLength::Chunked => BodyFraming::Chunked,
         };
         check_host(&headers, http11)?;
-        let expects_continue = http11 && expects_continue(&headers)?;
+        let expects_continue = http11 && list_holds(&headers, "expect", "100-continue");
         Ok(Some(Self {
             method: Method::parse(method_word),
             method_word,
@@ -178,15 +178,6 @@ const HOST_BYTES: [bool; 256] = {
     }
     table
 };
-
-fn expects_continue(headers: &Headers<'_>) -> Result<bool, BadHead> {
-    let mut expectations = headers.all("expect");
-    match (expectations.next(), expectations.next()) {
-        (None, _) => Ok(false),
-        (Some(one), None) if one.eq_ignore_ascii_case(b"100-continue") => Ok(true),
-        _ => Err(BadHead::Expectation),
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -358,9 +349,15 @@ mod tests {
         assert_eq!(expects("Content-Length: 5\r\nExpect: 100-Continue\r\n"), Ok(true));
         assert_eq!(expects("Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n"), Ok(true));
         assert_eq!(expects("Content-Length: 0\r\nExpect: 100-continue\r\n"), Ok(true), "it waits all the same");
-        assert_eq!(expects("Expect: 200-maybe\r\n"), Err(BadHead::Expectation));
-        assert_eq!(expects("Expect: 100-continue, more\r\n"), Err(BadHead::Expectation));
-        assert_eq!(expects("Expect: 100-continue\r\nExpect: 100-continue\r\n"), Err(BadHead::Expectation));
+        assert_eq!(expects("Expect: 100-continue, more\r\n"), Ok(true));
+        assert_eq!(expects("Expect: more\r\nExpect: 100-continue\r\n"), Ok(true));
+        for other in ["200-maybe", "", "100", "100-continue-not"] {
+            assert_eq!(
+                expects(&format!("Expect: {other}\r\n")),
+                Ok(false),
+                "{other}: S3 ignores what it does not know"
+            );
+        }
         let old = "PUT /b/k HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
         assert!(!good(old).expects_continue, "HTTP/1.0 knows no interim answers");
     }
@@ -388,7 +385,6 @@ mod tests {
             (BadHead::TransferCoding, 501),
             (BadHead::Version, 505),
             (BadHead::Connect, 405),
-            (BadHead::Expectation, 417),
             (BadHead::Host, 400),
         ] {
             let error = bad.to_s3_error();

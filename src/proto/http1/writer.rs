@@ -113,7 +113,6 @@ fn reason_phrase(status: u16) -> &'static str {
         411 => "Length Required",
         412 => "Precondition Failed",
         416 => "Range Not Satisfiable",
-        417 => "Expectation Failed",
         429 => "Too Many Requests",
         500 => "Internal Server Error",
         501 => "Not Implemented",

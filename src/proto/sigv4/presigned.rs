@@ -98,12 +98,12 @@ impl<'h> Presigned<'h> {
         })
     }
 
-    /// Not before its date, as far as clocks agree, and not after its end.
+    /// Not before its date, as far as clocks agree, and before its end: one of no seconds is never valid.
     pub(super) fn check_time(&self, now: Timestamp) -> Result<(), AuthError> {
         if self.date.seconds() - now.seconds() > SKEW_SECONDS_MAX {
             return Err(AuthError::NotYetValid);
         }
-        if now.seconds() > self.date.seconds() + self.expires_seconds {
+        if now.seconds() >= self.date.seconds() + self.expires_seconds {
             return Err(AuthError::Expired);
         }
         Ok(())
@@ -219,7 +219,7 @@ mod tests {
         let parsed = Presigned::parse(SOUND.as_bytes()).expect("sound");
         let at = |seconds: i64| parsed.check_time(Timestamp { millis: (1_369_353_600 + seconds) * 1000 });
         assert_eq!((at(-900), at(-901)), (Ok(()), Err(AuthError::NotYetValid)));
-        assert_eq!((at(86_400), at(86_401)), (Ok(()), Err(AuthError::Expired)));
+        assert_eq!((at(86_399), at(86_400)), (Ok(()), Err(AuthError::Expired)));
     }
 
     #[test]

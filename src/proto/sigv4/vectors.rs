@@ -84,11 +84,11 @@ fn other_peoples_urls_verify_as_long_as_they_are_valid() {
         let what = format!("{} {}?{}", vector.method, vector.path, vector.query);
         let expires: i64 = vector.header("expires").parse().expect("a number");
         vector.headers.retain(|(name, _)| name != "expires");
-        for after in [-900, 0, expires] {
+        for after in [-900, 0, expires - 1] {
             assert_eq!(verify(&vector, after), Ok(PayloadMode::Unsigned), "{what} after {after} s");
         }
         assert_eq!(verify(&vector, -901), Err(AuthError::NotYetValid), "{what}");
-        assert_eq!(verify(&vector, expires + 1), Err(AuthError::Expired), "{what}");
+        assert_eq!(verify(&vector, expires), Err(AuthError::Expired), "{what}");
         vector.path.push('x');
         assert_eq!(verify(&vector, 0), Err(AuthError::SignatureDoesNotMatch), "{what}: path");
         vector.path.pop();

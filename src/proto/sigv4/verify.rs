@@ -6,6 +6,7 @@ use super::key::KeyOf;
 use super::presigned::{Presigned, QuerySignature};
 use super::{
     AmzDate, AuthError, ChunkSigner, Hex, KeyCache, PayloadMode, Request, SKEW_SECONDS_MAX, SigningKey, same_signature,
+    version2,
 };
 use crate::base::{Secret, Timestamp};
 use crate::proto::fields::{Fields, Sole};
@@ -51,17 +52,24 @@ impl Verifier {
         find: impl FnOnce(&str) -> Option<(&'s Secret, P)>,
     ) -> Result<Verified<'h, P>, AuthError> {
         let seen = Seen::collect(request.headers);
-        let said = match (seen.authorization, QuerySignature::of(request.query)) {
-            (Sole::One(value), QuerySignature::Absent) => said_in_header(value, &seen, now, region)?,
-            (Sole::Absent, QuerySignature::V4) => said_in_query(request.query, &seen, now, region)?,
+        let (said, scope) = match (seen.authorization, QuerySignature::of(request.query)) {
+            // Some clients send an empty field to ask as nobody.
+            (Sole::One(b""), QuerySignature::Absent) => return Err(AuthError::Anonymous),
+            (Sole::One(value), QuerySignature::Absent) if value.starts_with(b"AWS ") => {
+                let dates = (seen.amz_date, seen.date);
+                let signed = version2::Signed::in_header(value, dates, request.query, now)?;
+                return self.verify_version_2(request, signed, seen.declared_sha256()?, region, find);
+            }
+            (Sole::One(value), QuerySignature::Absent) => {
+                let said = said_in_header(value, &seen, now)?;
+                let scope = check_scope(&said.authorization, &said.date, region);
+                (said, scope)
+            }
+            (Sole::Absent, QuerySignature::V4) => (said_in_query(request.query, &seen, now, region)?, Ok(())),
             (Sole::Absent, QuerySignature::Absent) => return Err(AuthError::Anonymous),
             (Sole::Absent, QuerySignature::V2) => {
-                let content_sha256 =
-                    (seen.content_sha256 != Sole::Absent).then(|| seen.content_sha256()).transpose()?;
-                if seen.has_token {
-                    return Err(AuthError::SessionToken);
-                }
-                return self.verify_version_2(request, content_sha256, now, region, find);
+                let signed = version2::Signed::in_query(request.query, now)?;
+                return self.verify_version_2(request, signed, seen.declared_sha256()?, region, find);
             }
             _ => return Err(AuthError::SeveralMechanisms),
         };
@@ -70,6 +78,10 @@ impl Verifier {
             return Err(AuthError::TooManyParameters);
         }
         let found = find(&said.authorization.access_key);
+        if found.is_some() {
+            // Who does not exist is told so, whatever the scope.
+            scope?;
+        }
         let (key, seed) = self
             .check(request, &said, seen.amz_fields, found.as_ref().map(|(secret, _)| *secret))
             .map_err(|error| if found.is_some() { error } else { AuthError::InvalidAccessKeyId })?;
@@ -144,18 +156,12 @@ struct Said<'h> {
     content_sha256: Cow<'h, [u8]>,
 }
 
-fn said_in_header<'h>(
-    value: &'h [u8],
-    seen: &Seen<'h>,
-    now: Timestamp,
-    region: Option<&str>,
-) -> Result<Said<'h>, AuthError> {
+fn said_in_header<'h>(value: &'h [u8], seen: &Seen<'h>, now: Timestamp) -> Result<Said<'h>, AuthError> {
     let authorization = Authorization::parse(value)?;
     let date = seen.date()?;
     if (date.seconds() - now.seconds()).abs() > SKEW_SECONDS_MAX {
         return Err(AuthError::RequestTimeTooSkewed);
     }
-    check_scope(&authorization, &date, region)?;
     if seen.has_token {
         return Err(AuthError::SessionToken);
     }
@@ -232,6 +238,14 @@ impl<'h> Seen<'h> {
         }
     }
 
+    /// For version 2, which need not name one: the hash, if there is one.
+    fn declared_sha256(&self) -> Result<Option<&'h [u8]>, AuthError> {
+        if self.has_token {
+            return Err(AuthError::SessionToken);
+        }
+        if self.content_sha256 == Sole::Absent { Ok(None) } else { self.content_sha256().map(Some) }
+    }
+
     /// The time that the client signed: `x-amz-date`, else `Date`.
     fn date(&self) -> Result<AmzDate, AuthError> {
         match (self.amz_date, self.date) {
@@ -239,6 +253,7 @@ impl<'h> Seen<'h> {
             (Sole::Absent, Sole::One(value)) => AmzDate::parse_date_header(value),
             _ => None,
         }
+        .filter(|date| date.seconds() >= 0)
         .ok_or(AuthError::NoDate)
     }
 }

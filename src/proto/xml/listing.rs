@@ -39,7 +39,7 @@ pub struct ListEntry<'a> {
 impl ListEntry<'_> {
     /// What every listing says of an object behind its name.
     fn write_facts(&self, xml: &mut XmlWriter<'_>) {
-        xml.text("LastModified", date::iso8601(self.modified).as_str()).etag(self.etag);
+        xml.text("LastModified", date::xml(self.modified).as_str()).etag(self.etag);
         if let Some((algorithm, composite)) = self.checksum {
             xml.text("ChecksumAlgorithm", algorithm).text("ChecksumType", checksum_type(composite));
         }
@@ -209,7 +209,7 @@ pub fn write_list_uploads<'a>(
         xml.open("Upload").text("Key", names.shown(entry.key)).text("UploadId", entry.upload);
         write_owner(&mut xml, "Initiator", owner);
         write_owner(&mut xml, "Owner", owner);
-        xml.text("StorageClass", "STANDARD").text("Initiated", date::iso8601(entry.initiated).as_str());
+        xml.text("StorageClass", "STANDARD").text("Initiated", date::xml(entry.initiated).as_str());
         if let Some((algorithm, composite)) = entry.checksum {
             xml.text("ChecksumAlgorithm", algorithm).text("ChecksumType", checksum_type(composite));
         }

@@ -41,7 +41,7 @@ pub fn write_list_buckets<'a>(
     write_owner(&mut xml, "Owner", page.owner);
     xml.open("Buckets");
     for (name, created) in buckets {
-        xml.open("Bucket").text("Name", name).text("CreationDate", date::iso8601(created).as_str()).close("Bucket");
+        xml.open("Bucket").text("Name", name).text("CreationDate", date::xml(created).as_str()).close("Bucket");
     }
     xml.close("Buckets");
     if let Some(last) = page.continues_after {
@@ -107,7 +107,7 @@ pub fn write_copy_result(
     checksum: Option<(&str, &str, bool)>,
 ) {
     let mut xml = XmlWriter::document(out, root, NAMESPACE);
-    xml.text("LastModified", date::iso8601(modified).as_str()).etag(etag);
+    xml.text("LastModified", date::xml(modified).as_str()).etag(etag);
     if let Some((algorithm, value, composite)) = checksum {
         if root == "CopyObjectResult" {
             xml.text("ChecksumType", checksum_type(composite));
@@ -180,7 +180,7 @@ pub fn write_list_parts<'a>(
     for part in parts {
         xml.open("Part")
             .number("PartNumber", u64::from(part.number))
-            .text("LastModified", date::iso8601(part.modified).as_str())
+            .text("LastModified", date::xml(part.modified).as_str())
             .etag(part.etag)
             .number("Size", part.size);
         if let Some((algorithm, value)) = part.checksum {
