@@ -281,7 +281,11 @@ const CALLS: [(&str, &[&str], &str); 7] = [
     ("std::fs", &["config", "store", "reactor", "control", "cli"], "pure layers open no files"),
     ("std::net::TcpStream", &["reactor", "control", "cli"], "pure layers open no sockets"),
     ("std::net::TcpListener", &["reactor", "control", "cli"], "pure layers open no sockets"),
-    ("to_socket_addrs", &["reactor"], "resolving blocks: on a thread of its own"),
+    (
+        "to_socket_addrs",
+        &["reactor", "cli"],
+        "resolving blocks: on a thread of its own, or in a command that serves nobody",
+    ),
     ("std::thread::spawn", &["store", "reactor", "control", "cli"], "threads are started where they are listed"),
     ("std::process::exit", &["reactor", "control", "cli"], "a request never ends the program"),
     ("std::process::Command", &[], "the program starts no others"),

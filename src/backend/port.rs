@@ -65,6 +65,8 @@ pub struct BlobHead {
     pub etag: String,
     /// What travelled with the blob (travel.rs).
     pub record: ObjectRecord,
+    /// Of parts.
+    pub assembled: bool,
 }
 
 /// One page of a backend's listing, in byte order.

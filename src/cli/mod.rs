@@ -1,12 +1,15 @@
 //! The command line: what can be asked of the program, and what is printed to a person. Commands read the configuration
 //! and hand it over; none of them serves by itself.
 
+mod admin;
 mod dev;
 mod migrate_store;
 mod serve;
+mod sync;
 mod validate;
 
 use clap::{Args, Parser, Subcommand};
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +41,12 @@ enum Command {
     /// leaves nothing behind, and can be started again. The SQLite file is kept and marked, so that no instance serves from
     /// it any more.
     MigrateStore(MigrateStore),
+    /// Ask a running server: what it holds, cleanup and dead letters, drains, removal of backends.
+    Admin(admin::Admin),
+    /// Compare a backend with the database: import what it does not know, report what is gone.
+    ///
+    /// Asks the running server; when none runs (and --config is given), the comparison runs in this process.
+    Sync(sync::Sync),
     /// Print version and platform.
     Version,
 }
@@ -73,11 +82,13 @@ struct Dev {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let outcome = match CommandLine::parse().command {
+    let outcome = match CommandLine::parse_from(std::env::args_os().map(as_we_write_it)).command {
         Command::Serve(file) => serve::serve(&file.config),
         Command::Dev(options) => dev::dev(&options),
         Command::MigrateStore(options) => migrate_store::migrate_store(&options),
         Command::Validate(file) => return validate::validate(&file.config),
+        Command::Admin(options) => admin::admin(&options),
+        Command::Sync(options) => sync::sync(&options),
         Command::Version => {
             println!("{}", version_line());
             Ok(())
@@ -89,6 +100,14 @@ pub fn main() -> ExitCode {
             eprintln!("s3-orchestrator: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// `-json` as the reference system writes it, for the options that are common to both.
+fn as_we_write_it(word: OsString) -> OsString {
+    match word.to_str() {
+        Some("-json" | "-config" | "-addr") => [OsStr::new("-"), word.as_os_str()].into_iter().collect(),
+        _ => word,
     }
 }
 

@@ -167,6 +167,7 @@ fn replication(reader: &mut Reader, at: &Section<'_>, backends: usize) -> Replic
     Replication {
         factor,
         worker_interval: reader.duration(at, "worker_interval", TIMEOUT),
+        unhealthy_threshold: reader.duration(at, "unhealthy_threshold", TIMEOUT),
         batch_size: reader.number(at, "batch_size", 1..=1000).unwrap_or_default() as u32,
         concurrency: reader.number(at, "concurrency", 1..=1000).unwrap_or_default() as usize,
     }

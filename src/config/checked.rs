@@ -268,6 +268,8 @@ pub struct Replication {
     /// Copies of every version; at most the number of backends.
     pub factor: u32,
     pub worker_interval: Duration,
+    /// A backend whose breaker is open so long counts as lost: its copies are made elsewhere.
+    pub unhealthy_threshold: Duration,
     /// Versions per pass.
     pub batch_size: u32,
     pub concurrency: usize,

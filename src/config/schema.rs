@@ -198,7 +198,7 @@ pub const KEYS: &[Key] = &[
     key("replication.worker_interval", Duration, Is("5m")),
     key("replication.batch_size", Number, Is("50")),
     key("replication.concurrency", Number, Is("5")),
-    not_yet("replication.unhealthy_threshold", "copies made for unhealthy backends", REMOVE),
+    key("replication.unhealthy_threshold", Duration, Is("10m")),
     key("cleanup_queue.concurrency", Number, Is("10")),
     key("cleanup_queue.interval", Duration, Is("1m")),
     key("cleanup_queue.grace", Duration, Is("5m")),

@@ -1,5 +1,9 @@
-//! The admin port: `/metrics`, `GET /admin/api/status`, `/health`. Plain HTTP for operators; a token guards everything
+//! The admin port: `/metrics`, `/admin/api/…`, `/health`. Plain HTTP for operators; a token guards everything
 //! but health where one is configured.
+
+mod backends;
+mod cleanup;
+mod sync;
 
 use super::metadata::ControlMetadata;
 use super::usage::{self, UsageBook};
@@ -10,8 +14,11 @@ use crate::observe::cells::{CoreCells, DeskCells};
 use crate::observe::circuit::Circuit;
 use crate::observe::metrics::{self, BackendGauges, Snapshot};
 use crate::observe::process::Process;
+use crate::reactor::jobs::SyncOrder;
 use crate::reactor::readiness::Readiness;
+use crate::reactor::wake::Wake;
 use crate::store::port::{Answer, BackendStatus, Metadata, Query, RecordUsage};
+use crate::workers::drain;
 use axum::Json;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -20,9 +27,26 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use subtle::ConstantTimeEq;
+
+/// Bells of the schedule that operators ring.
+pub struct Rings {
+    pub cleanup: Wake,
+    pub drain: Wake,
+}
+
+/// What is known of a drain since this process started.
+#[derive(Clone, Debug, Default)]
+struct DrainNote {
+    moved: u64,
+    moved_bytes: u64,
+    /// By the last pass.
+    stuck: u64,
+    error: Option<String>,
+}
 
 /// What the admin port shows, shared by its tasks and by the schedule.
 pub struct Operations {
@@ -37,6 +61,11 @@ pub struct Operations {
     book: Mutex<UsageBook>,
     /// Versions short of copies, as the last pass counted; u64::MAX = not counted yet.
     replication_pending: AtomicU64,
+    rings: Rings,
+    drains: Mutex<HashMap<String, DrainNote>>,
+    previews: Mutex<Vec<backends::Preview>>,
+    /// Comparisons on their way to the mover: one may wait for the one under way.
+    orders: (flume::Sender<SyncOrder>, flume::Receiver<SyncOrder>),
 }
 
 impl Operations {
@@ -47,11 +76,94 @@ impl Operations {
         desk: Arc<DeskCells>,
         metadata: ControlMetadata,
         readiness: Arc<Readiness>,
+        rings: Rings,
         now: fn() -> Timestamp,
     ) -> Arc<Self> {
         let book = Mutex::new(UsageBook::new(cores.clone(), now()));
         let replication_pending = AtomicU64::new(u64::MAX);
-        Arc::new(Self { view, standing, cores, desk, metadata, readiness, now, book, replication_pending })
+        let (drains, previews) = (Mutex::default(), Mutex::default());
+        Arc::new(Self {
+            view,
+            standing,
+            cores,
+            desk,
+            metadata,
+            readiness,
+            now,
+            book,
+            replication_pending,
+            rings,
+            drains,
+            previews,
+            orders: flume::bounded(1),
+        })
+    }
+
+    /// Gives a comparison to the mover; false while one waits already.
+    pub fn order(&self, order: SyncOrder) -> bool {
+        self.orders.0.try_send(order).is_ok()
+    }
+
+    /// What the mover is to compare next. Cancel: safe.
+    pub async fn next_order(&self) -> SyncOrder {
+        self.orders.1.recv_async().await.expect("its other end is kept here")
+    }
+
+    fn wake_cleanup(&self) {
+        self.rings.cleanup.ring();
+    }
+
+    fn wake_drain(&self) {
+        self.rings.drain.ring();
+    }
+
+    /// What a pass of the drain worker did.
+    pub fn note_drains(&self, reports: &[drain::Report]) {
+        let mut drains = self.drains.lock().unwrap_or_else(PoisonError::into_inner);
+        for report in reports {
+            let note = drains.entry(report.backend.as_str().to_owned()).or_default();
+            note.moved += report.moved;
+            note.moved_bytes += report.moved_bytes;
+            if report.stuck > 0 && note.error != report.error {
+                let (backend, stuck) = (report.backend.as_str(), report.stuck);
+                tracing::warn!(backend, stuck, error = report.error, "a drain cannot move everything");
+            }
+            (note.stuck, note.error) = (report.stuck, report.error.clone());
+            if report.finished {
+                tracing::info!(backend = report.backend.as_str(), "drained: nothing is left on it");
+            }
+        }
+    }
+
+    fn drain_note(&self, backend: &str) -> DrainNote {
+        self.drains.lock().unwrap_or_else(PoisonError::into_inner).get(backend).cloned().unwrap_or_default()
+    }
+
+    fn forget_drain(&self, backend: &str) {
+        self.drains.lock().unwrap_or_else(PoisonError::into_inner).remove(backend);
+    }
+
+    /// 128 bits that nobody can guess.
+    fn roll_token(&self) -> Result<String, Failure> {
+        let mut bytes = [0; 16];
+        aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Failure::ourselves("the system has no random numbers"))?;
+        Ok(data_encoding::HEXLOWER.encode(&bytes))
+    }
+
+    fn keep_preview(&self, preview: backends::Preview) {
+        let now = (self.now)().millis;
+        let mut previews = self.previews.lock().unwrap_or_else(PoisonError::into_inner);
+        previews.retain(|one| one.is_valid_at(now));
+        previews.push(preview);
+    }
+
+    /// Each confirms once.
+    fn take_preview(&self, is_it: impl Fn(&backends::Preview) -> bool) -> bool {
+        let now = (self.now)().millis;
+        let mut previews = self.previews.lock().unwrap_or_else(PoisonError::into_inner);
+        previews.retain(|one| one.is_valid_at(now));
+        let place = previews.iter().position(is_it);
+        place.map(|place| previews.swap_remove(place)).is_some()
     }
 
     pub fn set_replication_pending(&self, pending: u64) {
@@ -74,6 +186,18 @@ impl Operations {
         match self.metadata.query(Query::Status { period: usage::period((self.now)()) }).await? {
             Answer::Status(mut backends) => {
                 let place = |name: &str| self.view.backends.iter().position(|one| one.name.as_str() == name);
+                // Of a removed one, an upload that has ended may name it for a day.
+                let empty = BackendStatus::default();
+                backends.retain(|one| {
+                    let nothing = BackendStatus {
+                        name: one.name.clone(),
+                        bytes_limit: one.bytes_limit,
+                        usage: one.usage,
+                        ..empty.clone()
+                    };
+                    let unmarked = BackendStatus { draining: false, drained: false, ..one.clone() };
+                    place(&one.name).is_some() || unmarked != nothing
+                });
                 backends.sort_by_key(|one| place(&one.name).unwrap_or(usize::MAX));
                 Ok(backends)
             }
@@ -92,6 +216,7 @@ impl Operations {
 
 pub fn router(operations: Arc<Operations>, token: Option<Secret>, with_metrics: bool) -> Router {
     let mut guarded = Router::new().route("/admin/api/status", get(status));
+    guarded = guarded.merge(cleanup::routes()).merge(backends::routes()).merge(sync::routes());
     if with_metrics {
         guarded = guarded.route(&operations.view.metrics.path, get(metrics_text));
     }
@@ -101,6 +226,8 @@ pub fn router(operations: Arc<Operations>, token: Option<Secret>, with_metrics: 
             let token = Arc::clone(&token);
             async move { require_token(&token, request, next).await }
         }));
+    } else {
+        guarded = guarded.layer(middleware::from_fn(refuse_pages));
     }
     guarded.route("/health", get(health)).fallback(nothing_here).with_state(operations)
 }
@@ -114,6 +241,12 @@ fn refusal(status: StatusCode, text: &str) -> Response {
     (status, Json(serde_json::json!({ "error": text }))).into_response()
 }
 
+/// What could not be asked of the database, or went wrong here.
+fn fault(failure: &Failure) -> Response {
+    tracing::warn!(%failure, "an administrator's request failed");
+    refusal(StatusCode::SERVICE_UNAVAILABLE, &failure.to_string())
+}
+
 async fn require_token(token: &Secret, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
@@ -122,6 +255,14 @@ async fn require_token(token: &Secret, request: Request, next: Next) -> Response
         Some(given) if bool::from(given.ct_eq(token.expose().as_bytes())) => next.run(request).await,
         _ => refusal(StatusCode::UNAUTHORIZED, "unauthorized: send the configured admin.token as X-Admin-Token"),
     }
+}
+
+/// Without a token only this machine may ask, but a page that a browser on it shows must not.
+async fn refuse_pages(request: Request, next: Next) -> Response {
+    if request.headers().contains_key(header::ORIGIN) {
+        return refusal(StatusCode::FORBIDDEN, "pages of other origins may not ask: configure admin.token");
+    }
+    next.run(request).await
 }
 
 async fn nothing_here() -> Response {
@@ -137,6 +278,8 @@ async fn health(State(operations): State<Arc<Operations>>) -> Json<serde_json::V
 struct Status {
     version: &'static str,
     db_healthy: bool,
+    /// Restored from a backup: nothing is deleted until `sync` has run.
+    restored: bool,
     usage_period: String,
     backends: Vec<BackendLine>,
     reactors: Vec<ReactorLine>,
@@ -147,6 +290,7 @@ struct BackendLine {
     name: String,
     healthy: bool,
     draining: bool,
+    drained: bool,
     bytes_used: u64,
     bytes_reserved: u64,
     orphan_bytes: u64,
@@ -174,6 +318,7 @@ async fn status(State(operations): State<Arc<Operations>>) -> Response {
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
         db_healthy: backends.is_ok(),
+        restored: matches!(operations.metadata.query(Query::Restored).await, Ok(Answer::Restored(true))),
         usage_period: usage::period((operations.now)()),
         backends: backends.unwrap_or_default().into_iter().map(|one| backend_line(&operations, one)).collect(),
         reactors: operations.cores.iter().map(|core| reactor_line(core)).filter(|line| line.core != "mover").collect(),
@@ -186,6 +331,7 @@ fn backend_line(operations: &Operations, one: BackendStatus) -> BackendLine {
         healthy: operations.usable(&one.name),
         name: one.name,
         draining: one.draining,
+        drained: one.drained,
         bytes_used: one.bytes_used,
         bytes_reserved: one.bytes_reserved,
         orphan_bytes: one.orphan_bytes,
@@ -218,7 +364,7 @@ async fn metrics_text(State(operations): State<Arc<Operations>>) -> Response {
                 active_uploads: one.active_uploads,
                 cleanup_depth: one.cleanup_depth,
                 dlq_depth: one.dlq_depth,
-                draining: one.draining,
+                draining: one.draining && !one.drained,
                 usable: operations.usable(&one.name),
                 api_requests: one.usage.api_requests,
                 egress_bytes: one.usage.egress_bytes,

@@ -37,7 +37,8 @@ pub struct Terms {
 
 /// Whether only one run at a time may do it.
 fn is_exclusive(service: Service) -> bool {
-    !matches!(service, Service::Standing)
+    // What this instance sees of the backends, and what an operator has asked it to compare, is its own business.
+    !matches!(service, Service::Standing | Service::Sync)
 }
 
 impl Terms {

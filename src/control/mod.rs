@@ -3,6 +3,7 @@
 pub mod admin;
 mod backend_checks;
 mod certificate;
+pub mod drains;
 pub mod lease;
 pub mod metadata;
 pub mod mover;

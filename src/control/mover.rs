@@ -5,30 +5,46 @@ use super::threads::start_thread;
 use crate::base::{Clock, Failure};
 use crate::handlers::ports::Ports;
 use crate::observe::cells::Service;
-use crate::reactor::jobs::{Ask, Go, Pass};
+use crate::reactor::jobs::{Ask, EVENTS_MAX, Go, Pass, SyncOrder};
 use crate::reactor::mailbox::{Mailbox, Postbox};
 use crate::reactor::ports::CorePorts;
 use crate::reactor::run::{CoreParts, mover};
 use crate::reactor::task;
-use crate::workers::{cleanup, recover, replicate, stale_uploads};
+use crate::workers::{cleanup, drain, recover, replicate, stale_uploads, sync, trim};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Services ask one at a time each.
 const ASKS_MAX: usize = 16;
-const SERVICES: [Service; 5] =
-    [Service::Standing, Service::Cleanup, Service::Replicate, Service::StaleUploads, Service::Forget];
+/// Of a serving process.
+pub const ALL_SERVICES: &[Service] = &[
+    Service::Standing,
+    Service::Cleanup,
+    Service::Replicate,
+    Service::Trim,
+    Service::Drain,
+    Service::Sync,
+    Service::StaleUploads,
+    Service::Forget,
+];
+/// Of one that compares and serves nobody.
+pub const SYNC_SERVICES: &[Service] = &[Service::Standing, Service::Sync];
 
 /// Starts the mover's thread. `checked` hears when every backend has been looked at once.
-pub async fn spawn(parts: CoreParts, asks: Postbox<Ask, Go>, checked: flume::Sender<()>) -> anyhow::Result<()> {
+pub async fn spawn(
+    parts: CoreParts,
+    asks: Postbox<Ask, Go>,
+    checked: flume::Sender<()>,
+    services: &'static [Service],
+) -> anyhow::Result<()> {
     start_thread("mover".to_owned(), |started| {
-        move || mover(parts, started, |ports| async move { work(ports, asks, checked).await })
+        move || mover(parts, started, |ports| async move { work(ports, asks, checked, services).await })
     })
     .await
 }
 
-async fn work(ports: Rc<CorePorts>, asks: Postbox<Ask, Go>, checked: flume::Sender<()>) {
+async fn work(ports: Rc<CorePorts>, asks: Postbox<Ask, Go>, checked: flume::Sender<()>, services: &'static [Service]) {
     let cells = Arc::clone(&ports.core.cells);
     let mailbox = match Mailbox::open(asks, ASKS_MAX, Rc::clone(&ports.core.fair), Arc::clone(&cells)) {
         Ok(mailbox) => Rc::new(mailbox),
@@ -38,7 +54,7 @@ async fn work(ports: Rc<CorePorts>, asks: Postbox<Ask, Go>, checked: flume::Send
         }
     };
     let book = Rc::new(StandingBook { checked });
-    for service in SERVICES {
+    for &service in services {
         let (ports, mailbox, book) = (Rc::clone(&ports), Rc::clone(&mailbox), Rc::clone(&book));
         task::spawn(&cells, service_name(service), async move {
             serve_for_ever(service, &ports, &mailbox, &book).await;
@@ -55,9 +71,9 @@ fn service_name(service: Service) -> &'static str {
 
 async fn serve_for_ever(service: Service, ports: &CorePorts, mailbox: &Mailbox<Ask, Go>, book: &StandingBook) {
     let mut last = None;
-    while mailbox.call_accepted(Ask { service, last }).await.is_ok() {
+    while let Ok(go) = mailbox.call_accepted(Ask { service, last }).await {
         let cells = ports.cells().service(service);
-        let pass = match run_pass(service, ports, book).await {
+        let pass = match run_pass(service, go, ports, book).await {
             Ok(pass) => pass,
             Err(failure) => {
                 tracing::warn!(service = service_name(service), %failure, "a background pass failed");
@@ -73,7 +89,7 @@ async fn serve_for_ever(service: Service, ports: &CorePorts, mailbox: &Mailbox<A
     }
 }
 
-async fn run_pass(service: Service, ports: &CorePorts, book: &StandingBook) -> Result<Pass, Failure> {
+async fn run_pass(service: Service, go: Go, ports: &CorePorts, book: &StandingBook) -> Result<Pass, Failure> {
     match service {
         Service::Standing => Ok(Pass { failed: !check_backends(ports, book).await, ..Pass::default() }),
         Service::Cleanup => {
@@ -91,6 +107,21 @@ async fn run_pass(service: Service, ports: &CorePorts, book: &StandingBook) -> R
         Service::StaleUploads => {
             let report = stale_uploads::pass(ports).await?;
             Ok(Pass { more: report.more, ..Pass::default() })
+        }
+        Service::Trim => trim::pass(ports).await.map(|_| Pass::default()),
+        Service::Drain => {
+            let drains = drain::pass(ports).await?;
+            Ok(Pass { more: drains.iter().any(|one| one.moved > 0 && one.more), drains, ..Pass::default() })
+        }
+        Service::Sync => {
+            if let Some(SyncOrder { plan, events }) = go.order {
+                let tell = |event: sync::Event| {
+                    let has_room = events.len() < EVENTS_MAX || !matches!(event, sync::Event::Item { .. });
+                    !has_room || events.send(event).is_ok()
+                };
+                sync::run(ports, &plan, tell).await;
+            }
+            Ok(Pass::default())
         }
         _ => recover::forget_old(ports).await.map(|()| Pass::default()),
     }

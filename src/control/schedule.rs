@@ -19,6 +19,8 @@ const STALE_EVERY_MAX: Duration = Duration::from_secs(600);
 /// A backend that could not be checked is tried again so often, one that is in order looked at so often.
 const STANDING_AGAIN: Duration = Duration::from_secs(2);
 const STANDING_EVERY: Duration = Duration::from_secs(60);
+/// What a drain could not move, or waits for (a grace, an upload), is looked at again so often.
+const DRAIN_EVERY: Duration = Duration::from_secs(5);
 /// After a failed pass, and between passes that have more to do.
 const FAILED_WAIT: Duration = Duration::from_secs(1);
 /// How often a paused worker looks whether the database answers again.
@@ -29,6 +31,7 @@ const WOKEN_WAIT: Duration = Duration::from_millis(20);
 const DUE_WAIT_MIN: Duration = Duration::from_millis(10);
 
 pub struct Bells {
+    pub drain: Woken,
     pub cleanup: Woken,
     pub replicate: Woken,
 }
@@ -43,19 +46,22 @@ pub async fn run(asks: Desk<Ask, Go>, bells: Bells, operations: Arc<Operations>,
                 terms.ended(request.service);
             }
             let service = request.service;
-            wait_until_due(request, &bells, &operations).await;
+            let go = wait_until_due(request, &bells, &operations).await;
             // Workers pause while the database does not answer. Markers are looked at all the same.
             while service != Service::Standing && operations.readiness.is_degraded() {
                 tokio::time::sleep(DEGRADED_LOOK).await;
             }
             terms.wait_for(service).await;
-            replier.reply(Go);
+            replier.reply(go);
         });
     }
 }
 
-async fn wait_until_due(ask: Ask, bells: &Bells, operations: &Operations) {
-    let Some(last) = ask.last else { return };
+async fn wait_until_due(ask: Ask, bells: &Bells, operations: &Operations) -> Go {
+    if ask.service == Service::Sync {
+        return Go { order: Some(operations.next_order().await) };
+    }
+    let Some(last) = ask.last else { return Go::default() };
     let view = &operations.view;
     match ask.service {
         Service::Cleanup => {
@@ -68,6 +74,11 @@ async fn wait_until_due(ask: Ask, bells: &Bells, operations: &Operations) {
             }
             wait(last, view.replication.worker_interval, bells.replicate.heard()).await;
         }
+        Service::Drain => {
+            operations.note_drains(&last.drains);
+            wait(last, DRAIN_EVERY, bells.drain.heard()).await;
+        }
+        Service::Trim => wait(last, view.replication.worker_interval, pending()).await,
         Service::Standing => {
             let every = if last.failed { STANDING_AGAIN } else { STANDING_EVERY };
             tokio::time::sleep(every).await;
@@ -75,6 +86,7 @@ async fn wait_until_due(ask: Ask, bells: &Bells, operations: &Operations) {
         Service::StaleUploads => wait(last, stale_every(view.cleanup_queue.multipart_stale_timeout), pending()).await,
         _ => wait(last, FORGET_EVERY, pending()).await,
     }
+    Go::default()
 }
 
 /// An upload that is a little older than it may be does no harm.

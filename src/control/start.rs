@@ -1,8 +1,9 @@
 //! From a valid configuration to a serving process, and from a signal to its end. Reads top to bottom: the database, the
 //! metadata thread, the disks, the mover and its check of the backends, the reactors, the admin port; then it waits.
 
-use super::admin::{self, Operations};
+use super::admin::{self, Operations, Rings};
 use super::certificate::{self, Certificate};
+use super::drains;
 use super::lease::{self, Terms};
 use super::metadata::{self, ControlMetadata};
 use super::mover;
@@ -14,13 +15,14 @@ use crate::base::{Clock, Tenure, Timestamp};
 use crate::config::View;
 use crate::config::checked::{self, DatabaseDriver, Driver, SslMode};
 use crate::observe::audit::{AuditLog, audit_log};
-use crate::observe::cells::CoreCells;
+use crate::observe::cells::{CoreCells, Service};
 use crate::policy::breaker::BreakerSettings;
 use crate::reactor::accept;
 use crate::reactor::affinity;
 use crate::reactor::backends::BackendParts;
 use crate::reactor::clock::CoreClock;
 use crate::reactor::driver::DriverChoice;
+use crate::reactor::jobs::SyncOrder;
 use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
 use crate::reactor::readiness::Readiness;
@@ -32,6 +34,7 @@ use crate::store::location_cache::LocationCache;
 use crate::store::port::{BackendLimit, Metadata, MetadataStore, Register, Registered, Rules};
 use crate::store::postgres::{PostgresOptions, PostgresStore, Protection};
 use crate::store::sqlite::SqliteStore;
+use crate::workers::sync::{Event, Plan};
 use anyhow::{Context, anyhow, bail};
 use std::io;
 use std::net::SocketAddr;
@@ -99,8 +102,6 @@ async fn run<S: MetadataStore + Send + 'static>(
     let processors = Processors::plan(view.server.reactors)?;
     let reactor_cells: Vec<_> =
         (0..processors.reactors.len()).map(|i| Arc::new(CoreCells::new(i.to_string(), names()))).collect();
-    let mover_cells = Arc::new(CoreCells::new("mover", names()));
-    let cores: Vec<_> = reactor_cells.iter().chain([&mover_cells]).cloned().collect();
 
     // The listeners first: a second process on the same port must fail before it touches anything.
     let listeners = listen(view.server.listen_addr, reactor_cells.len())
@@ -118,79 +119,9 @@ async fn run<S: MetadataStore + Send + 'static>(
     let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     tokio::task::spawn_local(certificate::keep(certificate, hangup));
 
-    let board = Arc::new(Board::new(view.backends.len()));
     let store = open(&view)?;
-    let (cache, cache_writer) = LocationCache::new(view.location_cache.max_size_bytes, random()?);
-    let (postbox, desk) = mailbox::channel();
-    // Exact only where no other process writes.
-    let cache_writer = matches!(view.database.driver, DatabaseDriver::Sqlite { .. }).then_some(cache_writer);
-    let (metadata, desk_cells, database) = metadata::spawn(metadata::Parts {
-        store,
-        cache: cache_writer,
-        board: Arc::clone(&board),
-        view: Arc::clone(&view),
-        cores: desk,
-    })?;
-    let register = register_change(&view)?;
-    let first = register_once(&metadata, &register).await?;
-    let standing = Arc::new(standing_of(&view));
-    let terms = Terms::new(&view, Arc::clone(&tenure), metadata.clone());
-    let (cleanup, cleanup_woken) = wake::bell();
-    let (replicate, replicate_woken) = wake::bell();
-    let known = Known {
-        view: Arc::clone(&view),
-        standing: Arc::clone(&standing),
-        database: Arc::clone(&database),
-        terms: Rc::clone(&terms),
-        cleanup: cleanup.clone(),
-    };
-    match first {
-        Some(registered) => known.note(registered),
-        None => {
-            tracing::warn!("the database does not answer: serving reads without it until it does");
-            tokio::task::spawn_local(register_later(known, metadata.clone(), register));
-        }
-    }
-    let shared = Shared {
-        view: Arc::clone(&view),
-        board,
-        standing: Arc::clone(&standing),
-        tenure,
-        database: Arc::clone(&database),
-        cleanup,
-        replicate,
-    };
-    let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
-    let (keeper, publication) = Keeper::open(&view, file, metadata.clone())
-        .await
-        .map_err(|failure| anyhow!("the database did not answer: {failure}"))?;
-    tokio::task::spawn_local(keeper.run(hangup));
-    let parts = CoreParts {
-        shared,
-        backends: BackendParts::open(&view, &standing).context("the backends")?,
-        metadata: postbox,
-        cache,
-        publication,
-        cells: Arc::clone(&mover_cells),
-        driver: driver_choice(view.server.driver),
-        processor: processors.control,
-    };
-
-    let (asks_in, asks) = mailbox::channel();
-    let operations = Operations::new(
-        Arc::clone(&view),
-        standing,
-        cores,
-        desk_cells,
-        metadata,
-        Arc::new(Readiness::new(database)),
-        || CoreClock::default().now(),
-    );
-    let (checked_in, checked) = flume::bounded(1);
-    mover::spawn(parts.clone(), asks_in, checked_in).await?;
-    let bells = Bells { cleanup: cleanup_woken, replicate: replicate_woken };
-    tokio::task::spawn_local(schedule::run(asks, bells, Arc::clone(&operations), Rc::clone(&terms)));
-
+    let Works { parts, operations, checked, terms } =
+        start_works(&view, store, file, &processors, &reactor_cells, mover::ALL_SERVICES, tenure).await?;
     let (mut audit_ends, audit_writer) = audit_log(reactor_cells.len());
     std::thread::Builder::new()
         .name("audit".to_owned())
@@ -219,6 +150,144 @@ async fn run<S: MetadataStore + Send + 'static>(
     lease::leave(&terms).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Compares backends with the database without serving anybody, on a database that no other process uses; `told` hears of
+/// what is found. Errors are those of the start.
+pub fn sync(view: View, plan: Plan, told: impl FnMut(Event) + Send + 'static) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the control core")?;
+    let local = tokio::task::LocalSet::new();
+    let (view, tenure) = (Arc::new(view), Arc::new(Tenure::default()));
+    if let DatabaseDriver::Sqlite { .. } = &view.database.driver {
+        let store = open_store(&view)?;
+        return local.block_on(&runtime, compare(view, store, plan, told, tenure));
+    }
+    let store = open_postgres(&view, Arc::clone(&tenure))?;
+    local.block_on(&runtime, compare(view, store, plan, told, tenure))
+}
+
+async fn compare<S: MetadataStore + Send + 'static>(
+    view: Arc<View>,
+    store: S,
+    plan: Plan,
+    mut told: impl FnMut(Event),
+    tenure: Arc<Tenure>,
+) -> anyhow::Result<()> {
+    let nobody = Processors { control: None, reactors: Vec::new() };
+    let works = start_works(&view, store, None, &nobody, &[], mover::SYNC_SERVICES, tenure).await?;
+    if works.operations.readiness.is_degraded() {
+        bail!("the database does not answer");
+    }
+    let _ = tokio::time::timeout(FIRST_CHECK, works.checked.recv_async()).await;
+    let (events, found) = flume::unbounded();
+    assert!(works.operations.order(SyncOrder { plan, events }), "nobody else orders");
+    while let Ok(event) = found.recv_async().await {
+        told(event);
+    }
+    if let Err(failure) = works.operations.flush_usage().await {
+        tracing::warn!(%failure, "usage could not be recorded");
+    }
+    lease::leave(&works.terms).await;
+    Ok(())
+}
+
+/// What works behind the listeners: the database, the disks, the mover with its jobs.
+struct Works {
+    parts: CoreParts,
+    operations: Arc<Operations>,
+    /// Hears when every backend has been looked at once.
+    checked: flume::Receiver<()>,
+    terms: Rc<Terms>,
+}
+
+async fn start_works<S: MetadataStore + Send + 'static>(
+    view: &Arc<View>,
+    store: S,
+    file: Option<ConfigFile>,
+    processors: &Processors,
+    reactor_cells: &[Arc<CoreCells>],
+    services: &'static [Service],
+    tenure: Arc<Tenure>,
+) -> anyhow::Result<Works> {
+    let mover_cells = Arc::new(CoreCells::new("mover", view.backends.iter().map(|backend| backend.name.clone())));
+    let cores: Vec<_> = reactor_cells.iter().chain([&mover_cells]).cloned().collect();
+    let board = Arc::new(Board::new(view.backends.len()));
+    let (cache, cache_writer) = LocationCache::new(view.location_cache.max_size_bytes, random()?);
+    let (postbox, desk) = mailbox::channel();
+    // Exact only where no other process writes.
+    let cache_writer = matches!(view.database.driver, DatabaseDriver::Sqlite { .. }).then_some(cache_writer);
+    let (metadata, desk_cells, database) = metadata::spawn(metadata::Parts {
+        store,
+        cache: cache_writer,
+        board: Arc::clone(&board),
+        view: Arc::clone(view),
+        cores: desk,
+    })?;
+    let register = register_change(view)?;
+    let first = register_once(&metadata, &register).await?;
+    let standing = Arc::new(standing_of(view));
+    let terms = Terms::new(view, Arc::clone(&tenure), metadata.clone());
+    let (cleanup, cleanup_woken) = wake::bell();
+    let (replicate, replicate_woken) = wake::bell();
+    let (drain, drain_woken) = wake::bell();
+    let known = Known {
+        view: Arc::clone(view),
+        standing: Arc::clone(&standing),
+        database: Arc::clone(&database),
+        terms: Rc::clone(&terms),
+        cleanup: cleanup.clone(),
+    };
+    match first {
+        Some(registered) => known.note(registered),
+        None => {
+            tracing::warn!("the database does not answer: serving reads without it until it does");
+            tokio::task::spawn_local(register_later(known, metadata.clone(), register));
+        }
+    }
+    let shared = Shared {
+        view: Arc::clone(view),
+        board,
+        standing: Arc::clone(&standing),
+        tenure,
+        database: Arc::clone(&database),
+        cleanup: cleanup.clone(),
+        replicate,
+    };
+    let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    let (keeper, publication) = Keeper::open(view, file, metadata.clone())
+        .await
+        .map_err(|failure| anyhow!("the database did not answer: {failure}"))?;
+    tokio::task::spawn_local(keeper.run(hangup));
+    let parts = CoreParts {
+        shared,
+        backends: BackendParts::open(view, &standing).context("the backends")?,
+        metadata: postbox,
+        cache,
+        publication,
+        cells: Arc::clone(&mover_cells),
+        driver: driver_choice(view.server.driver),
+        processor: processors.control,
+    };
+
+    let (asks_in, asks) = mailbox::channel();
+    let operations = Operations::new(
+        Arc::clone(view),
+        standing,
+        cores,
+        desk_cells,
+        metadata,
+        Arc::new(Readiness::new(database)),
+        Rings { cleanup, drain },
+        || CoreClock::default().now(),
+    );
+    let (checked_in, checked) = flume::bounded(1);
+    mover::spawn(parts.clone(), asks_in, checked_in, services).await?;
+    let bells = Bells { drain: drain_woken, cleanup: cleanup_woken, replicate: replicate_woken };
+    tokio::task::spawn_local(schedule::run(asks, bells, Arc::clone(&operations), Rc::clone(&terms)));
+    if !matches!(view.database.driver, DatabaseDriver::Sqlite { .. }) {
+        tokio::task::spawn_local(drains::follow(Arc::clone(&operations)));
+    }
+    Ok(Works { parts, operations, checked, terms })
 }
 
 /// Takes the address for the reactors. That of a process that was killed is free a moment later only: the kernel ends a ring,
@@ -384,6 +453,11 @@ impl Known {
     fn note(self, registered: Registered) {
         if registered.doomed > 0 {
             tracing::info!(blobs = registered.doomed, "unfinished writes of a former run are given up");
+        }
+        if registered.restored {
+            tracing::warn!(
+                "the database was restored from a backup: nothing is deleted from any backend until `sync --restored` has run"
+            );
         }
         for (name, blobs) in &registered.unknown_backends {
             let backend = name.as_str();

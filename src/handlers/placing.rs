@@ -44,6 +44,14 @@ fn placement_facts<P: Ports>(ports: &P, index: usize) -> BackendFacts {
     }
 }
 
+/// Whether a blob of this size seems to fit, by what was charged at the last batch. Only the store's transaction decides.
+pub fn may_fit<P: Ports>(ports: &P, backend: &BackendName, size: u64) -> bool {
+    ports.view().backend_index(backend).is_some_and(|index| match ports.view().backends[index].quota_bytes {
+        0 => true,
+        limit => ports.board().charged_bytes(index).saturating_add(size) <= limit,
+    })
+}
+
 /// Whether any backend could take anything now. If not, the trouble is the backends', not a lack of room.
 pub fn any_usable<P: Ports>(ports: &P) -> bool {
     let standing = ports.standing();

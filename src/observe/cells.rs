@@ -200,7 +200,7 @@ label!(
     /// A background job.
     Service {
         Recover = "recover", Cleanup = "cleanup", Replicate = "replicate", Usage = "usage", Forget = "forget",
-        Standing = "standing", StaleUploads = "stale_uploads",
+        Standing = "standing", StaleUploads = "stale_uploads", Drain = "drain", Trim = "over-replication", Sync = "sync",
     }
 );
 
@@ -296,6 +296,9 @@ pub struct CoreCells {
     /// Audit lines lost because the control core did not take them in time.
     pub audit_dropped: Counter,
     pub cleanup_processed: Row,
+    pub drain_objects_moved: Counter,
+    pub drain_bytes_moved: Counter,
+    pub over_replication_removed: Counter,
     pub replication_copies_created: Counter,
     pub replication_errors: Counter,
     pub backends: Box<[BackendCells]>,
@@ -418,6 +421,9 @@ impl CoreCells {
             audit_lines: Counter::default(),
             audit_dropped: Counter::default(),
             cleanup_processed: Row::of::<CleanupStatus>(),
+            drain_objects_moved: Counter::default(),
+            drain_bytes_moved: Counter::default(),
+            over_replication_removed: Counter::default(),
             replication_copies_created: Counter::default(),
             replication_errors: Counter::default(),
             write_failovers: Grid::new(backends.len(), backends.len()),

@@ -18,7 +18,19 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 
 /// Installs the subscriber for the process and a panic hook that logs. Fails if one is installed already.
 pub fn init(level: LogLevel) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
-    let subscriber = tracing_subscriber::registry().with(JsonLayer { out: StandardOutput }.with_filter(filter(level)));
+    install(level, StandardOutput)
+}
+
+/// The same on standard error, for commands whose output is for others.
+pub fn init_beside(level: LogLevel) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
+    install(level, StandardError)
+}
+
+fn install(
+    level: LogLevel,
+    out: impl Lines + Send + Sync + 'static,
+) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
+    let subscriber = tracing_subscriber::registry().with(JsonLayer { out }.with_filter(filter(level)));
     tracing::subscriber::set_global_default(subscriber)?;
     std::panic::set_hook(Box::new(|info| {
         let text = info.payload();
@@ -50,6 +62,14 @@ impl Lines for StandardOutput {
     fn line(&self, line: &[u8]) {
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(line).and_then(|()| out.flush()); // a closed output is no reason to stop serving
+    }
+}
+
+struct StandardError;
+
+impl Lines for StandardError {
+    fn line(&self, line: &[u8]) {
+        let _ = std::io::stderr().lock().write_all(line); // as above
     }
 }
 

@@ -261,6 +261,9 @@ fn workers(text: &mut Text, cores: &[Arc<CoreCells>]) {
             series.sample(&[backend.name.as_str()], sum(&enqueued));
         }
     });
+    text.single("s3o_over_replication_removed_total", sum(&|core| core.over_replication_removed.value()));
+    text.single("s3o_drain_objects_moved_total", sum(&|core| core.drain_objects_moved.value()));
+    text.single("s3o_drain_bytes_moved_total", sum(&|core| core.drain_bytes_moved.value()));
     text.single("s3o_replication_copies_created_total", sum(&|core| core.replication_copies_created.value()));
     text.single("s3o_replication_errors_total", sum(&|core| core.replication_errors.value()));
     text.family("s3o_worker_ticks_total", |series| {

@@ -3,6 +3,7 @@
 //! Handlers and workers make them, the desk gathers them into batches, a `MetadataStore` runs a batch as one transaction.
 //! A refusal is an outcome, not an error, so it cannot fail its neighbours. Nothing here knows a database.
 
+use super::operator::{Adopt, Adopted, DropCopy, Dropped, FinishDrain, Requeue, SetRestored, WriteOff};
 use super::query::BucketRow;
 use super::record::{BackendFacts, BlobAt, ObjectRecord, PartRecord};
 use crate::base::{
@@ -154,6 +155,8 @@ pub struct Registered {
     pub deployment: String,
     /// Blobs of dead incarnations that were doomed.
     pub doomed: u64,
+    /// The database was restored and `sync` has not run yet (`SetRestored`).
+    pub restored: bool,
     pub facts: Vec<(BackendName, BackendFacts)>,
     /// Backends of the configuration that are draining.
     pub draining: Vec<BackendName>,
@@ -648,6 +651,12 @@ steps! {
     CreateBucket -> BucketCreated,
     DeleteBucket -> BucketDeleted,
     ForgetOld -> Done,
+    Requeue -> Done,
+    WriteOff -> Done,
+    FinishDrain -> Done,
+    DropCopy -> Dropped,
+    Adopt -> Adopted,
+    SetRestored -> Done,
 }
 
 /// What a change concerns. Two changes that share a subject are never in one batch, and keep their order.
@@ -693,6 +702,12 @@ impl Change {
             Self::RecordUsage(_) | Self::ForgetOld(_) => [None, None],
             Self::RecordFacts(one) => [Some(Subject::Backend(&one.backend)), None],
             Self::SetDraining(one) => [Some(Subject::Backend(&one.backend)), None],
+            Self::Requeue(one) => [Some(Subject::Blob(one.blob)), None],
+            Self::WriteOff(one) => [Some(Subject::Blob(one.blob)), None],
+            // Of all that could be begun on it meanwhile, nothing is known before the batch.
+            Self::FinishDrain(_) | Self::SetRestored(_) => [Some(Subject::Everything), None],
+            Self::DropCopy(one) => [key(&one.bucket, &one.key), Some(Subject::Blob(one.blob))],
+            Self::Adopt(one) => [key(&one.bucket, &one.key), None],
         }
     }
 
@@ -705,6 +720,8 @@ impl Change {
             Self::CommitCopy(one) => Some((&one.bucket, &one.key)),
             Self::RemoveCopy(one) => Some((&one.bucket, &one.key)),
             Self::FinishComplete(one) => Some((&one.bucket, &one.key)),
+            Self::DropCopy(one) => Some((&one.bucket, &one.key)),
+            Self::Adopt(one) => Some((&one.bucket, &one.key)),
             _ => None,
         }
     }

@@ -29,6 +29,7 @@ pub mod direct;
 mod folding;
 pub mod location_cache;
 pub mod memory;
+pub mod operator;
 pub mod port;
 pub mod postgres;
 pub mod query;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use super::change::*;
+pub use super::operator::*;
 pub use super::query::*;
 
 /// The id of a batch, in `batches`; random, made by the desk.

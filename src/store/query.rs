@@ -3,7 +3,7 @@
 
 use super::change::{Upload, Usage};
 use super::record::{BlobAt, BlobState, Located, PartRecord, StoredChecksum};
-use crate::base::{BackendName, BucketName, ObjectKey, Timestamp, UploadId, Version};
+use crate::base::{BackendName, BlobId, BucketName, ObjectKey, Timestamp, UploadId, Version};
 use std::time::Duration;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,6 +55,13 @@ pub enum Query {
         after: Option<(String, String)>,
         max: u32,
     },
+    /// Live versions with more than `factor` live blobs on the `counted` backends; otherwise as `UnderReplicated`.
+    OverReplicated {
+        factor: u32,
+        counted: Vec<BackendName>,
+        after: Option<(String, String)>,
+        max: u32,
+    },
     /// How many there are, counting no further than `max`. Walks all versions, in short transactions: not for polling.
     UnderReplicatedCount {
         factor: u32,
@@ -78,6 +85,15 @@ pub enum Query {
         after: String,
         max: u32,
     },
+    /// Doomed blobs, or dead ones, after this one, by id; on one backend or on all.
+    Cleanups {
+        dead: bool,
+        backend: Option<BackendName>,
+        after: BlobId,
+        max: u32,
+    },
+    /// Whether the database was restored and `sync` has not run yet.
+    Restored,
     /// Adds up the rows of every backend and compares; a full scan, for tests and audits.
     Audit,
 }
@@ -169,11 +185,29 @@ pub struct DueCleanup {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BlobRow {
     pub blob: BlobAt,
+    pub bucket: BucketName,
+    pub key: ObjectKey,
     pub state: BlobState,
     pub bytes: u64,
     pub version: Version,
     pub reason: String,
     /// When a doomed blob is due.
+    pub not_before: Timestamp,
+}
+
+/// A doomed or dead blob, as operators see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CleanupRow {
+    pub blob: BlobAt,
+    pub bucket: BucketName,
+    pub key: ObjectKey,
+    pub bytes: u64,
+    pub reason: String,
+    pub attempts: u32,
+    pub last_error: String,
+    /// When it was doomed.
+    pub since: Timestamp,
+    /// Doomed: when it is due; dead: since when.
     pub not_before: Timestamp,
 }
 
@@ -209,6 +243,8 @@ pub struct BackendStatus {
     pub dlq_depth: u64,
     pub active_uploads: u64,
     pub draining: bool,
+    /// Its drain has ended: nothing is on it and nothing will be.
+    pub drained: bool,
     pub usage: Usage,
 }
 
@@ -255,7 +291,7 @@ pub enum Answer {
     ListUploads(UploadsPage),
     StaleUploads(Vec<UploadId>),
     DueCleanups(Vec<DueCleanup>),
-    /// `next`: pass as `after` to go on; None when all were examined.
+    /// Of `UnderReplicated` and `OverReplicated`. `next`: pass as `after` to go on; None when all were examined.
     UnderReplicated {
         found: Vec<(BucketName, ObjectKey, Located)>,
         next: Option<(String, String)>,
@@ -265,5 +301,7 @@ pub enum Answer {
     Buckets(Option<Buckets>),
     Status(Vec<BackendStatus>),
     Blobs(Vec<BlobRow>),
+    Cleanups(Vec<CleanupRow>),
+    Restored(bool),
     Audit(Vec<BackendAudit>),
 }

@@ -57,8 +57,8 @@ pub const TABLES: [Table; 12] = [
     },
     Table {
         name: "backends",
-        columns: "id, name, bytes_limit, draining, facts",
-        select: "SELECT id, name, bytes_limit, draining, facts FROM backends ORDER BY id",
+        columns: "id, name, bytes_limit, draining, drained, facts",
+        select: "SELECT id, name, bytes_limit, draining, drained, facts FROM backends ORDER BY id",
         key: "id",
     },
     // Only sums over a backend mean something: all of it is the latest run's. Registration grants anew.

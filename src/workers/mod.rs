@@ -2,7 +2,10 @@
 //! They run on the mover, and in the simulator under a virtual clock.
 
 pub mod cleanup;
+pub mod drain;
 pub mod recover;
 pub mod replicate;
 pub mod stale_uploads;
+pub mod sync;
+pub mod trim;
 pub mod usage;

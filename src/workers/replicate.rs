@@ -6,10 +6,11 @@
 
 use crate::backend::port::{MoveEnd, Put, PutTarget, Span};
 use crate::base::failure::Kind;
-use crate::base::{BackendName, Blame, BucketName, Dice, Failure, Nonce, ObjectKey, Retry};
+use crate::base::{BackendName, Blame, BucketName, Clock, Dice, Failure, Nonce, ObjectKey, Retry};
 use crate::handlers::ports::Ports;
 use crate::handlers::reservation::Reservation;
 use crate::handlers::{concurrent, placing};
+use crate::observe::circuit::Circuit;
 use crate::proto::body_check::BodyCheck;
 use crate::proto::etag::ETag;
 use crate::store::port::{Answer, BeginCopy, CommitCopy, Metadata, Query, Refusal, Written};
@@ -58,10 +59,23 @@ pub async fn pass<P: Ports>(ports: &P) -> Result<Report, Failure> {
     }
 }
 
-/// Backends whose copies count: those that are not being emptied. One that is away for a while still holds its bytes.
+/// Backends whose copies count: those that are not being emptied. One that is away for a while still holds its bytes; one
+/// that is away for `replication.unhealthy_threshold` counts as lost.
 fn counted<P: Ports>(ports: &P) -> Vec<BackendName> {
+    let (now, threshold) = (ports.clock().tick(), ports.view().replication.unhealthy_threshold);
+    let lost = |circuit: &Circuit| !circuit.is_closed() && circuit.degraded(now) >= threshold;
+    let counts = |index: usize| !ports.standing().draining(index) && !ports.standing().circuit(index).is_some_and(lost);
+    named(ports, counts)
+}
+
+/// Backends whose copies may be relied on when another one is removed: they are not being emptied, and answer.
+pub(super) fn reliable<P: Ports>(ports: &P) -> Vec<BackendName> {
+    named(ports, |index| !ports.standing().draining(index) && ports.standing().usable(index))
+}
+
+fn named<P: Ports>(ports: &P, wanted: impl Fn(usize) -> bool) -> Vec<BackendName> {
     let backends = ports.view().backends.iter().enumerate();
-    backends.filter(|(index, _)| !ports.standing().draining(*index)).map(|(_, backend)| backend.name.clone()).collect()
+    backends.filter(|(index, _)| wanted(*index)).map(|(_, backend)| backend.name.clone()).collect()
 }
 
 async fn complete<P: Ports>(
@@ -89,7 +103,7 @@ async fn complete<P: Ports>(
 }
 
 /// One more copy, from the first source that gives the whole of it. False: the version is gone.
-async fn copy_once<P: Ports>(
+pub(super) async fn copy_once<P: Ports>(
     ports: &P,
     bucket: &BucketName,
     key: &ObjectKey,
@@ -114,10 +128,15 @@ async fn copy_from<P: Ports>(
     located: &Located,
     from: &BlobAt,
 ) -> Result<bool, (Failure, bool)> {
+    let mut candidates = placing::candidates(ports, bucket.as_str(), key.as_str(), located.size);
+    let holds_one = |backend: &BackendName| located.blobs.iter().any(|blob| blob.backend == *backend);
+    candidates.retain(|one| !holds_one(&one.backend) && placing::may_fit(ports, &one.backend, located.size));
+    if candidates.is_empty() {
+        // Without asking a source for what has no place to go.
+        return Err((no_room(Refusal::NoSpace), false));
+    }
     let whole = Span { from: 0, len: located.size };
     let source = ports.open(from, located.size, whole).await.map_err(|failure| (failure, true))?;
-    let mut candidates = placing::candidates(ports, bucket.as_str(), key.as_str(), located.size);
-    candidates.retain(|candidate| !located.blobs.iter().any(|blob| blob.backend == candidate.backend));
     let begin = BeginCopy {
         incarnation: ports.incarnation(),
         bucket: bucket.clone(),

@@ -67,7 +67,10 @@ pub fn stored(head: &ResponseHead<'_>) -> Stored {
 /// The answer to a HEAD.
 pub fn blob_head(head: &ResponseHead<'_>) -> Result<BlobHead, Failure> {
     let size = head.content_length.ok_or_else(|| Failure::backend("an answer to HEAD without Content-Length"))?;
-    Ok(BlobHead { size, etag: etag_of(head), record: travel::collect(head.fields()) })
+    let etag = etag_of(head);
+    // As every S3 server writes the entity tag of a completed multipart upload.
+    let assembled = etag.contains('-');
+    Ok(BlobHead { size, etag, record: travel::collect(head.fields()), assembled })
 }
 
 /// Whether a DELETE only hid the object behind a marker: its bytes are still there.
@@ -355,7 +358,7 @@ mod tests {
         assert_eq!(stored(&parsed(&text, false)), want);
         let text = head("200 OK\r\nContent-Length: 77\r\nETag: W/\"abc\"\r\nX-Amz-Meta-Owner: me");
         let record = ObjectRecord { user_metadata: vec![("owner".into(), "me".into())], ..ObjectRecord::default() };
-        let want = BlobHead { size: 77, etag: "abc".to_owned(), record };
+        let want = BlobHead { size: 77, etag: "abc".to_owned(), record, assembled: false };
         assert_eq!(blob_head(&parsed(&text, true)).ok(), Some(want));
         assert!(blob_head(&parsed(&head("200 OK"), true)).is_err());
         assert!(left_a_marker(&parsed(&head("204 No Content\r\nx-amz-delete-marker: true"), false)));

@@ -66,7 +66,12 @@ impl Directory {
     /// None: there is no such blob.
     pub fn head(&self, name: &str) -> Result<Option<BlobHead>, Failure> {
         match self.open_blob(name) {
-            Ok(opened) => Ok(Some(BlobHead { size: opened.size(), etag: String::new(), record: opened.label() })),
+            Ok(opened) => Ok(Some(BlobHead {
+                size: opened.size(),
+                etag: String::new(),
+                record: opened.label(),
+                assembled: matches!(opened, Opened::Parts { .. }),
+            })),
             Err(Errno::NOENT) => Ok(None),
             Err(cause) => Err(failure("opening", name, cause)),
         }

@@ -7,6 +7,7 @@ mod buckets;
 mod cleanup;
 mod copies;
 mod listing;
+mod operator;
 mod quota;
 mod random;
 mod scans;
@@ -337,6 +338,10 @@ macro_rules! conforms {
                     refused_completions_end_the_upload, uploads_survive_registration, uploads_are_bounded,
                     ended_uploads_are_forgotten, stale_uploads_are_aborted, a_version_knows_its_parts],
                 listing: [pages_follow_the_model, the_edges_of_a_page, pages_of_uploads_follow_the_model],
+                operator: [dead_letters, a_drain_ends_when_nothing_is_left, copies_are_dropped,
+                    uploads_on_a_dropped_backend_end, versions_with_too_many_copies, found_blobs_are_adopted,
+                    known_deletes_are_not_revived, found_bytes_are_charged_above_the_limit, foreign_objects_are_imported,
+                    a_restored_database_deletes_nothing, what_is_found_on_a_drained_backend],
                 scans: [under_replicated_versions, status_and_usage, facts_and_draining_are_told, blobs_page_by_name],
             );
         }

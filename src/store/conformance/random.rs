@@ -83,7 +83,8 @@ impl Known {
             0..=19 => self.write(kind, x, y, z),
             20..=27 => self.copy(kind, x, y, z),
             28..=47 => self.multipart(kind, x, y, z),
-            _ => self.upkeep(kind, x, y),
+            48..=57 => self.upkeep(kind, x, y),
+            _ => self.operate(kind, x, y, z),
         }
     }
 
@@ -264,6 +265,58 @@ impl Known {
         })
     }
 
+    fn operate(&mut self, kind: u8, x: u16, y: u16, z: u16) -> Option<Change> {
+        Some(match kind {
+            58 if x.is_multiple_of(2) => Requeue { blob: recent(&self.due, y)?.blob.id }.into(),
+            58 => WriteOff { blob: recent(&self.due, y)?.blob.id }.into(),
+            59 => FinishDrain { backend: name(pick(&BACKENDS, x)?) }.into(),
+            60 if y.is_multiple_of(4) => {
+                let of = recent(&self.uploads, x)?;
+                let (bucket, key, blob) = (of.bucket.clone(), of.key.clone(), of.blob.id);
+                drop_copy(bucket, key, blob, z).into()
+            }
+            60 => {
+                let (key, begun) = mostly(&self.live, &self.begun, x)?;
+                drop_copy(bucket(), key.clone(), begun.blob.id, z).into()
+            }
+            61..=62 => self.adopt(x, y, z)?.into(),
+            63 => SetRestored { restored: x.is_multiple_of(2) }.into(),
+            _ => return None,
+        })
+    }
+
+    /// Something that somebody else put there; a copy that has no row, of a version that is or was known; or bytes of a row.
+    fn adopt(&mut self, x: u16, y: u16, z: u16) -> Option<Adopt> {
+        let nonce = Nonce::from_roll(self.roll());
+        let backend = name(pick(&BACKENDS, z)?);
+        let known = recent(&self.begun, x);
+        let (key, version) = match known {
+            Some((key, begun)) => (key.clone(), Some(begun.version)),
+            None => (key(pick(&KEYS, x)?), None),
+        };
+        let (backend, name, version) = match (y % 8, known) {
+            (0, _) | (_, None) => (backend, key.as_str().to_owned(), None),
+            (1..=4, Some((_, begun))) => (begun.blob.backend.clone(), begun.blob.name.clone(), version),
+            _ => (backend, format!("{}!{}", key.as_str(), nonce.as_str()), version),
+        };
+        let record = ObjectRecord { headers: vec![("x".into(), y.to_string())], ..ObjectRecord::default() };
+        let foreign_etag = if version.is_none() { "theirs" } else { "" }.to_owned();
+        let (assembled, size, etag) = (y.is_multiple_of(5), u64::from(z % 4) * 300, format!("found{y}"));
+        Some(Adopt {
+            bucket: bucket(),
+            key,
+            backend,
+            name,
+            version,
+            assembled,
+            size,
+            etag,
+            foreign_etag,
+            record,
+            nonce,
+        })
+    }
+
     fn learn(&mut self, change: &Change, outcome: &Outcome) {
         match (change, outcome) {
             (Change::BeginWrite(BeginWrite { key, .. }), Outcome::BeginWrite(Ok(begun)))
@@ -325,6 +378,10 @@ impl Known {
             Query::DueCleanups { on: backends(), max: 1000 },
             Query::DueCleanups { on: vec![name("b")], max: 1 },
             Query::NextCleanup { on: backends() },
+            Query::Cleanups { dead: true, backend: None, after: BlobId(0), max: 1000 },
+            Query::Cleanups { dead: false, backend: Some(name("a")), after: BlobId(1), max: 3 },
+            Query::OverReplicated { factor: 1, counted: backends(), after: None, max: 2 },
+            Query::Restored,
             Query::UnderReplicated { factor: 2, counted: backends(), after: None, max: 2 },
             Query::UnderReplicatedCount { factor: 3, counted: vec![name("a")], max: 2 },
             Query::List(ListQuery { bucket: BUCKET.into(), delimiter: "/".into(), max: 10, ..ListQuery::default() }),
@@ -348,6 +405,11 @@ impl Known {
     }
 }
 
+fn drop_copy(bucket: BucketName, key: ObjectKey, blob: BlobId, number: u16) -> DropCopy {
+    let bytes = if number.is_multiple_of(2) { Bytes::Gone } else { Bytes::Deleted };
+    DropCopy { bucket, key, blob, bytes, only_live: number.is_multiple_of(3), reason: "dropped".into() }
+}
+
 fn compare<S: MetadataStore>(steps: &[Vec<Numbers>], make: fn(TestClock, Rules) -> S) -> Result<(), TestCaseError> {
     let clock = TestClock::new();
     let rules = Rules::default();
@@ -360,7 +422,7 @@ fn compare<S: MetadataStore>(steps: &[Vec<Numbers>], make: fn(TestClock, Rules) 
     for (i, numbers) in std::iter::once(&Vec::new()).chain(steps).enumerate() {
         if i > 0 {
             // A step whose first number is above the changes lets time pass.
-            let waits = numbers.iter().filter(|one| one.0 >= 58);
+            let waits = numbers.iter().filter(|one| one.0 >= 64);
             waits
                 .for_each(|one| clock.advance(Duration::from_secs([1, 60, 300, 1200, 90_000][usize::from(one.1 % 5)])));
             batches.push(independent(numbers.iter().filter_map(|one| known.change(*one)).collect()));
@@ -423,7 +485,7 @@ fn check_invariants(books: &[BackendAudit]) -> Result<(), TestCaseError> {
 }
 
 fn run<S: MetadataStore>(cases: u32, make: fn(TestClock, Rules) -> S) {
-    let numbers = (0_u8..62, any::<u16>(), any::<u16>(), any::<u16>());
+    let numbers = (0_u8..68, any::<u16>(), any::<u16>(), any::<u16>());
     let steps = prop::collection::vec(prop::collection::vec(numbers, 1..6), 1..80);
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
     TestRunner::new(config).run(&steps, |steps| compare(&steps, make)).unwrap_or_else(|error| panic!("{error}"));

@@ -68,6 +68,7 @@ pub(super) fn status_and_usage<S: MetadataStore>(bench: &Bench<S>) {
         dlq_depth: 0,
         active_uploads: 0,
         draining: false,
+        drained: false,
         usage: Usage { api_requests: 17, egress_bytes: 14, ingress_bytes: 2 << 50 },
     };
     assert_eq!(bench.status("a"), want, "absolute values per incarnation, summed");

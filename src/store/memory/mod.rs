@@ -6,6 +6,7 @@
 
 mod buckets;
 mod copies;
+mod operator;
 mod read;
 pub(super) mod tables;
 mod upkeep;
@@ -42,6 +43,7 @@ impl<C: Clock> MemoryStore<C> {
         let now = self.now();
         let mut tables = self.tables.borrow_mut();
         tables.touched.clear();
+        tables.found.clear();
         let outcomes = changes.iter().map(|change| tables.carry_out(now, change.clone())).collect();
         let applied = Applied { outcomes, charged: tables.charged_of_touched() };
         tables.batches.insert(id, (now, applied.clone()));
@@ -95,6 +97,12 @@ impl Tables {
             Change::CreateBucket(one) => Outcome::CreateBucket(self.create_bucket(now, one)),
             Change::DeleteBucket(one) => Outcome::DeleteBucket(self.delete_bucket(&one)),
             Change::ForgetOld(_) => Outcome::ForgetOld(Ok(self.forget_old(now))),
+            Change::Requeue(one) => Outcome::Requeue(self.requeue(now, one)),
+            Change::WriteOff(one) => Outcome::WriteOff(self.write_off(one)),
+            Change::FinishDrain(one) => Outcome::FinishDrain(self.finish_drain(&one)),
+            Change::DropCopy(one) => Outcome::DropCopy(self.drop_copy(now, &one)),
+            Change::Adopt(one) => Outcome::Adopt(self.adopt(now, one)),
+            Change::SetRestored(one) => Outcome::SetRestored(Ok(self.set_restored(one))),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Queries: what the rows say, in the plainest way.
 
 use super::super::port::{
-    Answer, BackendAudit, BackendStatus, BlobRow, DueCleanup, ListPage, ListQuery, ListUploadsQuery, Listed,
-    ListedUpload, Query, UploadState, UploadsPage, VersionParts,
+    Answer, BackendAudit, BackendStatus, BlobRow, CleanupRow, DueCleanup, ListPage, ListQuery, ListUploadsQuery,
+    Listed, ListedUpload, Query, UploadState, UploadsPage, VersionParts,
 };
 use super::super::record::{BlobState, Located};
 use super::super::rules::SCAN_VERSIONS_MAX;
@@ -46,8 +46,19 @@ impl Tables {
             }
             Query::DueCleanups { on, max } => Answer::DueCleanups(self.due_cleanups(&on, now, max)),
             Query::UnderReplicated { factor, counted, after, max } => {
-                self.under_replicated(factor, &counted, after, max)
+                self.replicated(after, max, |copies| copies < factor, &counted)
             }
+            Query::OverReplicated { factor, counted, after, max } => {
+                self.replicated(after, max, |copies| copies > factor, &counted)
+            }
+            Query::Cleanups { dead, backend, after, max } => {
+                let state = if dead { BlobState::Dead } else { BlobState::Doomed };
+                let wanted =
+                    |blob: &Blob| blob.state == state && backend.as_ref().is_none_or(|one| blob.backend == *one);
+                let found = self.blobs.range(BlobId(after.0 + 1)..).filter(|(_, blob)| wanted(blob));
+                Answer::Cleanups(found.take(max as usize).map(|(id, blob)| blob.as_cleanup(*id)).collect())
+            }
+            Query::Restored => Answer::Restored(self.restored),
             Query::UnderReplicatedCount { factor, counted, max } => {
                 let thin = self.versions.iter().filter(|(key, live)| self.copies(key, live, &counted) < factor);
                 Answer::Count((thin.count() as u64).min(max))
@@ -167,7 +178,7 @@ impl Tables {
     }
 
     fn doomed_on<'a>(&'a self, backends: &'a [BackendName]) -> impl Iterator<Item = (BlobId, &'a Blob)> {
-        let doomed = self.blobs.iter().filter(|(_, blob)| blob.state == BlobState::Doomed);
+        let doomed = self.blobs.iter().filter(|(_, blob)| blob.state == BlobState::Doomed && !self.restored);
         doomed.filter(|(_, blob)| backends.contains(&blob.backend)).map(|(id, blob)| (*id, blob))
     }
 
@@ -188,12 +199,12 @@ impl Tables {
             .collect()
     }
 
-    fn under_replicated(
+    fn replicated(
         &self,
-        factor: u32,
-        counted: &[BackendName],
         after: Option<(String, String)>,
         max: u32,
+        wanted: impl Fn(u32) -> bool,
+        counted: &[BackendName],
     ) -> Answer {
         let beyond =
             |key: &Key| after.as_ref().is_none_or(|(b, k)| (key.0.as_str(), key.1.as_str()) > (b.as_str(), k.as_str()));
@@ -206,7 +217,7 @@ impl Tables {
                 return Answer::UnderReplicated { found, next: next.or(after) };
             }
             last = Some(key);
-            if self.copies(key, live, counted) < factor {
+            if wanted(self.copies(key, live, counted)) {
                 let located = self.located(key).expect("the version is live");
                 found.push((key.0.clone(), key.1.clone(), located));
             }
@@ -220,6 +231,7 @@ impl Tables {
             name: name.as_str().to_owned(),
             bytes_limit: backend.bytes_limit,
             draining: backend.draining,
+            drained: backend.drained,
             ..BackendStatus::default()
         };
         for blob in self.blobs.values().filter(|blob| blob.backend == *name) {
@@ -256,6 +268,8 @@ impl Tables {
             .filter(|(_, blob)| blob.backend == *backend && blob.name.as_str() > after)
             .map(|(id, blob)| BlobRow {
                 blob: blob.at(*id),
+                bucket: blob.key.0.clone(),
+                key: blob.key.1.clone(),
                 state: blob.state,
                 bytes: blob.bytes,
                 version: blob.version,
@@ -283,6 +297,20 @@ impl Tables {
 }
 
 impl Blob {
+    fn as_cleanup(&self, id: BlobId) -> CleanupRow {
+        CleanupRow {
+            blob: self.at(id),
+            bucket: self.key.0.clone(),
+            key: self.key.1.clone(),
+            bytes: self.bytes,
+            reason: self.reason.clone(),
+            attempts: self.attempts,
+            last_error: self.last_error.clone(),
+            since: self.doomed_at,
+            not_before: self.not_before,
+        }
+    }
+
     /// Live, or displaced and in its grace.
     fn is_readable(&self, now: Timestamp) -> bool {
         let in_grace = self.attempts == 0 && self.settle_until <= now && self.not_before > now;

@@ -16,6 +16,7 @@ pub(in crate::store) struct Backend {
     /// 0 = unlimited.
     pub(in crate::store) bytes_limit: u64,
     pub(in crate::store) draining: bool,
+    pub(in crate::store) drained: bool,
     pub(in crate::store) facts: BackendFacts,
 }
 
@@ -52,8 +53,11 @@ pub(in crate::store) struct Blob {
     pub(in crate::store) upload: Option<UploadId>,
     pub(in crate::store) backend_upload: String,
     pub(in crate::store) version_id: String,
+    /// Of an object that somebody else put there.
+    pub(in crate::store) foreign_etag: String,
     /// Its upload never made an object of it.
     pub(in crate::store) abort_uploads: bool,
+    pub(in crate::store) doomed_at: Timestamp,
     pub(in crate::store) not_before: Timestamp,
     /// Until then bytes may appear that nobody waits for. Before 1970: none will.
     pub(in crate::store) settle_until: Timestamp,
@@ -93,6 +97,8 @@ pub(in crate::store) struct UploadRow {
 pub(in crate::store) struct Tables {
     pub(in crate::store) rules: Rules,
     pub(in crate::store) deployment: Option<String>,
+    /// Restored from a backup: nothing is deleted until `sync` has run.
+    pub(in crate::store) restored: bool,
     /// The incarnation that lives; the last one registered.
     pub(in crate::store) current: Incarnation,
     pub(in crate::store) backends: BTreeMap<BackendName, Backend>,
@@ -110,6 +116,8 @@ pub(in crate::store) struct Tables {
     pub(in crate::store) batches: HashMap<BatchId, (Timestamp, Applied)>,
     /// Backends whose charge the running batch has changed.
     pub(in crate::store) touched: BTreeSet<BackendName>,
+    /// Bytes that the running batch has charged whatever the limits say, because they are there.
+    pub(in crate::store) found: BTreeMap<BackendName, i64>,
 }
 
 impl Tables {
@@ -117,6 +125,7 @@ impl Tables {
         Self {
             rules,
             deployment: None,
+            restored: false,
             current: Incarnation(0),
             backends: BTreeMap::new(),
             shares: BTreeMap::new(),
@@ -131,6 +140,7 @@ impl Tables {
             usage: BTreeMap::new(),
             batches: HashMap::new(),
             touched: BTreeSet::new(),
+            found: BTreeMap::new(),
         }
     }
 
@@ -178,6 +188,21 @@ impl Tables {
         if limit > 0 && bytes > 0 {
             share.granted = share.granted.max(share.charged);
             assert!(self.granted(name) <= limit, "the shares of {name:?} exceed its limit");
+        }
+        if bytes != 0 {
+            self.touched.insert(name.clone());
+        }
+    }
+
+    /// Charges bytes that are there already, above the limit if need be.
+    pub(super) fn charge_found(&mut self, name: &BackendName, bytes: i64) {
+        *self.found.entry(name.clone()).or_default() += bytes;
+        let limit = self.backends[name].bytes_limit as i64;
+        let unallocated = (limit - self.granted(name)).max(0);
+        let share = self.shares.entry((name.clone(), self.current)).or_default();
+        share.charged += bytes;
+        if limit > 0 {
+            share.granted = share.granted.max(share.charged.min(share.granted + unallocated));
         }
         if bytes != 0 {
             self.touched.insert(name.clone());
@@ -271,7 +296,7 @@ impl Tables {
         assert!(matches!(blob.state, BlobState::Reserved | BlobState::Live), "a blob is doomed once");
         blob.abort_uploads = blob.upload.is_some() && blob.state == BlobState::Reserved;
         blob.state = BlobState::Doomed;
-        blob.not_before = not_before;
+        (blob.doomed_at, blob.not_before) = (now, not_before);
         blob.reason = reason.to_owned();
         if may_appear {
             blob.settle_until = settle_until;
@@ -332,7 +357,7 @@ impl Blob {
             id,
             backend: self.backend.clone(),
             name: self.name.clone(),
-            foreign_etag: String::new(),
+            foreign_etag: self.foreign_etag.clone(),
             version_id: self.version_id.clone(),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::super::port::{
     CleanupDone, CleanupFailed, CleanupFailedOutcome, Done, RecordFacts, RecordUsage, Refusal, Register, Registered,
-    SetDraining, UploadState,
+    SetDraining, UploadState, WRITER_GONE,
 };
 use super::super::record::BlobState;
 use super::super::rules::{BATCH_KEPT, FORGET_UPLOADS_MAX, UPLOAD_KEPT};
@@ -29,6 +29,7 @@ impl Tables {
             incarnation: self.current,
             deployment,
             doomed,
+            restored: self.restored,
             facts: self.of_configured(&configured, |backend| Some(backend.facts)),
             draining: self
                 .of_configured(&configured, |backend| backend.draining.then_some(()))
@@ -65,7 +66,7 @@ impl Tables {
         let reserved = self.blobs.iter().filter(|(_, blob)| blob.state == BlobState::Reserved && blob.upload.is_none());
         let orphans: Vec<BlobId> = reserved.map(|(id, _)| *id).collect();
         for id in &orphans {
-            self.doom(now, *id, now, true, "writer gone");
+            self.doom(now, *id, now, true, WRITER_GONE);
         }
         let attempts: Vec<(UploadId, PartNumber)> = self
             .uploads
@@ -134,7 +135,8 @@ impl Tables {
     }
 
     pub(super) fn set_draining(&mut self, set: &SetDraining) -> Result<Done, Refusal> {
-        self.backends.get_mut(&set.backend).ok_or(Refusal::Lost)?.draining = set.draining;
+        let backend = self.backends.get_mut(&set.backend).ok_or(Refusal::Lost)?;
+        (backend.draining, backend.drained) = (set.draining, false);
         Ok(Done)
     }
 

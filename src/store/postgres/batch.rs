@@ -62,6 +62,12 @@ impl PostgresStore {
         let (mut attempts, mut rounds) = (0, 0);
         loop {
             let decided = self.decide(&session, &footprint, changes).await.map_err(ApplyError::NotApplied)?;
+            if self.was_rewound(decided.loaded.has_row, decided.loaded.mark) {
+                self.hold_rewound(&session).await.map_err(ApplyError::NotApplied)?;
+                if decided.loaded.mark.is_some() {
+                    continue;
+                }
+            }
             if decided.loaded.mark.is_none() && self.incarnation.get() != Incarnation(0) {
                 // The fence of everything that this run does, its background jobs included.
                 self.tenure.end();
@@ -116,7 +122,6 @@ impl PostgresStore {
     async fn decide(&self, session: &Session, wanted: &Footprint, changes: &[Change]) -> Result<Decided, Failure> {
         let clock = self.clock.as_ref().map(|clock| clock());
         let mut loaded = load(session, wanted, self.incarnation.get(), self.rules, clock).await?;
-        self.notice_mark(loaded.mark);
         self.latest.set(self.latest.get().max(loaded.now));
         loaded.now = self.latest.get();
         loaded.tables.last_blob = self.ids_for(session, wanted.new_blobs).await?;
@@ -191,6 +196,7 @@ impl PostgresStore {
             keys: footprint.keys.iter().collect(),
             uploads: footprint.uploads.iter().map(|upload| upload.as_str().to_owned()).collect(),
             told: loaded.tables.touched.iter().cloned().collect(),
+            adopts: !footprint.named.is_empty(),
             forget: forgets.then(|| Forget {
                 batches_before: loaded.now.minus(BATCH_KEPT),
                 uploads_before: loaded.now.minus(UPLOAD_KEPT),
@@ -204,14 +210,6 @@ impl PostgresStore {
         }
         // The batch is committed, whatever can be read of its charges.
         Ok(read_charges(&rows))
-    }
-
-    /// Compares with what this incarnation was told: a lower mark means that the database has lost commits.
-    fn notice_mark(&self, mark: Option<i64>) {
-        if let Some(mark) = mark.filter(|mark| *mark < self.told_mark.get() && !self.rewound.get()) {
-            self.rewound.set(true);
-            tracing::error!(mark, told = self.told_mark.get(), "the database was rewound: it has lost commits");
-        }
     }
 
     // ---- ids -----------------------------------------------------------------------------------------------------

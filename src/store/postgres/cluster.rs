@@ -74,7 +74,15 @@ pub(in crate::store) struct OnPostgres {
 
 impl OnPostgres {
     pub(in crate::store) fn new<C: Clock + Clone + Send + Sync + 'static>(clock: C, rules: Rules) -> Self {
-        let options = options();
+        Self::on(options(), clock, rules)
+    }
+
+    /// In a schema of its own, which is made here.
+    pub(super) fn on<C: Clock + Clone + Send + Sync + 'static>(
+        options: PostgresOptions,
+        clock: C,
+        rules: Rules,
+    ) -> Self {
         let schema = format!("CREATE SCHEMA {}", options.schema.as_deref().expect("of its own"));
         let made = options.clone();
         Self::open(made, rules, clock, move |runtime| {

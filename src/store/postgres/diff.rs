@@ -1,7 +1,7 @@
 //! What a batch changed: rows before and after, compared.
 
 use super::super::memory::tables::{Attempt, Backend, Blob, Key, Live, Tables, UploadRow};
-use super::super::port::Usage;
+use super::super::port::{UploadState, Usage};
 use super::super::record::{BlobState, PartRecord};
 use crate::base::{BackendName, BlobId, Incarnation, PartNumber, UploadId, Version};
 use std::collections::BTreeMap;
@@ -20,7 +20,11 @@ pub(super) struct Diff<'t> {
     pub(super) parts_ended: Vec<(&'t UploadId, u16)>,
     pub(super) attempts: Vec<(&'t UploadId, PartNumber, &'t Attempt)>,
     pub(super) attempts_ended: Vec<(&'t UploadId, PartNumber)>,
-    pub(super) backends: Vec<(&'t BackendName, &'t Backend)>,
+    /// Uploads that were aborted: what they had of parts goes.
+    pub(super) aborted: Vec<&'t UploadId>,
+    /// Those whose drain begins, ends or is called off.
+    pub(super) draining: Vec<(&'t BackendName, &'t Backend)>,
+    pub(super) facts: Vec<(&'t BackendName, &'t Backend)>,
     pub(super) usage: Vec<(&'t (BackendName, String, Incarnation), &'t Usage)>,
     /// What it adds to this incarnation's numbers; may be below zero.
     pub(super) shares: BTreeMap<BackendName, Delta>,
@@ -37,6 +41,8 @@ pub(super) struct Delta {
     pub(super) dead_blobs: i64,
     pub(super) dead_bytes: i64,
     pub(super) active_uploads: i64,
+    /// Bytes that were found, as far as they are charged here: above the limit if need be.
+    pub(super) found: i64,
 }
 
 impl Delta {
@@ -60,7 +66,15 @@ impl<'t> Diff<'t> {
         diff.compare_blobs(before, after);
         diff.compare_versions(before, after);
         diff.compare_uploads(before, after);
-        diff.backends = after.backends.iter().filter(|(name, row)| before.backends.get(*name) != Some(row)).collect();
+        let old = |name: &BackendName| before.backends.get(name);
+        let drain = |row: &Backend| (row.draining, row.drained);
+        let draining = |(name, row): &(&BackendName, &Backend)| old(name).is_none_or(|old| drain(old) != drain(row));
+        diff.draining = after.backends.iter().filter(draining).collect();
+        let facts = |(name, row): &(&BackendName, &Backend)| old(name).is_none_or(|old| old.facts != row.facts);
+        diff.facts = after.backends.iter().filter(facts).collect();
+        for (name, bytes) in &after.found {
+            diff.share(name).found = *bytes;
+        }
         diff.usage = after.usage.iter().collect();
         diff.shares.retain(|_, delta| *delta != Delta::default());
         diff
@@ -124,6 +138,9 @@ impl<'t> Diff<'t> {
             let attempts = row.attempts.iter().filter(|(number, one)| old_attempt(number) != Some(one));
             self.attempts.extend(attempts.map(|(number, one)| (upload, *number, one)));
             let Some(old) = old else { continue };
+            if old.is_active() && row.state == UploadState::Aborted {
+                self.aborted.push(upload);
+            }
             let parts = old.parts.keys().filter(|number| !row.parts.contains_key(number));
             self.parts_ended.extend(parts.map(|number| (upload, *number)));
             let attempts = old.attempts.keys().filter(|number| !row.attempts.contains_key(number));

@@ -22,6 +22,10 @@ pub(super) struct Footprint {
     pub(super) upload_counts: BTreeSet<BucketName>,
     /// Backends whose displaced bytes might make room, with how many are missed at most.
     pub(super) room: BTreeMap<BackendName, i64>,
+    /// Backends of which it is asked whether any row names them: one is enough.
+    pub(super) emptied: BTreeSet<BackendName>,
+    /// Exact names of which it is asked whether a row names them, and whether the database is held as restored.
+    pub(super) named: BTreeSet<(BackendName, String)>,
     /// Blobs that may be added.
     pub(super) new_blobs: i64,
 }
@@ -105,6 +109,18 @@ impl Footprint {
             Change::AbortStale(one) => self.whole_upload(&one.upload),
             Change::CleanupDone(one) => drop(self.blobs.insert(one.blob.0)),
             Change::CleanupFailed(one) => drop(self.blobs.insert(one.blob.0)),
+            Change::Requeue(one) => drop(self.blobs.insert(one.blob.0)),
+            Change::WriteOff(one) => drop(self.blobs.insert(one.blob.0)),
+            Change::DropCopy(one) => {
+                self.key(&one.bucket, &one.key);
+                self.blobs.insert(one.blob.0);
+            }
+            Change::FinishDrain(one) => drop(self.emptied.insert(one.backend.clone())),
+            Change::Adopt(one) => {
+                self.key(&one.bucket, &one.key);
+                self.named.insert((one.backend.clone(), one.name.clone()));
+                self.new_blobs += 1;
+            }
             // Backends are always loaded; the others have statements of their own.
             Change::Register(_)
             | Change::CreateBucket(_)
@@ -114,6 +130,7 @@ impl Footprint {
             | Change::RecordUsage(_)
             | Change::RecordFacts(_)
             | Change::SetDraining(_)
+            | Change::SetRestored(_)
             | Change::ForgetOld(_) => {}
         }
     }

@@ -4,11 +4,15 @@ use super::super::port::{Applied, ApplyError, BatchId, Done, Outcome, Refusal, R
 use super::alone::one;
 use super::rows::Columns;
 use super::sessions::{Blamed, Session, Sql, sql};
-use super::{PostgresStore, leftovers};
+use super::{PostgresStore, leftovers, restored};
 use crate::base::{Failure, Incarnation};
 
-static RENEW: Sql =
-    sql!("UPDATE incarnations SET lease_until = $2 WHERE id = $1 AND ended IS NULL RETURNING id", INT8, INT8);
+/// Its mark too, so that whoever loses this transaction with the database's last ones sees it.
+static RENEW: Sql = sql!(
+    "UPDATE incarnations SET lease_until = $2, mark = mark + 1 WHERE id = $1 AND ended IS NULL RETURNING mark",
+    INT8,
+    INT8
+);
 static LAPSED: Sql = sql!(
     "SELECT id FROM incarnations WHERE ended IS NULL AND lease_until < $1 ORDER BY id FOR UPDATE SKIP LOCKED",
     INT8
@@ -32,7 +36,10 @@ impl PostgresStore {
         let applied =
             self.alone(id, async |session| Ok(Outcome::Renew(self.renewal(session, id, renew).await?))).await?;
         match applied.outcomes.first() {
-            Some(Outcome::Renew(Ok(_))) if !renew.leave => self.tenure.renew(asked.plus(self.lease)),
+            Some(Outcome::Renew(Ok(_))) if !renew.leave => {
+                self.told_mark.set(self.renewing.get());
+                self.tenure.renew(asked.plus(self.lease));
+            }
             Some(Outcome::Renew(Err(_))) => self.tenure.end(),
             _ => {}
         }
@@ -43,9 +50,14 @@ impl PostgresStore {
         let now = self.begin_alone(session, id).await?;
         let until = if renew.leave { now } else { now.plus(self.lease) };
         let lives = session.query(&RENEW, &[&renew.incarnation.0, &until.millis]).await.blamed()?;
-        if lives.is_empty() {
-            return Ok(Err(Refusal::Lost));
+        let mark: Option<i64> = lives.first().map(|row| Columns::of(row).value()).transpose()?;
+        let has_row = mark.is_some() || restored::has_row(session, renew.incarnation).await?;
+        // Before anybody is judged: what is missing may be what a lapsed run had committed.
+        if self.was_rewound(has_row, mark.map(|mark| mark - 1)) {
+            self.hold_noticed(session, now).await?;
         }
+        let Some(mark) = mark else { return Ok(Err(Refusal::Lost)) };
+        self.renewing.set(mark);
         let mut renewed = Renewed::default();
         if renew.judge {
             for row in &session.query(&LAPSED, &[&now.millis]).await.blamed()? {

@@ -7,6 +7,7 @@ use super::super::memory::tables::{Backend, Key, Share, Tables};
 use super::super::port::{Rules, UploadState};
 use super::buckets::read as read_bucket;
 use super::footprint::Footprint;
+use super::restored;
 use super::rows::{
     Backends, Columns, Read, blob_columns, live_columns, read_attempt, read_blob, read_live, read_upload,
     upload_columns,
@@ -30,22 +31,25 @@ pub(super) struct Loaded {
     pub(super) now: Timestamp,
     /// Of the living incarnation's row; None if it has ended.
     pub(super) mark: Option<i64>,
+    /// Whether the incarnation has a row: a database that lost it was rewound.
+    pub(super) has_row: bool,
     pub(super) blob_marks: BTreeMap<i64, i64>,
     pub(super) live_marks: Vec<(Key, i64)>,
     pub(super) upload_marks: BTreeMap<UploadId, i64>,
 }
 
 static NOW: Sql = sql!(
-    "SELECT coalesce($2, now_millis()), (SELECT mark FROM incarnations WHERE id = $1 AND ended IS NULL)",
+    "SELECT coalesce($2, now_millis()), i.id IS NOT NULL, CASE WHEN i.ended IS NULL THEN i.mark END
+     FROM (SELECT) AS one LEFT JOIN incarnations i ON i.id = $1",
     INT8,
     INT8
 );
 
 static BOOKS: Sql = sql!(
-    "SELECT b.id, b.name, b.bytes_limit, b.draining, b.facts,
+    "SELECT b.id, b.name, b.bytes_limit, b.draining, b.drained, b.facts,
             coalesce(sum(s.granted) FILTER (WHERE s.incarnation = $1), 0)::bigint,
             coalesce(sum(s.charged) FILTER (WHERE s.incarnation = $1), 0)::bigint,
-            coalesce(sum(s.granted) FILTER (WHERE s.incarnation <> $1), 0)::bigint,
+            coalesce(sum(greatest(s.granted, s.charged)) FILTER (WHERE s.incarnation <> $1), 0)::bigint,
             coalesce(sum(s.charged) FILTER (WHERE s.incarnation <> $1), 0)::bigint
      FROM backends b LEFT JOIN quota_shares s ON s.backend = b.id GROUP BY b.id",
     INT8
@@ -141,6 +145,25 @@ static ROOM: Sql = sql!(
     INT8
 );
 
+static ANY_BLOB: Sql = sql!(
+    concat!(
+        "SELECT ",
+        blob_columns!(),
+        " FROM blobs b WHERE b.backend = (SELECT id FROM backends WHERE name = $1) LIMIT 1"
+    ),
+    TEXT
+);
+
+static NAMED: Sql = sql!(
+    concat!(
+        "SELECT ",
+        blob_columns!(),
+        " FROM blobs b WHERE b.backend = (SELECT id FROM backends WHERE name = $1) AND b.name = $2"
+    ),
+    TEXT,
+    BYTEA
+);
+
 /// A key's columns as arrays.
 pub(super) struct KeyColumns<'k> {
     pub(super) buckets: Vec<&'k str>,
@@ -178,12 +201,13 @@ pub(super) async fn load(
     let answers = ask(session, wanted, incarnation, clock).await?;
     let mut columns = Columns::of(answers.now.first().ok_or_else(|| Failure::metadata("postgres: no time"))?);
     let now = columns.time()?;
-    let mark = columns.value()?;
+    let (has_row, mark) = (columns.value()?, columns.value()?);
     let mut loaded = Loaded {
         tables: Tables::new(rules),
         backends: Backends::default(),
         now,
         mark,
+        has_row,
         blob_marks: BTreeMap::new(),
         live_marks: Vec::new(),
         upload_marks: BTreeMap::new(),
@@ -212,6 +236,19 @@ pub(super) async fn load(
     }
     loaded.take_parts(&answers)?;
     loaded.count_uploads(&answers.counts)?;
+    for (backend, name) in &wanted.named {
+        for row in &session.query(&NAMED, &[&backend.as_str(), &name.as_bytes()]).await.blamed()? {
+            loaded.take_blob(row)?;
+        }
+    }
+    if !wanted.named.is_empty() {
+        loaded.tables.restored = restored::is_restored(session).await?;
+    }
+    for backend in &wanted.emptied {
+        for row in &session.query(&ANY_BLOB, &[&backend.as_str()]).await.blamed()? {
+            loaded.take_blob(row)?;
+        }
+    }
     for (backend, missing) in &wanted.room {
         let limits: Params<'_> = &[&backend.as_str(), missing, &now.millis, &ROOM_BLOBS_MAX];
         for row in &session.query(&ROOM, limits).await.blamed()? {
@@ -281,7 +318,8 @@ impl Loaded {
         let id = columns.value()?;
         let name = BackendName::new(columns.value()?);
         let bytes_limit = columns.count()?;
-        let backend = Backend { bytes_limit, draining: columns.value()?, facts: columns.json()? };
+        let (draining, drained) = (columns.value()?, columns.value()?);
+        let backend = Backend { bytes_limit, draining, drained, facts: columns.json()? };
         let mut own = Share { granted: columns.value()?, charged: columns.value()? };
         let others = Share { granted: columns.value()?, charged: columns.value()? };
         if bytes_limit > 0 {

@@ -27,11 +27,14 @@ mod migrate;
 mod options;
 mod read;
 mod register;
+mod restored;
 mod rows;
 mod scan;
 mod sessions;
 mod shares;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod write;
 
@@ -63,9 +66,10 @@ pub struct PostgresStore {
     latest: Cell<Timestamp>,
     /// The one that batches are charged to; 0 before the first registration.
     incarnation: Cell<Incarnation>,
-    /// The incarnation's mark after the last batch that is known to be committed.
+    /// The incarnation's mark after the last transaction of it that is known to be committed.
     told_mark: Cell<i64>,
-    rewound: Cell<bool>,
+    /// What it will be when the renewal that is under way is committed.
+    renewing: Cell<i64>,
     blob_ids: Cell<batch::BlobIds>,
     /// The last batches, whatever came of them.
     sent: RefCell<VecDeque<(BatchId, Applied)>>,
@@ -96,7 +100,7 @@ impl PostgresStore {
             latest: Cell::default(),
             incarnation: Cell::new(Incarnation(0)),
             told_mark: Cell::new(0),
-            rewound: Cell::new(false),
+            renewing: Cell::new(0),
             blob_ids: Cell::default(),
             sent: RefCell::default(),
             pending: Cell::new(None),
@@ -118,6 +122,7 @@ impl MetadataStore for PostgresStore {
             [Change::DeleteBucket(delete)] => self.delete_bucket(id, delete).await,
             [Change::Renew(renew)] => self.renew(id, *renew).await,
             [Change::TakeService(take)] => self.take_service(id, take).await,
+            [Change::SetRestored(set)] => self.set_restored(id, *set).await,
             changes => self.batch(id, changes).await,
         }
     }

@@ -2,9 +2,9 @@
 
 use super::super::port::{Answer, Query, VersionParts};
 use super::super::record::{BlobAt, Located, PartRecord};
-use super::PostgresStore;
 use super::rows::{Columns, Read, read_upload, upload_columns};
 use super::sessions::{Blamed, Params, Session, Sql, sql};
+use super::{PostgresStore, restored};
 use crate::base::{BackendName, Failure, UploadId, Version};
 use std::sync::Arc;
 use tokio_postgres::Row;
@@ -57,9 +57,19 @@ impl PostgresStore {
             Query::Buckets { unless } => Answer::Buckets(self.stored_buckets(unless).await?),
             Query::DueCleanups { on, max } => Answer::DueCleanups(self.due_cleanups(&on, max).await?),
             Query::UnderReplicated { factor, counted, after, max } => {
-                let (found, next) = self.under_replicated(factor, &counted, after, max).await?;
+                let thin = |copies| copies < u64::from(factor);
+                let (found, next) = self.replicated(&counted, after, max, thin).await?;
                 Answer::UnderReplicated { found, next }
             }
+            Query::OverReplicated { factor, counted, after, max } => {
+                let many = |copies| copies > u64::from(factor);
+                let (found, next) = self.replicated(&counted, after, max, many).await?;
+                Answer::UnderReplicated { found, next }
+            }
+            Query::Cleanups { dead, backend, after, max } => {
+                Answer::Cleanups(self.cleanups(dead, backend.as_ref(), after, max).await?)
+            }
+            Query::Restored => Answer::Restored(restored::is_restored(&*self.shared().await?).await?),
             Query::UnderReplicatedCount { factor, counted, max } => {
                 Answer::Count(self.under_replicated_count(factor, &counted, max).await?)
             }

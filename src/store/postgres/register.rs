@@ -8,13 +8,16 @@ use super::alone::one;
 use super::batch::read_charges;
 use super::faults::failure;
 use super::migrate::{LOCK_REGISTER, LOCKS};
+use super::restored::Place;
 use super::rows::Columns;
 use super::sessions::{Blamed, Session, Sql, sql};
 use super::{PostgresStore, leftovers};
 use crate::base::{BackendName, Failure, Incarnation};
 
 static LOCK: Sql = sql!("SELECT pg_advisory_xact_lock($1, $2)", INT4, INT4);
-static NUMBER: Sql = sql!("UPDATE counters SET value = value + 1 WHERE name = 'incarnation' RETURNING value");
+/// By the clock, so that a number whose row a rewound database has lost is not given out again while its run still lives.
+static NUMBER: Sql =
+    sql!("UPDATE counters SET value = greatest(value + 1, $1) WHERE name = 'incarnation' RETURNING value", INT8);
 static INCARNATION: Sql =
     sql!("INSERT INTO incarnations (id, started, lease_until) VALUES ($1, $2, $3)", INT8, INT8, INT8);
 static DEPLOYMENT: Sql =
@@ -64,7 +67,8 @@ impl PostgresStore {
     pub(super) async fn register(&self, id: BatchId, register: &Register) -> Result<Applied, ApplyError> {
         let session = self.sessions.get().await.map_err(ApplyError::NotApplied)?;
         let asked = (self.tick)();
-        match self.registration(&session, id, register).await {
+        let place = Place::of(&session).await.map_err(ApplyError::NotApplied)?;
+        match self.registration(&session, id, register, &place).await {
             Ok(applied) => {
                 let Some(Outcome::Register(Ok(registered))) = applied.outcomes.first() else {
                     return Err(ApplyError::NotApplied(Failure::ourselves("a registration was answered otherwise")));
@@ -94,19 +98,28 @@ impl PostgresStore {
     }
 
     /// Everything up to the COMMIT.
-    async fn registration(&self, session: &Session, id: BatchId, register: &Register) -> Result<Applied, Failure> {
+    async fn registration(
+        &self,
+        session: &Session,
+        id: BatchId,
+        register: &Register,
+        place: &Place,
+    ) -> Result<Applied, Failure> {
         let now = self.begin_alone(session, id).await?;
         session.query(&LOCK, &[&LOCKS, &LOCK_REGISTER]).await.blamed()?;
-        let incarnation = Incarnation(one(session, &NUMBER, &[]).await?);
+        let former = self.incarnation.get();
+        let restored = self.notice_restored(session, former, place, now).await?;
+        // A test's clock stands still.
+        let not_below = if self.clock.is_some() { 0 } else { now.millis };
+        let incarnation = Incarnation(one(session, &NUMBER, &[&not_below]).await?);
         let lease_until = now.plus(self.lease).millis;
         session.query(&INCARNATION, &[&incarnation.0, &now.millis, &lease_until]).await.blamed()?;
         session.query(&DEPLOYMENT, &[&register.deployment]).await.blamed()?;
         let deployment = one(session, &DEPLOYMENT_ID, &[]).await?;
-        let former = self.incarnation.get();
         let doomed = leftovers::take_over(session, former, incarnation, now, self.rules).await?;
         let (facts, draining, unknown_backends) = limits(session, incarnation, register).await?;
         let charged = read_charges(&session.query(&CHARGED, &[]).await.blamed()?);
-        let registered = Registered { incarnation, deployment, doomed, facts, draining, unknown_backends };
+        let registered = Registered { incarnation, deployment, doomed, restored, facts, draining, unknown_backends };
         Ok(Applied { outcomes: vec![Outcome::Register(Ok(registered))], charged })
     }
 }

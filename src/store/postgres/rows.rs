@@ -140,7 +140,7 @@ macro_rules! blob_columns {
     () => {
         "b.id, b.backend, b.name, b.bucket, b.key, b.version, b.state, b.bytes, b.incarnation, b.superseded, b.upload,
          b.backend_upload, b.version_id, b.abort_uploads, b.not_before, b.settle_until, b.attempts, b.last_error,
-         b.reason, b.xmin::text::bigint"
+         b.reason, b.foreign_etag, b.xmin::text::bigint"
     };
 }
 pub(super) use blob_columns;
@@ -170,12 +170,15 @@ pub(super) fn read_blob(row: &Row, backends: &Backends) -> Read<(BlobId, Blob, i
         },
         backend_upload: columns.value()?,
         version_id: columns.value()?,
+        // Read by operators' queries only.
+        doomed_at: Timestamp::default(),
         abort_uploads: columns.value()?,
         not_before: columns.time()?,
         settle_until: columns.time()?,
         attempts: u32::try_from(columns.value::<i32>()?).map_err(|_| damaged("attempts"))?,
         last_error: columns.value()?,
         reason: columns.value()?,
+        foreign_etag: columns.value()?,
     };
     Ok((id, blob, columns.value()?))
 }

@@ -1,23 +1,24 @@
 //! What workers and operators ask, each on a connection of its own from the pool. Each call reads a bounded number of rows,
 //! except the audit and the full count, which say so.
 
-use super::super::port::{BackendAudit, BackendStatus, BlobRow, DueCleanup};
+use super::super::port::{BackendAudit, BackendStatus, BlobRow, CleanupRow, DueCleanup};
 use super::super::record::Located;
 use super::super::rules::SCAN_VERSIONS_MAX;
 use super::PostgresStore;
 use super::rows::{Columns, Read};
 use super::sessions::{Blamed, Params, Sql, sql};
-use crate::base::{BackendName, BucketName, Failure, ObjectKey, Timestamp, UploadId, Version};
+use crate::base::{BackendName, BlobId, BucketName, Failure, ObjectKey, Timestamp, UploadId, Version};
 use std::time::Duration;
 use tokio_postgres::Row;
 
-/// The oldest of every backend, merged.
+/// The oldest of every backend, merged. None of a database that is held as restored.
 static DUE: Sql = sql!(
     "SELECT d.id, d.backend, d.name, d.foreign_etag, d.version_id, d.bytes, d.attempts, d.reason, d.abort_uploads,
          d.backend_upload, n.now
      FROM (SELECT coalesce($2, now_millis()) AS now) AS n, unnest($1) AS o (name) JOIN backends b ON b.name = o.name,
          LATERAL (SELECT * FROM blobs WHERE backend = b.id AND state = 'doomed' AND not_before <= n.now
                   ORDER BY not_before, id LIMIT $3) AS d
+     WHERE NOT EXISTS (SELECT 1 FROM deployment WHERE name = 'restored')
      ORDER BY d.not_before, d.id LIMIT $3",
     TEXT_ARRAY,
     INT8,
@@ -25,7 +26,8 @@ static DUE: Sql = sql!(
 );
 static NEXT: Sql = sql!(
     "SELECT min(d.not_before) FROM unnest($1) AS o (name) JOIN backends b ON b.name = o.name,
-         LATERAL (SELECT not_before FROM blobs WHERE backend = b.id AND state = 'doomed' ORDER BY not_before LIMIT 1) AS d",
+         LATERAL (SELECT not_before FROM blobs WHERE backend = b.id AND state = 'doomed' ORDER BY not_before LIMIT 1) AS d
+     WHERE NOT EXISTS (SELECT 1 FROM deployment WHERE name = 'restored')",
     TEXT_ARRAY
 );
 static COUNTED: Sql = sql!(
@@ -49,7 +51,7 @@ static STALE: Sql = sql!(
 );
 static NOW: Sql = sql!("SELECT coalesce($1, now_millis())", INT8);
 static STATUS: Sql = sql!(
-    "SELECT b.name, b.bytes_limit, b.draining, coalesce(sum(s.reserved_bytes), 0)::bigint,
+    "SELECT b.name, b.bytes_limit, b.draining, b.drained, coalesce(sum(s.reserved_bytes), 0)::bigint,
          coalesce(sum(s.live_blobs), 0)::bigint, coalesce(sum(s.live_bytes), 0)::bigint,
          coalesce(sum(s.doomed_blobs), 0)::bigint, coalesce(sum(s.doomed_bytes), 0)::bigint,
          coalesce(sum(s.dead_blobs), 0)::bigint, coalesce(sum(s.dead_bytes), 0)::bigint,
@@ -60,16 +62,27 @@ static STATUS: Sql = sql!(
 static USAGE: Sql =
     sql!("SELECT backend, counter, sum(value)::bigint FROM usage WHERE period = $1 GROUP BY backend, counter", TEXT);
 static ROWS: Sql = sql!(
-    "SELECT id, backend, name, foreign_etag, version_id, state, bytes, version, reason, not_before FROM blobs
+    "SELECT id, backend, name, foreign_etag, version_id, state, bytes, version, reason, not_before, bucket, key
+     FROM blobs
      WHERE backend = (SELECT id FROM backends WHERE name = $1) AND name > $2 ORDER BY name LIMIT $3",
     TEXT,
     BYTEA,
     INT8
 );
+static CLEANUPS: Sql = sql!(
+    "SELECT id, backend, name, foreign_etag, version_id, bucket, key, bytes, reason, attempts, last_error, doomed_at,
+         not_before
+     FROM blobs WHERE state = $1 AND id > $2
+         AND ($3::text IS NULL OR backend = (SELECT id FROM backends WHERE name = $3)) ORDER BY id LIMIT $4",
+    TEXT,
+    INT8,
+    TEXT,
+    INT8
+);
 /// From one snapshot: sums of shares and of rows would not be of the same moment otherwise.
 static AUDIT: Sql = sql!(
-    "SELECT b.name, b.bytes_limit, b.draining, r.reserved, r.live_blobs, r.live, r.doomed_blobs, r.doomed, r.dead_blobs,
-         r.dead, (SELECT count(*) FROM uploads u WHERE u.backend = b.id AND u.state IN ('open', 'completing')),
+    "SELECT b.name, b.bytes_limit, b.draining, b.drained, r.reserved, r.live_blobs, r.live, r.doomed_blobs, r.doomed,
+         r.dead_blobs, r.dead, (SELECT count(*) FROM uploads u WHERE u.backend = b.id AND u.state IN ('open', 'completing')),
          s.granted, s.charged, s.reserved, s.live_blobs, s.live, s.doomed_blobs, s.doomed, s.dead_blobs, s.dead, s.uploads
      FROM backends b,
          LATERAL (SELECT coalesce(sum(bytes) FILTER (WHERE state = 'reserved'), 0)::bigint AS reserved,
@@ -122,12 +135,13 @@ impl PostgresStore {
         Ok(next.map(|millis| Timestamp { millis }))
     }
 
-    pub(super) async fn under_replicated(
+    /// Live versions whose number of copies on the `counted` backends is `wanted`.
+    pub(super) async fn replicated(
         &self,
-        factor: u32,
         counted: &[BackendName],
         after: Option<(String, String)>,
         max: u32,
+        wanted: impl Fn(u64) -> bool,
     ) -> Result<(Vec<Found>, Option<(String, String)>), Failure> {
         let (page, more) = self.count_copies(counted, after.clone()).await?;
         let mut found = Vec::new();
@@ -137,7 +151,7 @@ impl PostgresStore {
                 return Ok((found, last));
             }
             last = Some((bucket.as_str().to_owned(), key.as_str().to_owned()));
-            if copies < u64::from(factor)
+            if wanted(copies)
                 && let Some(located) = self.lookup(bucket.as_str(), key.as_str()).await?
             {
                 found.push((bucket, key, located));
@@ -224,6 +238,36 @@ impl PostgresStore {
                 version: columns.version()?,
                 reason: columns.value()?,
                 not_before: columns.time()?,
+                bucket: columns.parsed(BucketName::parse)?,
+                key: columns.key()?,
+            })
+        };
+        self.read_blobs(&session, &rows, read).await
+    }
+
+    pub(super) async fn cleanups(
+        &self,
+        dead: bool,
+        backend: Option<&BackendName>,
+        after: BlobId,
+        max: u32,
+    ) -> Result<Vec<CleanupRow>, Failure> {
+        let session = self.sessions.get().await?;
+        let state = if dead { "dead" } else { "doomed" };
+        let backend = backend.map(BackendName::as_str);
+        let params: Params<'_> = &[&state, &after.0, &backend, &i64::from(max)];
+        let rows = session.query(&CLEANUPS, params).await.blamed()?;
+        let read = |blob, columns: &mut Columns<'_>| {
+            Ok(CleanupRow {
+                blob,
+                bucket: columns.parsed(BucketName::parse)?,
+                key: columns.key()?,
+                bytes: columns.count()?,
+                reason: columns.value()?,
+                attempts: u32::try_from(columns.value::<i32>()?).unwrap_or(0),
+                last_error: columns.value()?,
+                since: columns.time()?,
+                not_before: columns.time()?,
             })
         };
         self.read_blobs(&session, &rows, read).await
@@ -243,6 +287,7 @@ fn status(columns: &mut Columns<'_>) -> Read<BackendStatus> {
         name: columns.value()?,
         bytes_limit: columns.count()?,
         draining: columns.value()?,
+        drained: columns.value()?,
         ..BackendStatus::default()
     };
     numbers(columns, head)
@@ -264,6 +309,7 @@ fn audit(columns: &mut Columns<'_>) -> Read<BackendAudit> {
         name: counted.name.clone(),
         bytes_limit: counted.bytes_limit,
         draining: counted.draining,
+        drained: counted.drained,
         ..BackendStatus::default()
     };
     let counters = numbers(columns, head)?;

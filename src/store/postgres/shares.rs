@@ -8,12 +8,13 @@ use crate::base::{Failure, Incarnation};
 /// Whoever changes what is granted holds this.
 static LOCK: Sql = sql!("SELECT 1 FROM backends WHERE id = $1 FOR NO KEY UPDATE", INT8);
 
-/// Up to $3 at least, with a sixteenth of what is free (at most 1 GiB) to spare, as far as the limit allows.
+/// Up to $3 at least, with a sixteenth of what is free (at most 1 GiB) to spare, as far as the limit allows. What is charged
+/// above what was granted (bytes that `sync` found) is not free.
 static REFILL: Sql = sql!(
     "INSERT INTO quota_shares AS s (backend, incarnation, granted)
      SELECT b.id, $2, greatest(0, least(f.free, greatest($3 - f.own, least(f.free / 16, 1073741824))))
      FROM backends b, LATERAL (
-         SELECT b.bytes_limit - coalesce(sum(granted), 0)::bigint AS free,
+         SELECT b.bytes_limit - coalesce(sum(greatest(granted, charged)), 0)::bigint AS free,
                 coalesce(sum(granted) FILTER (WHERE incarnation = $2), 0)::bigint AS own
          FROM quota_shares WHERE backend = b.id) AS f
      WHERE b.id = $1 AND b.bytes_limit > 0

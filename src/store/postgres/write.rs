@@ -47,10 +47,31 @@ static LOCK_BUCKETS: Sql = sql!(
 static LOCK_HASHES: Sql = sql!("SELECT pg_advisory_xact_lock(hash) FROM unnest($1) AS h (hash)", INT8_ARRAY);
 static LOCK_BLOBS: Sql = sql!("SELECT 1 FROM blobs WHERE id = ANY($1) ORDER BY bucket, key, id FOR UPDATE", INT8_ARRAY);
 static LOCK_UPLOADS: Sql = sql!("SELECT 1 FROM uploads WHERE upload = ANY($1) ORDER BY upload FOR UPDATE", TEXT_ARRAY);
+/// $2: those of $1 that were draining already. Whoever sets one to drain waits here until what began on it can be seen, and
+/// what begins later waits for him.
 static LOCK_BACKENDS: Sql = sql!(
-    "WITH there AS (SELECT 1 FROM backends WHERE name = ANY($1) ORDER BY id FOR KEY SHARE)
+    "WITH there AS (SELECT 1 FROM backends WHERE name = ANY($1) AND (NOT draining OR name = ANY($2)) ORDER BY id FOR KEY SHARE)
      SELECT CASE WHEN (SELECT count(*) FROM there) = cardinality($1) THEN TRUE ELSE stale_batch('backends') END",
+    TEXT_ARRAY,
     TEXT_ARRAY
+);
+static LOCK_BACKENDS_ALONE: Sql = sql!(
+    "WITH there AS (SELECT 1 FROM backends WHERE name = ANY($1) AND (NOT draining OR name = ANY($2)) ORDER BY id FOR UPDATE)
+     SELECT CASE WHEN (SELECT count(*) FROM there) = cardinality($1) THEN TRUE ELSE stale_batch('backends') END",
+    TEXT_ARRAY,
+    TEXT_ARRAY
+);
+/// Whose drain ends: under their locks nothing is on them, and nothing comes.
+static VERIFY_EMPTY: Sql = sql!(
+    "SELECT CASE WHEN EXISTS (SELECT 1 FROM blobs WHERE backend IN (SELECT id FROM backends WHERE name = ANY($1)))
+     THEN stale_batch('drained') ELSE TRUE END",
+    TEXT_ARRAY
+);
+/// An adoption was decided on whether the database is held as restored.
+static LOCK_RESTORED: Sql = sql!(
+    "WITH held AS (SELECT 1 FROM deployment WHERE name = 'restored' FOR SHARE)
+     SELECT CASE WHEN EXISTS (SELECT 1 FROM held) = $1 THEN TRUE ELSE stale_batch('restored') END",
+    BOOL
 );
 
 /// $1, $2: blobs and their marks; $3, $4: keys; $5: blobs of these keys; $6, $7: versions' marks (of $8, $9); $10, $11: uploads
@@ -86,19 +107,22 @@ static VERIFY: Sql = sql!(
 
 static PUT_BLOBS: Sql = sql!(
     "INSERT INTO blobs (id, backend, name, bucket, key, version, state, bytes, incarnation, superseded, upload,
-         backend_upload, version_id, abort_uploads, not_before, settle_until, attempts, last_error, reason)
+         backend_upload, version_id, abort_uploads, not_before, settle_until, attempts, last_error, reason, foreign_etag,
+         doomed_at)
      SELECT n.id, b.id, n.name, n.bucket, n.key, n.version, n.state, n.bytes, n.incarnation, n.superseded, n.upload,
-         n.backend_upload, n.version_id, n.abort_uploads, n.not_before, n.settle_until, n.attempts, n.last_error, n.reason
-     FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+         n.backend_upload, n.version_id, n.abort_uploads, n.not_before, n.settle_until, n.attempts, n.last_error, n.reason,
+         n.foreign_etag, CASE WHEN n.state = 'doomed' THEN $21 ELSE 0 END
+     FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
          AS n (id, backend, name, bucket, key, version, state, bytes, incarnation, superseded, upload, backend_upload,
-               version_id, abort_uploads, not_before, settle_until, attempts, last_error, reason)
+               version_id, abort_uploads, not_before, settle_until, attempts, last_error, reason, foreign_etag)
      JOIN backends b ON b.name = n.backend
      ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state, bytes = excluded.bytes,
-         incarnation = excluded.incarnation, superseded = excluded.superseded, backend_upload = excluded.backend_upload,
+         incarnation = excluded.incarnation, superseded = excluded.superseded, upload = excluded.upload,
+         backend_upload = excluded.backend_upload,
          version_id = excluded.version_id, abort_uploads = excluded.abort_uploads, not_before = excluded.not_before,
          settle_until = excluded.settle_until, attempts = excluded.attempts, last_error = excluded.last_error,
          reason = excluded.reason,
-         doomed_at = CASE WHEN blobs.state IN ('reserved', 'live') AND excluded.state = 'doomed' THEN $20
+         doomed_at = CASE WHEN blobs.state IN ('reserved', 'live') AND excluded.state = 'doomed' THEN $21
                      ELSE blobs.doomed_at END",
     INT8_ARRAY,
     TEXT_ARRAY,
@@ -117,6 +141,7 @@ static PUT_BLOBS: Sql = sql!(
     INT8_ARRAY,
     INT8_ARRAY,
     INT4_ARRAY,
+    TEXT_ARRAY,
     TEXT_ARRAY,
     TEXT_ARRAY,
     INT8
@@ -184,6 +209,11 @@ static END_PARTS: Sql = sql!(
     TEXT_ARRAY,
     INT4_ARRAY
 );
+/// Parts and attempts of an upload that was aborted, whoever has loaded them.
+static END_ALL_PARTS: Sql = sql!(
+    "WITH attempts_gone AS (DELETE FROM part_attempts WHERE upload = ANY($1)) DELETE FROM parts WHERE upload = ANY($1)",
+    TEXT_ARRAY
+);
 static PUT_PARTS: Sql = sql!(
     "INSERT INTO parts (upload, number, size, record) SELECT * FROM unnest($1, $2, $3, $4)
      ON CONFLICT (upload, number) DO UPDATE SET size = excluded.size, record = excluded.record",
@@ -208,7 +238,9 @@ static PUT_ATTEMPTS: Sql = sql!(
     INT8_ARRAY,
     INT8_ARRAY
 );
-static PUT_BACKEND: Sql = sql!("UPDATE backends SET draining = $2, facts = $3 WHERE name = $1", TEXT, BOOL, TEXT);
+/// Each column by itself: another instance may have changed the other meanwhile.
+static PUT_DRAINING: Sql = sql!("UPDATE backends SET draining = $2, drained = $3 WHERE name = $1", TEXT, BOOL, BOOL);
+static PUT_FACTS: Sql = sql!("UPDATE backends SET facts = $2 WHERE name = $1", TEXT, TEXT);
 static PUT_USAGE: Sql = sql!(
     "INSERT INTO usage (backend, period, incarnation, counter, value) SELECT * FROM unnest($1, $2, $3, $4, $5)
      ON CONFLICT (period, backend, incarnation, counter) DO UPDATE SET value = excluded.value",
@@ -219,7 +251,8 @@ static PUT_USAGE: Sql = sql!(
     INT8_ARRAY
 );
 
-/// What is charged more must have been granted: another instance may have taken back what was idle.
+/// What is charged more must have been granted: another instance may have taken back what was idle. Not so bytes that were
+/// found ($12): they are there.
 static PUT_SHARES: Sql = sql!(
     "WITH written AS (
          INSERT INTO quota_shares AS s (backend, incarnation, charged, reserved_bytes, live_blobs, live_bytes, doomed_blobs,
@@ -236,12 +269,13 @@ static PUT_SHARES: Sql = sql!(
              dead_bytes = s.dead_bytes + excluded.dead_bytes, active_uploads = s.active_uploads + excluded.active_uploads
          RETURNING s.backend, s.granted, s.charged)
      SELECT CASE WHEN EXISTS (
-         SELECT 1 FROM written w JOIN backends b ON b.id = w.backend JOIN unnest($2, $3) AS n (backend, charged)
+         SELECT 1 FROM written w JOIN backends b ON b.id = w.backend JOIN unnest($2, $3, $12) AS n (backend, charged, found)
              ON n.backend = b.name
-         WHERE n.charged > 0 AND b.bytes_limit > 0 AND w.charged > w.granted)
+         WHERE n.charged > n.found AND b.bytes_limit > 0 AND w.charged - n.found > w.granted)
      THEN stale_batch('shares') ELSE TRUE END",
     INT8,
     TEXT_ARRAY,
+    INT8_ARRAY,
     INT8_ARRAY,
     INT8_ARRAY,
     INT8_ARRAY,
@@ -295,6 +329,8 @@ pub(super) struct Around<'w> {
     pub(super) uploads: Vec<String>,
     /// Backends whose charge is told afterwards.
     pub(super) told: Vec<BackendName>,
+    /// It adopts what was found.
+    pub(super) adopts: bool,
     pub(super) forget: Option<Forget>,
 }
 
@@ -315,8 +351,11 @@ pub(super) fn statements(around: &Around<'_>, before: &Tables, loaded: &Loaded, 
     put_blobs(loaded, diff, &mut all);
     put_versions(diff, &mut all);
     put_uploads(diff, &mut all);
-    for (name, row) in &diff.backends {
-        all.push(bound!(PUT_BACKEND, name.as_str().to_owned(), row.draining, to_json(&row.facts)));
+    for (name, row) in &diff.draining {
+        all.push(bound!(PUT_DRAINING, name.as_str().to_owned(), row.draining, row.drained));
+    }
+    for (name, row) in &diff.facts {
+        all.push(bound!(PUT_FACTS, name.as_str().to_owned(), to_json(&row.facts)));
     }
     put_usage(diff, &mut all);
     if let Some(forget) = &around.forget {
@@ -350,9 +389,9 @@ fn lock_and_verify(around: &Around<'_>, before: &Tables, loaded: &Loaded, diff: 
     if !uploads.is_empty() {
         all.push(bound!(LOCK_UPLOADS, uploads.clone()));
     }
-    if !diff.added_on.is_empty() {
-        let names: Vec<String> = diff.added_on.iter().map(|name| name.as_str().to_owned()).collect();
-        all.push(bound!(LOCK_BACKENDS, names));
+    lock_backends(before, diff, all);
+    if around.adopts {
+        all.push(bound!(LOCK_RESTORED, before.restored));
     }
     let keys = owned(KeyColumns::of(around.keys.iter().copied()));
     let of_keys: usize = around.keys.iter().filter_map(|key| before.blobs_of.get(key)).map(BTreeSet::len).sum();
@@ -374,6 +413,24 @@ fn lock_and_verify(around: &Around<'_>, before: &Tables, loaded: &Loaded, diff: 
         around.uploads.clone(),
         there
     ));
+}
+
+fn lock_backends(before: &Tables, diff: &Diff<'_>, all: &mut Vec<Bound>) {
+    let changed = diff.draining.iter().map(|(name, _)| *name);
+    let names: BTreeSet<&BackendName> = diff.added_on.iter().chain(changed).collect();
+    let draining = |name: &&BackendName| before.backends.get(*name).is_some_and(|row| row.draining);
+    let drained: Vec<String> = names.iter().copied().filter(draining).map(|name| name.as_str().to_owned()).collect();
+    let names: Vec<String> = names.into_iter().map(|name| name.as_str().to_owned()).collect();
+    if !diff.draining.is_empty() {
+        all.push(bound!(LOCK_BACKENDS_ALONE, names, drained));
+        let ended = diff.draining.iter().filter(|(_, row)| row.drained);
+        let ended: Vec<String> = ended.map(|(name, _)| name.as_str().to_owned()).collect();
+        if !ended.is_empty() {
+            all.push(bound!(VERIFY_EMPTY, ended));
+        }
+    } else if !names.is_empty() {
+        all.push(bound!(LOCK_BACKENDS, names, drained));
+    }
 }
 
 fn owned(columns: KeyColumns<'_>) -> (Vec<String>, Vec<Vec<u8>>) {
@@ -415,6 +472,7 @@ fn put_blobs(loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
             column!(blob => blob.attempts as i32),
             column!(blob => storable(&blob.last_error)),
             column!(blob => storable(&blob.reason)),
+            column!(blob => storable(&blob.foreign_etag)),
             loaded.now.millis
         ));
     }
@@ -481,6 +539,9 @@ fn put_uploads(diff: &Diff<'_>, all: &mut Vec<Bound>) {
     let names = |uploads: Vec<&crate::base::UploadId>| -> Vec<String> {
         uploads.into_iter().map(|upload| upload.as_str().to_owned()).collect()
     };
+    if !diff.aborted.is_empty() {
+        all.push(bound!(END_ALL_PARTS, names(diff.aborted.clone())));
+    }
     if !diff.parts_ended.is_empty() {
         let numbers: Vec<i32> = diff.parts_ended.iter().map(|(_, number)| i32::from(*number)).collect();
         all.push(bound!(END_PARTS, names(diff.parts_ended.iter().map(|(upload, _)| *upload).collect()), numbers));
@@ -546,7 +607,8 @@ fn put_shares(around: &Around<'_>, diff: &Diff<'_>, all: &mut Vec<Bound>) {
         column(|one| one.doomed_bytes),
         column(|one| one.dead_blobs),
         column(|one| one.dead_bytes),
-        column(|one| one.active_uploads)
+        column(|one| one.active_uploads),
+        column(|one| one.found)
     ));
 }
 

@@ -90,6 +90,18 @@ impl Line {
         self.charge(bytes);
     }
 
+    /// Bytes that are there already are charged, above the limit if need be; as reserved ones, for a moment.
+    pub(super) fn blob_found(&mut self, bytes: i64, blobs: i64) {
+        self.totals.count(BlobState::Reserved, blobs, bytes);
+        self.charged += bytes;
+        if self.limit > 0 {
+            let unallocated = (self.limit - self.granted - self.others_granted).max(0);
+            self.granted = self.granted.max(self.charged.min(self.granted + unallocated));
+        }
+        self.dirty = true;
+        self.recharged |= bytes != 0;
+    }
+
     /// A reserved blob (an upload's) holds more or fewer bytes than before.
     pub(super) fn blob_recharged(&mut self, bytes: i64) {
         self.totals.count(BlobState::Reserved, 0, bytes);

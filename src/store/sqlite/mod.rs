@@ -10,6 +10,7 @@ mod buckets;
 mod ledger;
 mod list;
 mod open;
+mod operator;
 mod read;
 mod rows;
 mod scan;
@@ -62,7 +63,7 @@ impl SqliteStore {
         let database = |cause| OpenError::Database { path: path.to_owned(), cause };
         let thread = |cause| OpenError::File { path: path.to_owned(), cause };
         let lock = Arc::new(opened.lock);
-        let writer = writer::Writer::new(opened.writer, rules, wall.clone()).map_err(database)?;
+        let writer = writer::Writer::new(opened.writer, opened.mark, rules, wall.clone()).map_err(database)?;
         let reader = read::Reader::new(opened.reader, wall.clone(), READER_SNAPSHOT_QUERIES_MAX);
         let scanner = read::Reader::new(opened.scanner, wall, 1);
 

@@ -4,6 +4,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Memory of each connection's page cache, in KiB.
@@ -50,6 +51,8 @@ pub(super) struct Opened {
     pub(super) reader: Connection,
     pub(super) scanner: Connection,
     pub(super) lock: File,
+    /// Where the mark of the last batch is kept, beside the database.
+    pub(super) mark: Mark,
 }
 
 /// Blocks on files: called at start only.
@@ -70,15 +73,17 @@ pub(super) fn moved_to(conn: &Connection) -> rusqlite::Result<Option<String>> {
 /// As `open`, even if its rows were moved to another database.
 pub(super) fn open_moved_too(path: &Path) -> Result<Opened, OpenError> {
     make_parents(path).map_err(|cause| OpenError::File { path: path.to_owned(), cause })?;
-    let lock = lock(path)?;
+    let (lock, is_new) = lock(path)?;
+    let mark = Mark::read(&lock, is_new).map_err(|cause| OpenError::File { path: path.to_owned(), cause })?;
     let database = |cause| OpenError::Database { path: path.to_owned(), cause };
     let mut writer = connect(path, WRITER_CACHE_KIB).map_err(database)?;
     migrations::migrations::runner()
         .run(&mut writer)
         .map_err(|cause| OpenError::Migration { path: path.to_owned(), cause: Box::new(cause) })?;
+    mark.hold_if_rewound(&writer).map_err(database)?;
     let reader = connect(path, READER_CACHE_KIB).and_then(read_only).map_err(database)?;
     let scanner = connect(path, SCAN_CACHE_KIB).and_then(read_only).map_err(database)?;
-    Ok(Opened { writer, reader, scanner, lock })
+    Ok(Opened { writer, reader, scanner, lock, mark })
 }
 
 /// Makes the database's directory if it is missing, durably.
@@ -99,16 +104,58 @@ fn make_parents(path: &Path) -> io::Result<()> {
 }
 
 /// A lock of the operating system, which ends with the process however that ends.
-fn lock(database: &Path) -> Result<File, OpenError> {
+fn lock(database: &Path) -> Result<(File, bool), OpenError> {
     let mut path = database.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let is_new = !path.exists();
+    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
     let file = file.map_err(|cause| OpenError::File { path: path.clone(), cause })?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok((file, is_new)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { database: database.to_owned(), lock: path }),
         Err(TryLockError::Error(cause)) => Err(OpenError::File { path, cause }),
+    }
+}
+
+/// The number of the last batch, in the lock file (PROTOCOL.md, "Rewound database"): a database that was put back has a lower
+/// one. Written after each COMMIT and never synced, so it is never ahead of the database that it was written for.
+#[derive(Debug)]
+pub(super) struct Mark {
+    file: File,
+    /// None: an earlier version of this program kept none.
+    last: Option<i64>,
+    /// The database came without the file beside which it was written.
+    alone: bool,
+}
+
+impl Mark {
+    fn read(lock: &File, is_new: bool) -> io::Result<Self> {
+        let file = lock.try_clone()?;
+        let mut text = [0; 20];
+        let read = file.read_at(&mut text, 0)?;
+        let last = std::str::from_utf8(&text[..read]).ok().and_then(|text| text.trim().parse().ok());
+        Ok(Self { file, last, alone: is_new })
+    }
+
+    /// Holds a database that was put back from a backup: until `sync` has run, nothing is deleted from any backend.
+    fn hold_if_rewound(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let in_use: bool =
+            conn.query_row("SELECT EXISTS (SELECT 1 FROM deployment WHERE name = 'id')", [], |row| row.get(0))?;
+        let batch: i64 = conn.query_row("SELECT coalesce(max(seq), 0) FROM batches", [], |row| row.get(0))?;
+        if in_use && (self.alone || self.last.is_some_and(|last| last > batch)) {
+            conn.execute(
+                "INSERT OR IGNORE INTO deployment (name, value) VALUES ('restored', ?1)",
+                [format!("batch {batch} after {}", self.last.unwrap_or(0))],
+            )?;
+        }
+        self.write(batch);
+        Ok(())
+    }
+
+    pub(super) fn write(&self, batch: i64) {
+        // Without it, a restore is only known by `sync --restored`, which operators are told to run.
+        let _ = self.file.write_all_at(format!("{batch:<19}\n").as_bytes(), 0);
     }
 }
 

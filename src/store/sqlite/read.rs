@@ -2,6 +2,7 @@
 
 use super::super::port::{Answer, Query, VersionParts};
 use super::super::record::{BlobAt, Located, PartRecord};
+use super::operator::is_restored;
 use super::rows::{self, UploadRow, blob_columns, upload_columns};
 use super::{QueryJob, Wall, failure};
 use crate::base::{BackendName, Timestamp, UploadId, Version};
@@ -63,9 +64,17 @@ impl Reader {
             Query::StaleUploads { age, max } => Answer::StaleUploads(self.stale_uploads(age, max)?),
             Query::DueCleanups { on, max } => Answer::DueCleanups(self.due_cleanups(&on, max)?),
             Query::UnderReplicated { factor, counted, after, max } => {
-                let (found, next) = self.under_replicated(factor, &counted, after, max)?;
+                let (found, next) = self.replicated(after, max, |copies| copies < factor, &counted)?;
                 Answer::UnderReplicated { found, next }
             }
+            Query::OverReplicated { factor, counted, after, max } => {
+                let (found, next) = self.replicated(after, max, |copies| copies > factor, &counted)?;
+                Answer::UnderReplicated { found, next }
+            }
+            Query::Cleanups { dead, backend, after, max } => {
+                Answer::Cleanups(self.cleanups(dead, backend.as_ref(), after, max)?)
+            }
+            Query::Restored => Answer::Restored(is_restored(&self.conn)?),
             Query::UnderReplicatedCount { factor, counted, max } => {
                 Answer::Count(self.under_replicated_count(factor, &counted, max)?)
             }

@@ -1,12 +1,13 @@
 //! What workers and operators ask. Each call reads a bounded number of rows, except the audit and the full count, which
 //! say so.
 
-use super::super::port::{BackendAudit, BackendStatus, BlobRow, DueCleanup, Usage};
+use super::super::port::{BackendAudit, BackendStatus, BlobRow, CleanupRow, DueCleanup, Usage};
 use super::super::record::{BlobAt, Located};
 use super::super::rules::SCAN_VERSIONS_MAX;
+use super::operator::is_restored;
 use super::read::Reader;
 use super::rows::{self, blob_columns};
-use crate::base::{BackendName, BucketName, ObjectKey, Timestamp, UploadId, Version};
+use crate::base::{BackendName, BlobId, BucketName, ObjectKey, Timestamp, UploadId, Version};
 use rusqlite::{Result, params};
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ impl Reader {
     /// The oldest of every backend, merged.
     pub(super) fn due_cleanups(&self, on: &[BackendName], max: u32) -> Result<Vec<DueCleanup>> {
         let found = self.now();
+        if is_restored(&self.conn)? {
+            return Ok(Vec::new());
+        }
         let mut due: Vec<(Timestamp, DueCleanup)> = Vec::new();
         let mut statement = self.conn.prepare_cached(concat!(
             "SELECT ",
@@ -61,6 +65,9 @@ impl Reader {
     }
 
     pub(super) fn next_cleanup(&self, on: &[BackendName]) -> Result<Option<Timestamp>> {
+        if is_restored(&self.conn)? {
+            return Ok(None);
+        }
         let mut statement = self.conn.prepare_cached(
             "SELECT min(not_before) FROM blobs
              WHERE backend = (SELECT id FROM backends WHERE name = ?1) AND state = 'doomed'",
@@ -73,12 +80,13 @@ impl Reader {
         Ok(next.map(|millis| Timestamp { millis }))
     }
 
-    pub(super) fn under_replicated(
+    /// Live versions whose number of copies on the `counted` backends is `wanted`.
+    pub(super) fn replicated(
         &self,
-        factor: u32,
-        counted: &[BackendName],
         after: Option<(String, String)>,
         max: u32,
+        wanted: impl Fn(u32) -> bool,
+        counted: &[BackendName],
     ) -> Result<(Vec<Found>, Option<(String, String)>)> {
         let (bucket, key) = after.clone().unwrap_or_default();
         let mut statement = self.conn.prepare_cached(
@@ -96,7 +104,7 @@ impl Reader {
             let (bucket, key) = (rows::bucket(row, 0)?, rows::key(row, 1)?);
             let blobs = self.live_blobs(bucket.as_str(), key.as_str(), rows::version(row, 2)?)?;
             last = Some((bucket.as_str().to_owned(), key.as_str().to_owned()));
-            if copies(&blobs, counted) < factor
+            if wanted(copies(&blobs, counted))
                 && let Some(located) = self.lookup(bucket.as_str(), key.as_str())?
             {
                 found.push((bucket, key, located));
@@ -110,7 +118,8 @@ impl Reader {
         let mut count = 0;
         let mut after = None;
         loop {
-            let (found, next) = self.under_replicated(factor, counted, after, SCAN_VERSIONS_MAX)?;
+            let thin = |copies| copies < factor;
+            let (found, next) = self.replicated(after, SCAN_VERSIONS_MAX, thin, counted)?;
             count += found.len() as u64;
             if next.is_none() || count >= max {
                 return Ok(count.min(max));
@@ -125,7 +134,7 @@ impl Reader {
             .prepare_cached(
                 "SELECT name, bytes_limit, draining, coalesce(reserved_bytes, 0), coalesce(live_blobs, 0),
                      coalesce(live_bytes, 0), coalesce(doomed_blobs, 0), coalesce(doomed_bytes, 0),
-                     coalesce(dead_blobs, 0), coalesce(dead_bytes, 0), coalesce(active_uploads, 0)
+                     coalesce(dead_blobs, 0), coalesce(dead_bytes, 0), coalesce(active_uploads, 0), drained
                  FROM backends LEFT JOIN backend_totals ON backend = id ORDER BY name",
             )?
             .query_map([], |row| {
@@ -140,6 +149,7 @@ impl Reader {
                     orphan_bytes: rows::count(row, 7)? + rows::count(row, 9)?,
                     dlq_depth: rows::count(row, 8)?,
                     active_uploads: rows::count(row, 10)?,
+                    drained: row.get(11)?,
                     usage: Usage::default(),
                 })
             })?
@@ -171,7 +181,8 @@ impl Reader {
     pub(super) fn blobs(&self, backend: &BackendName, after: &str, max: u32) -> Result<Vec<BlobRow>> {
         self.conn
             .prepare_cached(
-                "SELECT blobs.id, backend, blobs.name, foreign_etag, version_id, state, bytes, version, reason, not_before
+                "SELECT blobs.id, backend, blobs.name, foreign_etag, version_id, state, bytes, version, reason, not_before,
+                     bucket, key
                  FROM blobs WHERE backend = (SELECT id FROM backends WHERE name = ?1) AND blobs.name > ?2
                  ORDER BY blobs.name LIMIT ?3",
             )?
@@ -183,6 +194,39 @@ impl Reader {
                     version: rows::version(row, 7)?,
                     reason: rows::owned(row, 8)?,
                     not_before: rows::time(row, 9)?,
+                    bucket: rows::bucket(row, 10)?,
+                    key: rows::key(row, 11)?,
+                })
+            })?
+            .collect()
+    }
+
+    pub(super) fn cleanups(
+        &self,
+        dead: bool,
+        backend: Option<&BackendName>,
+        after: BlobId,
+        max: u32,
+    ) -> Result<Vec<CleanupRow>> {
+        let state = if dead { "dead" } else { "doomed" };
+        self.conn
+            .prepare_cached(
+                "SELECT blobs.id, backend, blobs.name, foreign_etag, version_id, bucket, key, bytes, reason, attempts,
+                     last_error, doomed_at, not_before
+                 FROM blobs WHERE state = ?1 AND blobs.id > ?2
+                     AND (?3 IS NULL OR backend = (SELECT id FROM backends WHERE name = ?3)) ORDER BY blobs.id LIMIT ?4",
+            )?
+            .query_map(params![state, after.0, backend.map(BackendName::as_str), max], |row| {
+                Ok(CleanupRow {
+                    blob: self.blob_at(row)?,
+                    bucket: rows::bucket(row, 5)?,
+                    key: rows::key(row, 6)?,
+                    bytes: rows::count(row, 7)?,
+                    reason: rows::owned(row, 8)?,
+                    attempts: row.get(9)?,
+                    last_error: rows::owned(row, 10)?,
+                    since: rows::time(row, 11)?,
+                    not_before: rows::time(row, 12)?,
                 })
             })?
             .collect()
@@ -203,6 +247,7 @@ impl Reader {
             name: counters.name.clone(),
             bytes_limit: counters.bytes_limit,
             draining: counters.draining,
+            drained: counters.drained,
             ..BackendStatus::default()
         };
         let mut statement = self.conn.prepare(

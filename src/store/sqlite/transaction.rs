@@ -147,6 +147,12 @@ impl Transaction<'_> {
             Change::CreateBucket(one) => settle!(CreateBucket, self.create_bucket(one)),
             Change::DeleteBucket(one) => settle!(DeleteBucket, self.delete_bucket(one)),
             Change::ForgetOld(_) => settle!(ForgetOld, self.forget_old()),
+            Change::Requeue(one) => settle!(Requeue, self.requeue(*one)),
+            Change::WriteOff(one) => settle!(WriteOff, self.write_off(*one)),
+            Change::FinishDrain(one) => settle!(FinishDrain, self.finish_drain(one)),
+            Change::DropCopy(one) => settle!(DropCopy, self.drop_copy(one)),
+            Change::Adopt(one) => settle!(Adopt, self.adopt(one)),
+            Change::SetRestored(one) => settle!(SetRestored, self.set_restored(*one)),
         })
     }
 
@@ -218,6 +224,10 @@ impl Transaction<'_> {
         for (backend, bytes) in displaced {
             self.ledger.by_id(backend).blob_moved(BlobState::Live, BlobState::Doomed, bytes);
         }
+        self.forget_version(key, old)
+    }
+
+    pub(super) fn forget_version(&self, key: Key<'_>, old: &Live) -> rusqlite::Result<()> {
         self.execute(
             "DELETE FROM versions WHERE bucket = ?1 AND key = ?2 AND version = ?3",
             params![key.bucket, key.bytes(), old.version.as_str()],

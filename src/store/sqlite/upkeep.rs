@@ -2,11 +2,12 @@
 
 use super::super::port::{
     CleanupDone, CleanupFailed, CleanupFailedOutcome, Done, RecordFacts, RecordUsage, Refusal, Register, Registered,
-    SetDraining,
+    SetDraining, WRITER_GONE,
 };
 use super::super::record::{BackendFacts, BlobState};
 use super::super::rules::{FORGET_UPLOADS_MAX, UPLOAD_KEPT};
 use super::ledger::Ledger;
+use super::operator::is_restored;
 use super::rows;
 use super::transaction::{Blob, Step, Transaction};
 use crate::base::{BackendName, BlobId, Incarnation, PartNumber, UploadId};
@@ -37,6 +38,7 @@ impl Transaction<'_> {
             incarnation: Incarnation(incarnation),
             deployment,
             doomed,
+            restored: is_restored(self.conn)?,
             facts,
             draining,
             unknown_backends: self.unknown_backends(&configured)?,
@@ -52,7 +54,7 @@ impl Transaction<'_> {
             .collect::<Result<_>>()?;
         for id in &orphans {
             let blob = self.blob(BlobId(*id))?.expect("listed above");
-            self.doom(&blob, self.now, true, "writer gone")?;
+            self.doom(&blob, self.now, true, WRITER_GONE)?;
         }
         let attempts: Vec<(UploadId, u16, i64)> = self
             .conn
@@ -198,7 +200,7 @@ impl Transaction<'_> {
         let line = self.ledger.by_name(&set.backend).ok_or(Refusal::Lost)?;
         line.draining = set.draining;
         let id = line.id;
-        self.execute("UPDATE backends SET draining = ?2 WHERE id = ?1", params![id, set.draining])?;
+        self.execute("UPDATE backends SET draining = ?2, drained = 0 WHERE id = ?1", params![id, set.draining])?;
         Ok(Done)
     }
 

@@ -374,6 +374,27 @@ impl Transaction<'_> {
         Ok(())
     }
 
+    /// Ends the upload that a blob is reserved for, whatever its state. What becomes of the blob is the caller's business.
+    pub(super) fn give_up_upload_of(&mut self, blob: i64) -> rusqlite::Result<()> {
+        let found: Option<(String, i64)> = self
+            .conn
+            .prepare_cached(
+                "SELECT upload, backend FROM uploads
+                 WHERE upload = (SELECT upload FROM blobs WHERE id = ?1) AND state IN ('open', 'completing')",
+            )?
+            .query_row([blob], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((upload, backend)) = found else { return Ok(()) };
+        self.execute("DELETE FROM part_attempts WHERE upload = ?1", [&upload])?;
+        self.execute("DELETE FROM parts WHERE upload = ?1", [&upload])?;
+        self.execute(
+            "UPDATE uploads SET state = 'aborted', ended = ?2, forgettable = 1 WHERE upload = ?1",
+            params![upload, self.now.millis],
+        )?;
+        self.ledger.by_id(backend).uploads_changed(-1);
+        Ok(())
+    }
+
     pub(super) fn reopen_upload(&mut self, reopen: &ReopenUpload) -> Step<Done> {
         let row = self.upload(&reopen.upload)?.filter(UploadRow::is_active).ok_or(Refusal::NoSuchUpload)?;
         self.set_state(&reopen.upload, "open")?;

@@ -2,6 +2,7 @@
 
 use super::super::port::{Applied, ApplyError, BatchId, Change, Rules};
 use super::ledger::Ledger;
+use super::open::Mark;
 use super::transaction::Transaction;
 use super::{Wall, failure};
 use crate::base::{Failure, Timestamp};
@@ -30,6 +31,7 @@ pub(super) struct Writer {
     latest: Timestamp,
     ledger: Ledger,
     last_batch: i64,
+    mark: Mark,
     /// The last batches that were sent to COMMIT, whatever came of it.
     sent: VecDeque<(BatchId, Applied)>,
     /// A batch whose COMMIT failed: whether it is in the database is not known yet, nor what the books say.
@@ -37,11 +39,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(conn: Connection, rules: Rules, wall: Wall) -> rusqlite::Result<Self> {
+    pub(super) fn new(conn: Connection, mark: Mark, rules: Rules, wall: Wall) -> rusqlite::Result<Self> {
         let ledger = Ledger::load(&conn)?;
         let last_batch = conn.query_row("SELECT coalesce(max(seq), 0) FROM batches", [], |row| row.get(0))?;
         let latest = Timestamp::default();
-        Ok(Self { conn, rules, wall, latest, ledger, last_batch, sent: VecDeque::new(), unsure: None })
+        Ok(Self { conn, rules, wall, latest, ledger, last_batch, mark, sent: VecDeque::new(), unsure: None })
     }
 
     /// Works until every sender is gone.
@@ -90,7 +92,10 @@ impl Writer {
             self.sent.pop_front();
         }
         match self.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
-            Ok(_) => Ok(applied),
+            Ok(_) => {
+                self.mark.write(self.last_batch);
+                Ok(applied)
+            }
             Err(error) => {
                 self.unsure = Some(id);
                 Err(ApplyError::Unknown(failure(&error)))

@@ -1,0 +1,116 @@
+//! What only a shared database can do to a store: lose what it was told, be another one, change between a decision and its
+//! transaction. Done here by statements that the program never sends.
+
+use super::super::conformance::{Bench, TestClock, name, on};
+use super::super::port::{
+    Answer, BatchId, BeginWrite, MetadataStore, Query, Refusal, Renew, Renewed, Rules, SetRestored,
+};
+use super::cluster::{self, OnPostgres};
+use super::options::PostgresOptions;
+
+fn bench() -> (PostgresOptions, Bench<OnPostgres>) {
+    let (options, clock) = (cluster::options(), TestClock::new());
+    let bench = Bench::new(OnPostgres::on(options.clone(), clock.clone(), Rules::default()), clock);
+    (options, bench)
+}
+
+fn execute(options: &PostgresOptions, sql: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let sql = format!("SET search_path = {}; {sql}", options.schema.as_deref().expect("of its own"));
+    runtime.block_on(cluster::execute(options, &sql));
+}
+
+fn is_held(bench: &Bench<OnPostgres>) -> bool {
+    bench.query(Query::Restored) == Answer::Restored(true)
+}
+
+fn release(bench: &Bench<OnPostgres>) {
+    bench.step(SetRestored { restored: false }).expect("never refused");
+}
+
+const BACKENDS: [(&str, u64); 3] = [("a", 1000), ("b", 1000), ("c", 0)];
+
+#[test]
+fn a_batch_that_meets_a_lower_mark_holds_the_database() {
+    let (options, bench) = bench();
+    let old = bench.put("old", 10);
+    bench.delete("old");
+    assert!(!is_held(&bench));
+    execute(&options, "UPDATE incarnations SET mark = mark - 1");
+    let put = bench.put("k", 10);
+    assert!(is_held(&bench));
+    assert!(put.blob.id.0 > 1_000_000_000, "numbers that were lost are not given out again: {:?}", put.blob.id);
+    bench.advance(3600);
+    assert_eq!(bench.due(), []);
+    release(&bench);
+    bench.put("k", 10);
+    assert!(!is_held(&bench), "it is told once");
+    assert_eq!(bench.due().first().map(|due| due.blob.id), Some(old.blob.id));
+}
+
+#[test]
+fn a_renewal_notices_before_it_judges() {
+    let (options, bench) = bench();
+    let renew = || bench.step(Renew { incarnation: bench.incarnation.get(), judge: true, leave: false });
+    // Whoever does nothing else raises its mark by renewing.
+    for _ in 0..3 {
+        assert_eq!(renew(), Ok(Renewed::default()));
+    }
+    execute(&options, "UPDATE incarnations SET mark = 1");
+    assert!(!is_held(&bench));
+    assert_eq!(renew(), Ok(Renewed::default()));
+    assert!(is_held(&bench));
+    release(&bench);
+    assert_eq!(renew(), Ok(Renewed::default()));
+    assert!(!is_held(&bench), "it is told once");
+}
+
+#[test]
+fn a_run_whose_row_is_gone_holds_the_database() {
+    let (options, bench) = bench();
+    bench.put("k", 10);
+    execute(&options, "DELETE FROM incarnations");
+    let renewal = bench.step(Renew { incarnation: bench.incarnation.get(), judge: true, leave: false });
+    assert_eq!(renewal, Err(Refusal::Lost));
+    assert!(is_held(&bench));
+    release(&bench);
+    let changes = vec![bench.begin_write("k", 1).into()];
+    let refused = super::super::conformance::wait_for(bench.store.apply(BatchId(9, 9), changes.into()));
+    assert!(refused.is_err(), "a run without a row changes nothing: {refused:?}");
+    assert!(is_held(&bench), "a batch notices too");
+    release(&bench);
+    let before = bench.incarnation.get();
+    assert!(bench.register(&BACKENDS).restored);
+    assert_ne!(bench.incarnation.get(), before);
+    release(&bench);
+    assert!(!bench.register(&BACKENDS).restored, "it is told once");
+}
+
+#[test]
+fn other_tables_than_the_last_ones_are_a_restored_copy() {
+    let (options, bench) = bench();
+    assert!(!bench.register(&BACKENDS).restored);
+    execute(&options, "UPDATE deployment SET value = '1 2/3' WHERE name = 'place'");
+    assert!(bench.register(&BACKENDS).restored);
+    assert!(bench.register(&BACKENDS).restored, "until it was compared");
+    release(&bench);
+    assert!(!bench.register(&BACKENDS).restored);
+}
+
+#[test]
+fn a_begin_waits_for_a_drain_that_is_being_set() {
+    let (options, bench) = bench();
+    let of_drainer = options.clone();
+    let drainer = std::thread::spawn(move || {
+        execute(
+            &of_drainer,
+            "BEGIN; SELECT 1 FROM backends WHERE name = 'a' FOR UPDATE;
+             UPDATE backends SET draining = TRUE WHERE name = 'a'; SELECT pg_sleep(0.6); COMMIT",
+        );
+    });
+    execute(&options, "SELECT pg_sleep(0.3)");
+    let begin = BeginWrite { candidates: on(&["a", "b"]), ..bench.begin_write("k", 10) };
+    let begun = bench.step(begin).expect("b takes it");
+    assert_eq!(begun.blob.backend, name("b"), "decided before the drain, it must not be committed after it");
+    drainer.join().expect("the drain is set");
+}

@@ -1,0 +1,473 @@
+//! Compares what a backend holds with what the database says of it (`sync`; PROTOCOL.md, "Rewound database").
+//!
+//! One walk over the backend's listing, page by page, each merged with the rows of its range, which are read after the
+//! page: bytes are never there before their row. What no row names is adopted: the newest version of a key wins, what the
+//! database knows to be overwritten or deleted is not revived. Copies whose bytes are gone are dropped, after a look at the
+//! exact name. Every difference is told, so that an operator sees what only the age of a backup explains.
+
+use crate::base::{BackendName, BlobId, BucketName, Dice, Failure, Nonce, ObjectKey, Version, blob_name};
+use crate::config::view::View;
+use crate::handlers::concurrent;
+use crate::handlers::placing;
+use crate::handlers::ports::{Ports, Worker};
+use crate::store::port::{Adopt, Adopted, Answer, BlobRow, Bytes, DropCopy, Metadata, Query, SetRestored, WRITER_GONE};
+use crate::store::record::{BlobAt, BlobState, Located};
+use md5::{Digest, Md5};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Rows of one page of the database's.
+const ROWS: u32 = 1000;
+/// Differences of one page that are looked at and settled at once.
+const AT_ONCE: usize = 16;
+
+/// What is to be compared.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    pub backends: Vec<BackendName>,
+    /// Only this bucket's; and where objects that somebody else put there are imported to. None: names of our own form of
+    /// every bucket, and nothing else.
+    pub bucket: Option<BucketName>,
+    /// Only keys that begin so.
+    pub prefix: String,
+    /// Tell, and change nothing.
+    pub dry_run: bool,
+    /// The database was restored from a backup: held until every backend was compared.
+    pub restored: bool,
+}
+
+impl Plan {
+    /// Every backend of the configuration, after the database was restored from a backup.
+    pub fn after_restore(view: &View, dry_run: bool) -> Self {
+        let backends = view.backends.iter().map(|one| one.name.clone()).collect();
+        Self { backends, bucket: None, prefix: String::new(), dry_run, restored: true }
+    }
+}
+
+/// What `sync` found at one name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Found {
+    /// The database did not know the key.
+    Imported,
+    /// A newer version of a key that the database knows: it took its place.
+    Newer,
+    /// One more copy of what the database knows.
+    Copy,
+    /// Something newer is, or was, live: its bytes will be deleted.
+    Outdated,
+    /// Which is newer cannot be said, or the key is not in the name: left alone.
+    Unclear,
+    /// The bytes of this copy are gone; there are others.
+    CopyGone,
+    /// The bytes of the last copy are gone, and the object with them.
+    ObjectGone,
+    /// Other bytes than the database says: left alone.
+    Differs,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A page was compared; names of the backend's listing so far.
+    Progress {
+        backend: String,
+        listed: u64,
+    },
+    Item {
+        backend: String,
+        found: Found,
+        key: String,
+        name: String,
+        size: u64,
+    },
+    /// The last one of a run that came to its end.
+    Result(Counts),
+    /// The last one of a run that did not.
+    Failed {
+        error: String,
+        counts: Counts,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Counts {
+    pub listed: u64,
+    pub known: u64,
+    pub imported: u64,
+    pub newer: u64,
+    pub copies: u64,
+    pub outdated: u64,
+    pub unclear: u64,
+    pub copies_gone: u64,
+    pub objects_gone: u64,
+    pub differs: u64,
+    /// Names that are none of this run's: other buckets, other prefixes, our own files.
+    pub ignored: u64,
+    pub dry_run: bool,
+    /// The database was held as restored, and is not any more.
+    pub released: bool,
+}
+
+impl Counts {
+    fn add(&mut self, found: Found) {
+        *match found {
+            Found::Imported => &mut self.imported,
+            Found::Newer => &mut self.newer,
+            Found::Copy => &mut self.copies,
+            Found::Outdated => &mut self.outdated,
+            Found::Unclear => &mut self.unclear,
+            Found::CopyGone => &mut self.copies_gone,
+            Found::ObjectGone => &mut self.objects_gone,
+            Found::Differs => &mut self.differs,
+        } += 1;
+    }
+}
+
+/// A name of a listing, taken apart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Named {
+    bucket: BucketName,
+    /// None: the name holds only the key's hash.
+    key: Option<ObjectKey>,
+    /// None: not of our own form.
+    version: Option<Version>,
+}
+
+/// Carries the plan out; `tell` hears of everything and answers whether anybody still listens. The last event says how it
+/// ended. Cancel: NOT safe, as every worker.
+pub async fn run<P: Ports>(ports: &P, plan: &Plan, mut tell: impl FnMut(Event) -> bool) {
+    let mut counts = Counts { dry_run: plan.dry_run, ..Counts::default() };
+    let last = match compare_all(ports, plan, &mut counts, &mut tell).await {
+        Ok(()) => Event::Result(counts),
+        Err(failure) => Event::Failed { error: failure.to_string(), counts },
+    };
+    let _ = tell(last); // nobody may be left to hear it
+}
+
+async fn compare_all<P: Ports>(
+    ports: &P,
+    plan: &Plan,
+    counts: &mut Counts,
+    tell: &mut impl FnMut(Event) -> bool,
+) -> Result<(), Failure> {
+    if plan.restored && !plan.dry_run {
+        hold(ports, true).await?;
+    }
+    let restored = matches!(ports.meta().query(Query::Restored).await?, Answer::Restored(true));
+    for backend in &plan.backends {
+        Walk { ports, plan, backend, restored, counts: &mut *counts, tell: &mut *tell }.walk().await?;
+    }
+    if plan.restored && !plan.dry_run {
+        hold(ports, false).await?;
+        counts.released = true;
+    }
+    if !plan.dry_run {
+        ports.wake(Worker::Cleanup);
+        ports.wake(Worker::Replicate);
+    }
+    Ok(())
+}
+
+async fn hold<P: Ports>(ports: &P, restored: bool) -> Result<(), Failure> {
+    match ports.meta().step(SetRestored { restored }).await? {
+        Ok(_) => Ok(()),
+        Err(refusal) => Err(Failure::ourselves(format!("holding the database was refused: {refusal:?}"))),
+    }
+}
+
+struct Walk<'w, P, T> {
+    ports: &'w P,
+    plan: &'w Plan,
+    backend: &'w BackendName,
+    restored: bool,
+    counts: &'w mut Counts,
+    tell: &'w mut T,
+}
+
+/// A name that no row knows, or a row whose name was not listed.
+enum Difference {
+    Unknown { name: String, size: u64, named: Named },
+    Missing(BlobRow),
+    Differs { row: BlobRow, size: u64 },
+}
+
+impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
+    async fn walk(mut self) -> Result<(), Failure> {
+        let mut after = String::new();
+        loop {
+            self.must_be_usable()?;
+            let page = self.ports.list(self.backend, "", &after).await?;
+            let listed: BTreeMap<String, u64> = page.blobs.into_iter().collect();
+            let until = page.next.as_ref().map(|_| listed.keys().next_back().cloned().unwrap_or_default());
+            let differences = self.merge(listed, &after, until.as_deref()).await?;
+            self.settle(differences).await?;
+            let progress = Event::Progress { backend: self.backend.as_str().to_owned(), listed: self.counts.listed };
+            if !(self.tell)(progress) {
+                return Err(Failure::ourselves("nobody listens any more"));
+            }
+            match page.next {
+                Some(next) => after = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Whose marker was not seen is not compared: what is not there need not be gone.
+    fn must_be_usable(&self) -> Result<(), Failure> {
+        let index = placing::index_of(self.ports, self.backend);
+        if self.ports.standing().usable(index) {
+            return Ok(());
+        }
+        Err(Failure::backend(format!("backend {} is not in order: see admin status", self.backend.as_str())))
+    }
+
+    /// The differences between a page and the rows of its range: after `after`, up to `until` (None: to the end).
+    async fn merge(
+        &mut self,
+        mut listed: BTreeMap<String, u64>,
+        after: &str,
+        until: Option<&str>,
+    ) -> Result<Vec<Difference>, Failure> {
+        self.counts.listed += listed.len() as u64;
+        let mut differences = Vec::new();
+        let mut row_after = after.to_owned();
+        loop {
+            let query = Query::Blobs { backend: self.backend.clone(), after: row_after, max: ROWS };
+            let Answer::Blobs(rows) = self.ports.meta().query(query).await? else {
+                return Err(Failure::ourselves("a query was answered with another's answer"));
+            };
+            let more = rows.len() == ROWS as usize;
+            row_after = rows.last().map(|row| row.blob.name.clone()).unwrap_or_default();
+            let beyond = until.is_some_and(|until| row_after.as_str() > until);
+            for row in rows.into_iter().filter(|row| until.is_none_or(|until| row.blob.name.as_str() <= until)) {
+                if !self.is_wanted(&row.bucket, Some(&row.key)) {
+                    self.counts.ignored += u64::from(listed.remove(&row.blob.name).is_some());
+                    continue;
+                }
+                match listed.get(&row.blob.name).copied() {
+                    None if row.state == BlobState::Live => differences.push(Difference::Missing(row)),
+                    None => {}
+                    // Left in the listing: it is looked at like an unknown one.
+                    Some(_) if self.may_have_been_committed(&row) => {}
+                    Some(size) => {
+                        listed.remove(&row.blob.name);
+                        self.counts.known += 1;
+                        if row.state == BlobState::Live && row.bytes != size {
+                            differences.push(Difference::Differs { row, size });
+                        }
+                    }
+                }
+            }
+            if !more || beyond {
+                break;
+            }
+        }
+        for (name, size) in listed {
+            match self.named(&name) {
+                Some(named) => differences.push(Difference::Unknown { name, size, named }),
+                None => self.counts.ignored += 1,
+            }
+        }
+        Ok(differences)
+    }
+
+    /// After a restore: what recovery gave up, and uploads, may have been committed after the backup.
+    fn may_have_been_committed(&self, row: &BlobRow) -> bool {
+        let given_up = matches!(row.state, BlobState::Doomed | BlobState::Dead) && row.reason == WRITER_GONE;
+        self.restored && (given_up || row.state == BlobState::Reserved)
+    }
+
+    fn is_wanted(&self, bucket: &BucketName, key: Option<&ObjectKey>) -> bool {
+        self.plan.bucket.as_ref().is_none_or(|one| one == bucket)
+            && key.is_none_or(|key| key.as_str().starts_with(&self.plan.prefix))
+    }
+
+    /// None: none of this run's.
+    fn named(&self, name: &str) -> Option<Named> {
+        let named = take_apart(name).or_else(|| self.foreign(name))?;
+        self.is_wanted(&named.bucket, named.key.as_ref()).then_some(named)
+    }
+
+    /// A name that somebody else gave: below a bucket's name it is that bucket's, else the whole of it is a key.
+    fn foreign(&self, name: &str) -> Option<Named> {
+        let bucket = self.plan.bucket.as_ref()?;
+        if name.starts_with(blob_name::OWN_PREFIX) {
+            return None;
+        }
+        let key = match name.split_once('/') {
+            Some((first, rest)) if first == bucket.as_str() => rest,
+            Some((first, _)) if self.ports.view().buckets.iter().any(|one| one.name.as_str() == first) => return None,
+            _ => name,
+        };
+        Some(Named { bucket: bucket.clone(), key: Some(ObjectKey::parse(key)?), version: None })
+    }
+
+    async fn settle(&mut self, differences: Vec<Difference>) -> Result<(), Failure> {
+        let this = &*self;
+        let mut found = Vec::with_capacity(differences.len());
+        let mut failed = None;
+        let work = differences.iter().map(|one| this.settle_one(one));
+        concurrent::each(AT_ONCE, work, |place, outcome| match outcome {
+            Ok(Some(what)) => found.push((place, what)),
+            Ok(None) => {}
+            Err(failure) => failed = Some(failure),
+        })
+        .await;
+        found.sort_by_key(|(place, _)| *place);
+        for (place, what) in found {
+            self.counts.add(what);
+            let (key, name, size) = match &differences[place] {
+                Difference::Unknown { name, size, named } => {
+                    let key = named.key.as_ref().map_or("?", ObjectKey::as_str);
+                    (format!("{}/{key}", named.bucket.as_str()), name.clone(), *size)
+                }
+                Difference::Missing(row) => (key_of(row), row.blob.name.clone(), row.bytes),
+                Difference::Differs { row, size } => (key_of(row), row.blob.name.clone(), *size),
+            };
+            let _ =
+                (self.tell)(Event::Item { backend: self.backend.as_str().to_owned(), found: what, key, name, size });
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// None: it was settled by somebody else meanwhile.
+    async fn settle_one(&self, difference: &Difference) -> Result<Option<Found>, Failure> {
+        match difference {
+            Difference::Unknown { name, named, .. } => self.adopt(name, named).await,
+            Difference::Missing(row) => self.drop_missing(row).await,
+            Difference::Differs { .. } => Ok(Some(Found::Differs)),
+        }
+    }
+
+    async fn drop_missing(&self, row: &BlobRow) -> Result<Option<Found>, Failure> {
+        if self.ports.head(&row.blob).await?.is_some() {
+            return Ok(None);
+        }
+        self.must_be_usable()?;
+        if self.plan.dry_run {
+            let mut located = Located::empty();
+            let is_live = self.ports.meta().lookup(row.bucket.as_str(), row.key.as_str(), &mut located).await?;
+            let others = located.blobs.iter().any(|blob| blob.id != row.blob.id);
+            return Ok(is_live.then_some(if others { Found::CopyGone } else { Found::ObjectGone }));
+        }
+        let drop = DropCopy {
+            bucket: row.bucket.clone(),
+            key: row.key.clone(),
+            blob: row.blob.id,
+            bytes: Bytes::Gone,
+            only_live: true,
+            reason: "bytes gone".to_owned(),
+        };
+        Ok(match self.ports.meta().step(drop).await? {
+            Ok(dropped) if dropped.object_ended => Some(Found::ObjectGone),
+            Ok(_) => Some(Found::CopyGone),
+            Err(_) => None,
+        })
+    }
+
+    async fn adopt(&self, name: &str, named: &Named) -> Result<Option<Found>, Failure> {
+        let Some(key) = &named.key else { return Ok(Some(Found::Unclear)) };
+        let blob = BlobAt {
+            id: BlobId(0),
+            backend: self.backend.clone(),
+            name: name.to_owned(),
+            foreign_etag: String::new(),
+            version_id: String::new(),
+        };
+        let Some(head) = self.ports.head(&blob).await? else { return Ok(None) };
+        if self.plan.dry_run {
+            return self.would_be(named, key).await.map(Some);
+        }
+        let adopt = Adopt {
+            bucket: named.bucket.clone(),
+            key: key.clone(),
+            backend: self.backend.clone(),
+            name: name.to_owned(),
+            version: named.version,
+            assembled: head.assembled,
+            size: head.size,
+            etag: self.etag_of(name, &head.etag),
+            foreign_etag: if named.version.is_none() { head.etag } else { String::new() },
+            record: head.record,
+            nonce: Nonce::from_roll(self.ports.dice().roll()),
+        };
+        Ok(match self.ports.meta().step(adopt).await? {
+            Ok(Adopted::Live { displaced: false, .. }) => Some(Found::Imported),
+            Ok(Adopted::Live { displaced: true, .. }) => Some(Found::Newer),
+            Ok(Adopted::Copy) => Some(Found::Copy),
+            Ok(Adopted::Outdated) => Some(Found::Outdated),
+            Ok(Adopted::Unclear) => Some(Found::Unclear),
+            Ok(Adopted::Known) => None,
+            Err(refusal) => return Err(Failure::ourselves(format!("{name} was refused: {refusal:?}"))),
+        })
+    }
+
+    /// What a run that changes something would most likely find.
+    async fn would_be(&self, named: &Named, key: &ObjectKey) -> Result<Found, Failure> {
+        let mut located = Located::empty();
+        let is_live = self.ports.meta().lookup(named.bucket.as_str(), key.as_str(), &mut located).await?;
+        Ok(match named.version {
+            _ if !is_live => Found::Imported,
+            None => Found::Unclear,
+            Some(version) => match version.cmp(&located.version) {
+                std::cmp::Ordering::Greater => Found::Newer,
+                std::cmp::Ordering::Equal => Found::Copy,
+                std::cmp::Ordering::Less => Found::Outdated,
+            },
+        })
+    }
+
+    /// What clients will see: the backend's, where that is what they saw; else one that no client takes for the body's MD5.
+    fn etag_of(&self, name: &str, told: &str) -> String {
+        let index = placing::index_of(self.ports, self.backend);
+        if !told.is_empty() && (self.ports.standing().etag_is_md5(index) || told.contains('-')) {
+            return told.to_owned();
+        }
+        let mut hex = data_encoding::HEXLOWER.encode(&Md5::digest(name.as_bytes()));
+        hex.push_str("-1");
+        hex
+    }
+}
+
+fn key_of(row: &BlobRow) -> String {
+    format!("{}/{}", row.bucket.as_str(), row.key.as_str())
+}
+
+/// A name of our own form (base/blob_name.rs). None for any other.
+fn take_apart(name: &str) -> Option<Named> {
+    let version = blob_name::version_of(name)?;
+    let (stem, _) = name.rsplit_once('!')?;
+    let (bucket, escaped) = stem.split_once('/')?;
+    let bucket = BucketName::parse(bucket)?;
+    if let Some(hash) = escaped.strip_prefix(".s3o-h/") {
+        let is_hash = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+        return is_hash.then_some(Named { bucket, key: None, version: Some(version) });
+    }
+    let key = escaped.replace("!!", "!");
+    // An odd run of `!` belongs to no key.
+    let is_ours = blob_name::stem(bucket.as_str(), &key, true) == format!("{stem}!");
+    let key = ObjectKey::parse(&key).filter(|_| is_ours)?;
+    Some(Named { bucket, key: Some(key), version: Some(version) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_apart() {
+        let version = Version::from_parts(1_790_000_000_000, 7);
+        for key in ["k", "a/b!c", "!", "!!", "a!", "ä ö", "x!01ARZ3NDEKTSV4RRFFQ69G5FAV0123456789"] {
+            let name = blob_name::mint("bkt", key, true, version, Nonce::from_roll(9));
+            let got = take_apart(&name).unwrap_or_else(|| panic!("{name} is ours"));
+            assert_eq!((got.key.as_ref().map(ObjectKey::as_str), got.version), (Some(key), Some(version)), "{name}");
+        }
+        let hashed =
+            take_apart(&blob_name::mint("bkt", "//", false, version, Nonce::from_roll(9))).expect("it is ours");
+        assert_eq!((hashed.bucket.as_str(), hashed.key), ("bkt", None));
+        for foreign in ["k", "bkt/k", "bkt/k!0123", ".s3o/id", "BKT/k!01ARZ3NDEKTSV4RRFFQ69G5FAV0123456789"] {
+            assert_eq!(take_apart(foreign), None, "{foreign}");
+        }
+    }
+}
