@@ -34,7 +34,7 @@ macro_rules! codes {
 
 // Code, HTTP status, default message.
 codes! {
-    AccessControlListNotSupported 400 "The bucket does not allow ACLs.",
+    AccessControlListNotSupported 400 "The bucket does not allow ACLs",
     AccessDenied 403 "Access Denied",
     /// A CORS preflight that no rule admits.
     AccessForbidden 403 "CORSResponse: This CORS request is not allowed.",
@@ -43,14 +43,15 @@ codes! {
     BadDigest 400 "The Content-MD5 or checksum value that you specified did not match what the server received.",
     /// Bytes that are no HTTP request, or an ambiguous one.
     BadRequest 400 "The request could not be understood.",
-    BucketAlreadyExists 409 "The requested bucket name is not available. Select a different name and try again.",
+    BucketAlreadyExists 409
+        "The requested bucket name is not available. The bucket namespace is shared by all users of the system. Please \
+         select a different name and try again.",
     BucketAlreadyOwnedByYou 409 "Your previous request to create the named bucket succeeded and you already own it.",
     BucketNotEmpty 409 "The bucket you tried to delete is not empty",
     ConditionalRequestConflict 409
         "The conditional request cannot succeed due to a conflicting operation against this resource.",
-    EntityTooLarge 400 "Your proposed upload exceeds the maximum allowed object size.",
-    EntityTooSmall 400 "Your proposed upload is smaller than the minimum allowed object size.",
-    /// Not S3's: an `Expect` other than `100-continue` (RFC 9110, 10.1.1).
+    EntityTooLarge 400 "Your proposed upload exceeds the maximum allowed size",
+    EntityTooSmall 400 "Your proposed upload is smaller than the minimum allowed size",
     /// Not S3's: neither HTTP/1.1 nor HTTP/1.0.
     HttpVersionNotSupported 505 "The HTTP version of the request is not supported.",
     IllegalLocationConstraintException 400
@@ -59,13 +60,11 @@ codes! {
     /// The reference system's code for "no backend has room".
     InsufficientStorage 507 "No backend has room for this object.",
     InternalError 500 "We encountered an internal error. Please try again.",
-    InvalidAccessKeyId 403 "The AWS access key ID that you provided does not exist in our records.",
+    InvalidAccessKeyId 403 "The AWS Access Key Id you provided does not exist in our records.",
     InvalidArgument 400 "Invalid Argument",
     InvalidBucketName 400 "The specified bucket is not valid.",
-    InvalidChunkSizeError 403 "Only the last chunk is allowed to have a size less than 8192 bytes",
     InvalidDigest 400 "The Content-MD5 or checksum value that you specified is not valid.",
     InvalidLocationConstraint 400 "The specified location-constraint is not valid",
-    InvalidObjectState 403 "The operation is not valid for the current state of the object.",
     InvalidPart 400
         "One or more of the specified parts could not be found. The part may not have been uploaded, or the \
          specified entity tag may not match the part's entity tag.",
@@ -75,24 +74,22 @@ codes! {
         "The content of the form does not meet the conditions specified in the policy document.",
     InvalidRange 416 "The requested range is not satisfiable",
     InvalidRequest 400 "Invalid Request",
-    InvalidStorageClass 400 "The storage class you specified is not valid.",
+    InvalidStorageClass 400 "The storage class you specified is not valid",
     InvalidTag 400 "The tag provided was not a valid tag.",
-    InvalidToken 400 "The provided token is malformed or otherwise not valid.",
+    InvalidToken 400 "The provided token is malformed or otherwise invalid.",
     InvalidURI 400 "Couldn't parse the specified URI.",
-    KeyTooLongError 400 "Your key is too long.",
+    KeyTooLongError 400 "Your key is too long",
     MalformedPOSTRequest 400 "The body of your POST request is not well-formed multipart/form-data.",
     MalformedTrailerError 400
         "The request contained trailing data that was not well-formed or did not conform to our published schema.",
     MalformedXML 400 "The XML you provided was not well-formed or did not validate against our published schema",
-    MaxMessageLengthExceeded 400 "Your request was too large.",
     MaxPostPreDataLengthExceeded 400
         "Your POST request fields preceding the upload file were too large.",
-    MetadataTooLarge 400 "Your metadata headers exceed the maximum allowed metadata size.",
+    MetadataTooLarge 400 "Your metadata headers exceed the maximum allowed metadata size",
     MethodNotAllowed 405 "The specified method is not allowed against this resource.",
-    MissingAuthenticationToken 403 "The request was not signed.",
     MissingContentLength 411 "You must provide the Content-Length HTTP header.",
     MissingRequestBodyError 400 "Request Body is empty",
-    MissingSecurityHeader 400 "Your request was missing a required header.",
+    MissingSecurityHeader 400 "Your request was missing a required header",
     NoSuchBucket 404 "The specified bucket does not exist",
     NoSuchBucketPolicy 404 "The bucket policy does not exist",
     NoSuchCORSConfiguration 404 "The CORS configuration does not exist",
@@ -110,24 +107,21 @@ codes! {
     NotModified 304 "Not Modified",
     ObjectLockConfigurationNotFoundError 404 "Object Lock configuration does not exist for this bucket",
     OperationAborted 409
-        "A conflicting conditional operation is currently in progress against this resource. Try again.",
+        "A conflicting conditional operation is currently in progress against this resource. Please try again.",
     PreconditionFailed 412 "At least one of the pre-conditions you specified did not hold",
     ReplicationConfigurationNotFoundError 404 "The replication configuration was not found",
     RequestHeaderSectionTooLarge 400
         "Your request header and query parameters used to make the request exceed the maximum allowed size.",
-    RequestTimeTooSkewed 403 "The difference between the request time and the server's time is too large.",
+    RequestTimeTooSkewed 403 "The difference between the request time and the current time is too large.",
     RequestTimeout 400
         "Your socket connection to the server was not read from or written to within the timeout period.",
     ServerSideEncryptionConfigurationNotFoundError 404
         "The server side encryption configuration was not found",
     ServiceUnavailable 503 "Service is unable to handle request.",
     SignatureDoesNotMatch 403
-        "The request signature that the server calculated does not match the signature that you provided. Check \
-         your AWS secret access key and signing method.",
+        "The request signature we calculated does not match the signature you provided. Check your key and signing method.",
     SlowDown 503 "Please reduce your request rate.",
     TooManyBuckets 400 "You have attempted to create more buckets than allowed",
-    UnsupportedArgument 400 "The request contained an unsupported argument.",
-    XAmzContentChecksumMismatch 400 "The provided 'x-amz-checksum' header does not match what was computed.",
     XAmzContentSHA256Mismatch 400 "The provided 'x-amz-content-sha256' header does not match what was computed.",
 }
 

@@ -193,9 +193,14 @@ impl<'c> ClientExchange<'c> {
         self.keep_alive = false;
     }
 
-    /// The client has to read or to send: this long, until the deadline is disarmed again.
+    /// The client has to read: this long, until the deadline is disarmed again.
     pub(super) fn time_client(&self) {
         self.stream.deadline().arm(Phase::Body, self.site.view().server.body_progress_timeout);
+    }
+
+    /// The client has to send; it can be told that it did not.
+    pub(super) fn time_input(&self) {
+        self.stream.deadline().arm(Phase::Input, self.site.view().server.body_progress_timeout);
     }
 
     /// Sends `100 Continue` if the client waits for it.
@@ -407,13 +412,22 @@ impl<'c> ClientExchange<'c> {
     }
 }
 
-/// Answers a head that is no request: nothing else is known of it. The connection is closed afterwards.
-pub async fn refuse(site: &Site, stream: &mut Stream, peer: &str, scratch: &mut Scratch, error: &S3Error) {
+/// Answers a head that is no request; what it seems to ask for is named. The connection is closed afterwards.
+pub async fn refuse(
+    site: &Site,
+    stream: &mut Stream,
+    peer: &str,
+    (method, path): (&str, &str),
+    scratch: &mut Scratch,
+    error: &S3Error,
+) {
     let id = site.request_id();
     let arrived = site.core().clock.tick();
     let body = &mut scratch.handlers.body;
     body.clear();
-    xml::write_error(body, error, ("", ("", "")), id.as_str());
+    if method != "HEAD" {
+        xml::write_error(body, error, (path, ("", "")), id.as_str());
+    }
     scratch.out.clear();
     let mut head = HeadWriter::response(&mut scratch.out, error.http_status());
     head.header("x-amz-request-id", id.as_str());
@@ -429,8 +443,8 @@ pub async fn refuse(site: &Site, stream: &mut Stream, peer: &str, scratch: &mut 
         request_id: id,
         operation: "",
         event: "s3.MalformedRequest",
-        method: "",
-        path: "",
+        method,
+        path,
         remote: peer,
         bucket: "",
         key: "",

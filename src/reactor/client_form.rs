@@ -6,6 +6,7 @@
 use super::buffer::Buffer;
 use super::client::{ClientExchange, Opening};
 use super::client_body::ClientBody;
+use super::deadline::Phase;
 use super::site::Site;
 use crate::base::limits::{HEAD_BYTES_MAX, REPLAY_BYTES_MAX};
 use crate::config::Registry;
@@ -129,7 +130,12 @@ async fn read_ahead(exchange: &mut ClientExchange<'_>, limit: u64) -> Result<(),
     if ahead.spare() == 0 {
         ahead.compact();
     }
-    match exchange.stream.read_at_most(ahead, usize::try_from(limit).unwrap_or(usize::MAX)).await {
+    exchange.stream.deadline().arm(Phase::Input, exchange.site.view().server.body_progress_timeout);
+    let read = exchange.stream.read_at_most(ahead, usize::try_from(limit).unwrap_or(usize::MAX)).await;
+    if !exchange.stream.deadline().hit() {
+        exchange.stream.deadline().disarm();
+    }
+    match read {
         Ok(1..) => Ok(()),
         Err(cause) if cause.kind() == io::ErrorKind::TimedOut => {
             exchange.count_timeout();

@@ -52,7 +52,7 @@ pub async fn receive(exchange: &mut ClientExchange<'_>, max: usize, check: &mut 
     }
     let broken = || S3Error::from(BodyError::Incomplete).closing();
     exchange.before_body().await.map_err(|_| broken())?;
-    exchange.time_client();
+    exchange.time_input();
     let mut left = match exchange.body.wire() {
         Wire::Exact(bytes) => Some(bytes),
         Wire::Framed => None,

@@ -21,7 +21,7 @@ use crate::policy::cors::{self, CorsMethod, CorsRule, Preflight};
 use crate::proto::aws_chunked::Form;
 use crate::proto::checksum::Declared;
 use crate::proto::error_code::{ErrorCode, S3Error};
-use crate::proto::http1::{BadHead, Method, RequestHead};
+use crate::proto::http1::{BadHead, Method, RequestHead, asked_for};
 use crate::proto::operation::Operation;
 use crate::proto::post::boundary_of;
 use crate::proto::sigv4;
@@ -66,7 +66,7 @@ async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
     let Ok(peer) = stream.peer().map(|peer| peer.to_string()) else { return End::Closed };
     let mut buffer = site.core().heads.take().await;
     // The first head is due at once: who connects has something to say.
-    stream.deadline().arm(Phase::Head, site.view().server.read_header_timeout);
+    stream.deadline().arm(Phase::Input, site.view().server.read_header_timeout);
     loop {
         let mut scanned = 0;
         let turn = loop {
@@ -95,7 +95,7 @@ async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
         if buffer.is_empty() {
             stream.deadline().arm(Phase::Idle, site.view().server.idle_timeout);
         } else {
-            stream.deadline().arm(Phase::Head, site.view().server.read_header_timeout);
+            stream.deadline().arm(Phase::Input, site.view().server.read_header_timeout);
         }
     }
 }
@@ -112,14 +112,14 @@ async fn read_more(site: &Site, stream: &mut Stream, peer: &str, buffer: &mut Bu
         Ok(count) => {
             site.cells().client_bytes_in.add(count as u64);
             if !started {
-                stream.deadline().arm(Phase::Head, site.view().server.read_header_timeout);
+                stream.deadline().arm(Phase::Input, site.view().server.read_header_timeout);
             }
             Ok(())
         }
         Err(cause) if cause.kind() == io::ErrorKind::TimedOut && started => {
             site.cells().timeouts.at(TimeoutPhase::Head).inc();
             let text = "The request head did not arrive in time.";
-            refuse(site, stream, peer, &S3Error::new(ErrorCode::RequestTimeout, text).closing()).await;
+            refuse(site, stream, peer, buffer.data(), &S3Error::new(ErrorCode::RequestTimeout, text).closing()).await;
             linger(stream).await;
             Err(End::Closed)
         }
@@ -138,7 +138,7 @@ async fn serve_one(site: &Site, stream: &mut Stream, peer: &str, bytes: &[u8], s
         Ok(head) => head?,
         Err(bad) => {
             site.cells().malformed_requests.inc();
-            refuse(site, stream, peer, &bad.to_s3_error()).await;
+            refuse(site, stream, peer, bytes, &bad.to_s3_error()).await;
             return Some(Turn::Close);
         }
     };
@@ -313,11 +313,11 @@ fn admit<'c>(
     Ok(request)
 }
 
-/// Answers a head that is no request, or none in time: nothing else is known of it.
-async fn refuse(site: &Site, stream: &mut Stream, peer: &str, error: &S3Error) {
+/// Answers a head that is no request, or none in time.
+async fn refuse(site: &Site, stream: &mut Stream, peer: &str, bytes: &[u8], error: &S3Error) {
     stream.deadline().arm(Phase::Body, site.view().server.body_progress_timeout);
     let mut scratch = site.scratch();
-    client::refuse(site, stream, peer, &mut scratch, error).await;
+    client::refuse(site, stream, peer, asked_for(bytes), &mut scratch, error).await;
     site.give_back(scratch);
 }
 

@@ -20,9 +20,9 @@ pub const DEADLINE_TICK_MS: u64 = 100;
 pub enum Phase {
     /// Nothing is due; it may be ended at any time, by `Deadlines::end_idle` too. Its reader sees the end of input.
     Idle,
-    /// A head or a small body is due. Its reader sees the end of input and can still answer 408.
-    Head,
-    /// A body is under way: both directions end.
+    /// The peer is to say something, a head or a body. Its reader sees the end of input and can still answer.
+    Input,
+    /// A body is under way to or from the peer, and nothing can be said to it any more: both directions end.
     Body,
 }
 
@@ -156,7 +156,7 @@ mod tests {
             let (mut stream, mut peer) = pair(&core);
             let mut buffer = core.heads.take().await;
             let watch = Stopwatch::start();
-            stream.deadline().arm(Phase::Head, WAIT);
+            stream.deadline().arm(Phase::Input, WAIT);
             let cause = stream.read_some(&mut buffer).await.expect_err("nobody speaks");
             check_in_time(&watch);
             assert!(cause.kind() == ErrorKind::TimedOut && stream.deadline().hit());
@@ -248,7 +248,7 @@ mod tests {
             let (mut idle, _peer) = pair(&core);
             let (mut busy, mut busy_peer) = pair(&core);
             idle.deadline().arm(Phase::Idle, Duration::from_secs(60));
-            busy.deadline().arm(Phase::Head, Duration::from_secs(60));
+            busy.deadline().arm(Phase::Input, Duration::from_secs(60));
             core.deadlines.end_idle();
             let mut buffer = core.heads.take().await;
             assert!(idle.read_some(&mut buffer).await.is_err());

@@ -1,5 +1,6 @@
 """Several instances over one PostgreSQL: who is alive, whose writes count, who does the background work."""
 
+import concurrent.futures
 import contextlib
 import signal
 import threading
@@ -12,8 +13,12 @@ import lean
 from conftest import QUICK_CLEANUP
 from test_crash import POOL
 from test_postgres import check_bytes
+from test_s3_users import client_of, code_of, hang_up, names, user
 
 LEASE = 1.0
+AUTH = {"users": [user("ann", ["create-buckets"]), user("bob", ["create-buckets"])]}
+# How soon an instance knows of another's buckets, with room for a busy machine (control/registry.rs looks every 2 s).
+SOON = 8
 BODY = POOL[: 2 * harness.MIB]
 
 
@@ -25,7 +30,7 @@ def fleet(tmp_path):
         stack.callback(postgres.end)
         backends = [harness.directory_backend(name, tmp_path / name, quota_bytes=harness.GIB) for name in ("near", "nas")]
         path = {**QUICK_CLEANUP["write_path"], "lease": f"{LEASE}s"}
-        settings = {**QUICK_CLEANUP, "write_path": path, "database": postgres.settings(call_timeout="5s")}
+        settings = {**QUICK_CLEANUP, "write_path": path, "database": postgres.settings(call_timeout="5s"), "auth": AUTH}
         servers = [harness.Server(tmp_path / name, backends, settings) for name in ("first", "second")]
         for server in servers:
             stack.callback(server.kill)
@@ -132,3 +137,62 @@ def test_a_stopped_instance_goes_on_as_another(fleet):
     assert "registered anew" in first.log.read_text()
     first.stop()
     second.stop()
+
+
+def test_buckets_of_one_instance_are_the_others_too(fleet):
+    postgres, (first, second), folder = fleet
+    one, two = (client_of(server, "annkey", "annsecret") for server in (first, second))
+    bob = client_of(second, "bobkey", "bobsecret")
+    one.create_bucket(Bucket="made")
+    # The name is taken at once, whoever has heard of it.
+    assert code_of(lambda: bob.create_bucket(Bucket="made")) == "BucketAlreadyExists"
+    assert code_of(lambda: two.create_bucket(Bucket="made")) == "BucketAlreadyOwnedByYou"
+    one.create_bucket(Bucket="later")
+    harness.wait_for("the bucket on the other", lambda: code_of(lambda: two.head_bucket(Bucket="later")) is None, SOON)
+    assert names(two) == ["later", "made"] and names(bob) == []
+    two.put_object(Bucket="made", Key="k", Body=b"x")
+    assert one.get_object(Bucket="made", Key="k")["Body"].read() == b"x"
+    assert code_of(lambda: one.delete_bucket(Bucket="made")) == "BucketNotEmpty"
+    two.delete_object(Bucket="made", Key="k")
+    one.delete_bucket(Bucket="made")
+    # Nothing is written into it any more, also where nobody has heard of its end.
+    assert code_of(lambda: two.put_object(Bucket="made", Key="k", Body=b"x")) == "NoSuchBucket"
+    harness.wait_for("its end on the other", lambda: code_of(lambda: two.head_bucket(Bucket="made")) == "404", SOON)
+    assert names(two) == ["later"]
+    # The next bucket of the name is another one, and another user's.
+    bob.create_bucket(Bucket="made")
+    harness.wait_for("the new owner", lambda: code_of(lambda: one.head_bucket(Bucket="made")) == "403", SOON)
+    settled(postgres, second, folder)
+
+
+def test_of_creates_that_race_on_two_instances_one_wins(fleet):
+    _, (first, second), _ = fleet
+    clients = [client_of(server, f"{who}key", f"{who}secret") for server in (first, second) for who in ("ann", "bob")]
+    with concurrent.futures.ThreadPoolExecutor(len(clients)) as pool:
+        for i in range(10):
+            codes = list(pool.map(lambda client, i=i: code_of(lambda: client.create_bucket(Bucket=f"race-{i}")), clients))
+            assert codes.count(None) == 1, codes
+            winner = codes.index(None)
+            for number, code in enumerate(codes):
+                want = "BucketAlreadyOwnedByYou" if number % 2 == winner % 2 else "BucketAlreadyExists"
+                assert code in (None, want), codes
+
+
+def test_a_changed_secret_is_in_force_where_its_file_was_read(fleet):
+    _, servers, _ = fleet
+    client_of(servers[0], "annkey", "annsecret").create_bucket(Bucket="anns")
+    harness.wait_for("the bucket on the other", lambda: names(client_of(servers[1], "annkey", "annsecret")), SOON)
+
+    def codes(secret):
+        """What each instance says, on several connections."""
+        found = [{code_of(lambda: client_of(server, "annkey", secret).head_bucket(Bucket="anns")) for _ in range(6)} for server in servers]
+        assert all(len(codes) == 1 for codes in found), found
+        return [codes.pop() for codes in found]
+
+    assert (codes("annsecret"), codes("changed")) == ([None, None], ["403", "403"])
+    for number, server in enumerate(servers):
+        server.config["auth"] = {"users": [{**user("ann", ["create-buckets"]), "secret_access_key": "changed"}]}
+        hang_up(server)
+        told = number + 1
+        assert codes("changed") == [None] * told + ["403"] * (2 - told)
+        assert codes("annsecret") == ["403"] * told + [None] * (2 - told)

@@ -296,15 +296,14 @@ def test_silent_clients_are_let_go(server, tmp_path):
         with client.connect() as connection:
             connection.send(b"GET / HTTP/1.1\r\nhost: x\r\n")
             started = time.monotonic()
-            with contextlib.suppress(lean.Cut):
-                assert connection.response().status in (400, 408)
+            answer = connection.response()
+            assert (answer.status, answer.code) == (400, "RequestTimeout"), answer
             assert connection.ended(8) and time.monotonic() - started < 6, "read_header_timeout"
         with client.connect() as connection:
             connection.send(client.signed("PUT", BUCKET, "never", body=RANDOM[:500_000]).head() + RANDOM[:70_000])
             started = time.monotonic()
-            with contextlib.suppress(lean.Cut):
-                answer = connection.response("PUT")
-                assert (answer.status, answer.code) == (400, "RequestTimeout"), answer
+            answer = connection.response("PUT")
+            assert (answer.status, answer.code) == (400, "RequestTimeout"), answer
             assert connection.ended(10) and time.monotonic() - started < 8, "body_progress_timeout"
         assert client.get(BUCKET, "never").status == 404
         strict.wait_cleaned()

@@ -19,7 +19,7 @@ BUCKET = harness.BUCKET
 @pytest.fixture(scope="module")
 def server(place, stack):
     backend = harness.directory_backend("disk", place / "disk", quota_bytes=harness.GIB)
-    settings = {"server": {"domains": ["s3.test"]}}
+    settings = {"server": {"domains": ["s3.test"], "body_progress_timeout": "2s"}}
     return stack.enter_context(harness.Server(place / "server", [backend], settings))
 
 
@@ -210,3 +210,15 @@ def test_other_ways_to_arrive(server, s3):
         connection.send((head + f"transfer-encoding: chunked\r\n\r\n{len(data):x}\r\n").encode() + data + b"\r\n0\r\n\r\n")
         answer = connection.response("POST")
         assert (answer.status, answer.code) == (411, "MissingContentLength")
+
+
+def test_forms_that_stand_still(server, s3):
+    """In the fields, which nobody has signed for yet, and in a small file: the client is told and let go."""
+    data = wire(s3.generate_presigned_post(BUCKET, "still"), b"x" * 1000)
+    head = f"POST /{BUCKET} HTTP/1.1\r\nhost: a\r\ncontent-type: multipart/form-data; boundary=xYz\r\ncontent-length: {len(data)}\r\n\r\n"
+    for sent in (data[:200], data[:-500]):
+        with lean.Connection(server.address) as connection:
+            connection.send(head.encode() + sent)
+            answer = connection.response("POST")
+            assert (answer.status, answer.code) == (400, "RequestTimeout"), answer
+            assert connection.ended()

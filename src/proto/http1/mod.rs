@@ -11,6 +11,6 @@ mod writer;
 
 pub use chunked::{BadChunk, ChunkedDecoder, ChunkedStep};
 pub use fields::{BadHead, Header, Headers};
-pub use request::{BodyFraming, Method, RequestHead};
+pub use request::{BodyFraming, Method, RequestHead, asked_for};
 pub use response::{ResponseFraming, ResponseHead};
 pub use writer::{CONTINUE, HeadWriter};

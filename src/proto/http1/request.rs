@@ -144,6 +144,19 @@ impl<'b> RequestHead<'b> {
     }
 }
 
+/// Method and path that a head which was refused, or is not whole, seems to ask for, to be named in its answer; empty where
+/// they cannot be told.
+pub fn asked_for(head: &[u8]) -> (&str, &str) {
+    fn text(word: Option<&[u8]>) -> &str {
+        let visible = word.filter(|word| word.iter().all(u8::is_ascii_graphic));
+        visible.and_then(|word| std::str::from_utf8(word).ok()).unwrap_or_default()
+    }
+    let mut words = head.split(|&b| matches!(b, b' ' | b'\r' | b'\n'));
+    let (method, target) = (text(words.next()), text(words.next()));
+    let path = target.split('?').next().filter(|path| path.starts_with('/'));
+    (method, path.unwrap_or_default())
+}
+
 /// Whether the first line has three words, the last of which is a version.
 fn ends_in_version(head: &[u8]) -> bool {
     let line = head.trim_ascii_start().split(|&b| b == b'\r').next().unwrap_or_default();
@@ -198,6 +211,20 @@ mod tests {
 
     fn refused(text: &str, want: BadHead) {
         assert_eq!(parse(text).map(|_| ()), Err(want), "{text:?}");
+    }
+
+    #[test]
+    fn refused_heads_are_named_as_far_as_they_can_be() {
+        for (text, want) in [
+            ("HEAD /a/b?X-Amz-Signature=s HTTP/2.0\r\n", ("HEAD", "/a/b")),
+            ("GET /a", ("GET", "/a")),
+            ("GET http://x/a HTTP/1.1\r\n", ("GET", "")),
+            ("\u{16}\u{3}\u{1}", ("", "")),
+            ("GET /\u{fc} HTTP/1.1", ("GET", "")),
+            ("", ("", "")),
+        ] {
+            assert_eq!(asked_for(text.as_bytes()), want, "{text:?}");
+        }
     }
 
     #[test]

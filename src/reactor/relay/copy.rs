@@ -160,7 +160,7 @@ impl Pass<'_, '_> {
         let limit = if wire_left.is_some() { due } else { ahead.capacity() };
         let done = match &mut self.source {
             Source::Socket(stream) => {
-                stream.deadline().arm(Phase::Body, self.patience.source);
+                stream.deadline().arm(Phase::Input, self.patience.source);
                 let done = stream.read_at_most(&mut self.buffer, limit).await;
                 if !stream.deadline().hit() {
                     stream.deadline().disarm();

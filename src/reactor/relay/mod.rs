@@ -124,10 +124,10 @@ impl Moved {
 /// Times `stream` for one wait: the other side's slowness is not its fault.
 async fn waiting_for<T>(
     stream: &Stream,
-    patience: Duration,
+    (phase, patience): (Phase, Duration),
     wait: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
-    stream.deadline().arm(Phase::Body, patience);
+    stream.deadline().arm(phase, patience);
     let done = wait.await;
     if !stream.deadline().hit() {
         stream.deadline().disarm();

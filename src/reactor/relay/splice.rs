@@ -7,6 +7,7 @@
 use super::pipe::PooledPipe;
 use super::{Cause, End, Moved, Patience, Sink, Source, disk_in_time, waiting_for};
 use crate::reactor::core::Core;
+use crate::reactor::deadline::Phase;
 use crate::reactor::disk::OpenFile;
 use crate::reactor::driver::DriverKind;
 use crate::reactor::fair::Budget;
@@ -65,7 +66,7 @@ pub async fn splice_body(
                     budget.spend(&core.fair, count).await;
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
-                    match waiting_for(sink, patience.sink, writable(sink, answers)).await {
+                    match waiting_for(sink, (Phase::Body, patience.sink), writable(sink, answers)).await {
                         Ok(Ready::Writable) => {}
                         Ok(Ready::Answered) => return Moved::end(moved, End::Answered(0)),
                         Err(cause) => return Moved::end(moved, End::SinkFailed(0, cause.into())),
@@ -112,7 +113,7 @@ impl<'a> Feed<'a> {
                     Ok(0) if stream.deadline().hit() => return Err(io::ErrorKind::TimedOut.into()),
                     Ok(count) => return Ok(count),
                     Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
-                        waiting_for(stream, patience.source, stream.readable()).await?;
+                        waiting_for(stream, (Phase::Input, patience.source), stream.readable()).await?;
                     }
                     Err(cause) => return Err(stream.blame(cause).into()),
                 }
