@@ -143,8 +143,8 @@ pub enum TransferError {
          if nothing in it is wanted"
     )]
     NotEmpty(&'static str),
-    #[error("the target has the table {0}, which this program does not know how to fill")]
-    UnknownTable(String),
+    #[error("the target has a column {0}, which this program does not know how to fill")]
+    UnknownColumn(String),
     #[error("the {table} that were written are not those that were read (row {row}): nothing was kept")]
     Differs { table: &'static str, row: u64 },
     #[error(

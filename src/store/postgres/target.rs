@@ -18,7 +18,11 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_t
 /// Tables that begin empty.
 const LEFT_EMPTY: [&str; 3] = ["batches", "services", "refinery_schema_history"];
 
-static TABLES_THERE: Sql = sql!("SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema() ORDER BY 1");
+static COLUMNS_THERE: Sql = sql!(
+    "SELECT c.table_name::text, c.column_name::text FROM information_schema.columns c
+     JOIN information_schema.tables t USING (table_schema, table_name)
+     WHERE table_schema = current_schema() AND t.table_type = 'BASE TABLE' ORDER BY table_name, c.ordinal_position"
+);
 static DEPLOYMENT: Sql = sql!("SELECT (SELECT value FROM deployment WHERE name = 'id')");
 static NUMBERS: Sql =
     sql!("SELECT setval(pg_get_serial_sequence('backends', 'id'), max(id)) FROM backends HAVING max(id) IS NOT NULL");
@@ -54,10 +58,11 @@ impl Target {
     pub async fn connect(options: PostgresOptions) -> Result<Self, TransferError> {
         let sessions = Sessions::new(options).map_err(TransferError::Options)?;
         let session = sessions.get().await?;
-        for row in session.query(&TABLES_THERE, &[]).await.blamed()? {
-            let name: &str = row.try_get(0).blamed()?;
-            if !LEFT_EMPTY.contains(&name) && !TABLES.iter().any(|table| table.name == name) {
-                return Err(TransferError::UnknownTable(name.to_owned()));
+        for row in session.query(&COLUMNS_THERE, &[]).await.blamed()? {
+            let (name, column): (&str, &str) = (row.try_get(0).blamed()?, row.try_get(1).blamed()?);
+            let fills = |table: &Table| table.name == name && table.columns.split(", ").any(|filled| filled == column);
+            if !LEFT_EMPTY.contains(&name) && !TABLES.iter().any(fills) {
+                return Err(TransferError::UnknownColumn(format!("{name}.{column}")));
             }
         }
         session.command(BEGIN).await.blamed()?;
