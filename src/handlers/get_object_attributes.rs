@@ -52,10 +52,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
 
 fn write(out: &mut Vec<u8>, asked: &ObjectAttributes, located: &Located, parts: Option<&VersionParts>) {
     let listed: Vec<AttributePart<'_>> = parts.iter().flat_map(|found| &found.parts).map(shown).collect();
-    let page = parts.map(|found| PartsPage {
-        continues_after: found.parts.last().filter(|_| found.truncated).map(|part| part.number),
-        parts: &listed,
-    });
+    let page = parts.map(|found| PartsPage { truncated: found.truncated, parts: &listed });
     let checksum = located.record.checksums.first();
     let object = Attributes {
         etag: &located.etag,

@@ -32,7 +32,8 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         owner: Owner::of(&request.home()?.owner),
         key: request.key(),
         request: &asked,
-        continues_after: parts.last().filter(|_| truncated).map(|part| part.number),
+        last: parts.last().map_or(0, |part| part.number),
+        truncated,
         checksum: upload.checksum_algorithm.as_deref().map(|name| (name, !upload.checksum_full_object)),
     };
     scratch.body.clear();

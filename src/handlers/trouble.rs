@@ -136,7 +136,7 @@ pub async fn refuse<P: Ports, X: Exchange<P>>(
 
 async fn refuse_about<P: Ports, X: Exchange<P>>(
     head: &RequestHead<'_>,
-    (id, about): (&str, (&str, &str)),
+    (id, (bucket, key)): (&str, (&str, &str)),
     exchange: &mut X,
     scratch: &mut Scratch,
     error: &S3Error,
@@ -149,12 +149,42 @@ async fn refuse_about<P: Ports, X: Exchange<P>>(
     write_found(exchange.head(), found);
     scratch.body.clear();
     if head.method != Method::Head && error.code != ErrorCode::NotModified {
-        xml::write_error(&mut scratch.body, error, (head.path, about), id);
+        let mut about = xml::About { resource: head.path, bucket, key, ..xml::About::default() };
+        match error.code {
+            ErrorCode::PreconditionFailed | ErrorCode::ConditionalRequestConflict => {
+                about.condition = only_condition(head);
+            }
+            ErrorCode::InvalidRange => {
+                let range = ["range", "x-amz-copy-source-range"].iter().find_map(|name| head.header_text(name).ok()?);
+                about.range = range.map(|range| (range, scratch.located.size));
+            }
+            _ => {}
+        }
+        xml::write_error(&mut scratch.body, error, about, id);
     }
     exchange.note_error(error);
     // A client that is gone does not hear of its error; the connection ends either way.
     if exchange.respond(&scratch.body).await.is_err() || error.close {
         exchange.cut();
+    }
+}
+
+/// The condition of a request that has one, as S3 writes it: of several nobody says here which one it was.
+fn only_condition(head: &RequestHead<'_>) -> &'static str {
+    const CONDITIONS: [(&str, &str); 8] = [
+        ("if-match", "If-Match"),
+        ("if-none-match", "If-None-Match"),
+        ("if-modified-since", "If-Modified-Since"),
+        ("if-unmodified-since", "If-Unmodified-Since"),
+        ("x-amz-copy-source-if-match", "x-amz-copy-source-If-Match"),
+        ("x-amz-copy-source-if-none-match", "x-amz-copy-source-If-None-Match"),
+        ("x-amz-copy-source-if-modified-since", "x-amz-copy-source-If-Modified-Since"),
+        ("x-amz-copy-source-if-unmodified-since", "x-amz-copy-source-If-Unmodified-Since"),
+    ];
+    let mut sent = CONDITIONS.iter().filter(|(name, _)| head.header(name).is_some());
+    match (sent.next(), sent.next()) {
+        (Some((_, shown)), None) => shown,
+        _ => "",
     }
 }
 

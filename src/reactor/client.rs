@@ -426,7 +426,8 @@ pub async fn refuse(
     let body = &mut scratch.handlers.body;
     body.clear();
     if method != "HEAD" {
-        xml::write_error(body, error, (path, ("", "")), id.as_str());
+        let about = xml::About { resource: path, ..xml::About::default() };
+        xml::write_error(body, error, about, id.as_str());
     }
     scratch.out.clear();
     let mut head = HeadWriter::response(&mut scratch.out, error.http_status());

@@ -150,6 +150,8 @@ def test_parts_in_pages(s3):
                 break
             marker = page["NextPartNumberMarker"]
         assert found == [(number, sent[number], number) for number in sorted(sent)]
+        # As in S3, the end of the last page is told as well.
+        assert page["NextPartNumberMarker"] == 10_000
     for other in ({"Key": "other"}, {"UploadId": "0" * 32}):
         asked = {"Bucket": BUCKET, "Key": "parts", "UploadId": upload, **other}
         assert code_of(s3.list_parts, **asked) == (404, "NoSuchUpload")
@@ -307,6 +309,7 @@ def test_checksums_of_objects_in_parts(s3, algorithm, kind):
     assert attributes["Checksum"] == {name: done[name].partition("-")[0], "ChecksumType": kind}
     assert attributes["ObjectParts"]["TotalPartsCount"] == 2 and attributes["StorageClass"] == "STANDARD"
     listed = [(one["PartNumber"], one["Size"], one[name]) for one in attributes["ObjectParts"].get("Parts", [])]
+    assert attributes["ObjectParts"].get("NextPartNumberMarker") == (2 if listed else None)
     whole = [(number, len(data), answer[name]) for number, (data, answer) in enumerate(zip(body, sent), 1)]
     assert listed == (whole if kind == "COMPOSITE" else [])
 

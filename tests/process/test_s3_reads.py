@@ -198,6 +198,26 @@ def test_conditional_reads(s3, read):
         assert outcome(s3.get_object, **read, Range="bytes=0-1", **conditions)[0] == (206 if status == 200 else status)
 
 
+def test_errors_name_the_condition_and_the_range(s3, read):
+    def error(call, **asked):
+        with pytest.raises(botocore.exceptions.ClientError) as caught:
+            call(**asked)
+        return caught.value.response["Error"]
+
+    stale = datetime.datetime(2000, 1, 1)
+    for call, conditions, shown in (
+        (s3.get_object, {"IfMatch": '"0"'}, "If-Match"),
+        (s3.get_object, {"IfUnmodifiedSince": stale}, "If-Unmodified-Since"),
+        (s3.get_object, {"IfMatch": '"0"', "IfUnmodifiedSince": stale}, None),
+        (s3.put_object, {"IfNoneMatch": "*"}, "If-None-Match"),
+        (s3.copy_object, {"CopySource": read, "CopySourceIfMatch": '"0"'}, "x-amz-copy-source-If-Match"),
+    ):
+        found = error(call, **read, **conditions)
+        assert (found["Code"], found.get("Condition")) == ("PreconditionFailed", shown), conditions
+    beyond = error(s3.get_object, **read, Range="bytes=200000-")
+    assert (beyond["Code"], beyond["RangeRequested"], beyond["ActualObjectSize"]) == ("InvalidRange", "bytes=200000-", str(SIZE))
+
+
 def test_dates_of_the_future_are_no_condition(s3, read):
     tomorrow = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
     for call in (s3.get_object, s3.head_object):

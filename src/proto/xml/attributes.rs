@@ -20,8 +20,8 @@ pub struct Attributes<'a> {
 
 #[derive(Clone, Copy, Debug)]
 pub struct PartsPage<'a> {
-    /// The last part's number, if more follow.
-    pub continues_after: Option<u16>,
+    /// More follow the last one.
+    pub truncated: bool,
     pub parts: &'a [AttributePart<'a>],
 }
 
@@ -62,10 +62,8 @@ pub fn write_attributes(out: &mut Vec<u8>, asked: &ObjectAttributes, object: &At
 
 fn write_page(xml: &mut XmlWriter<'_>, asked: &ObjectAttributes, page: &PartsPage<'_>) {
     xml.number("PartNumberMarker", u64::from(asked.part_number_marker));
-    if let Some(last) = page.continues_after {
-        xml.number("NextPartNumberMarker", u64::from(last));
-    }
-    xml.number("MaxParts", u64::from(asked.max_parts)).flag("IsTruncated", page.continues_after.is_some());
+    xml.number("NextPartNumberMarker", page.parts.last().map_or(0, |part| u64::from(part.number)));
+    xml.number("MaxParts", u64::from(asked.max_parts)).flag("IsTruncated", page.truncated);
     for part in page.parts {
         xml.open("Part").number("PartNumber", u64::from(part.number)).number("Size", part.size);
         if let Some((algorithm, value)) = part.checksum {
@@ -91,7 +89,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_answered() {
         let page = PartsPage {
-            continues_after: Some(2),
+            truncated: true,
             parts: &[AttributePart { number: 2, size: 5, checksum: Some(("CRC32", "AAAAAA==")) }],
         };
         let object = Attributes {

@@ -26,7 +26,7 @@ pub use request::{
     read_tagging,
 };
 pub use result::{
-    BucketsPage, Completed, DeleteOutcome, PartEntry, PartsHeader, Posted, write_complete_request,
+    About, BucketsPage, Completed, DeleteOutcome, PartEntry, PartsHeader, Posted, write_complete_request,
     write_complete_result, write_copy_result, write_delete_result, write_error, write_initiate_result,
     write_list_buckets, write_list_parts, write_location, write_post_result, write_tagging,
 };

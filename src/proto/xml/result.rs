@@ -14,22 +14,37 @@ use crate::proto::list_token;
 use crate::proto::owner::Owner;
 use crate::proto::params::ListParts;
 
-/// The body of a refusal. `resource` is the path as sent; `about` are bucket and key, as far as they are known and the
-/// error is about them.
-pub fn write_error(out: &mut Vec<u8>, error: &S3Error, (resource, about): (&str, (&str, &str)), request_id: &str) {
+/// What an error document names beside the error; what is empty is not known.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct About<'a> {
+    /// The path as sent.
+    pub resource: &'a str,
+    /// Bucket and key, if the error is about them; it is shown where its code is of that kind.
+    pub bucket: &'a str,
+    pub key: &'a str,
+    /// The header of the condition that does not hold.
+    pub condition: &'a str,
+    /// The range that was asked for, of an object of so many bytes.
+    pub range: Option<(&'a str, u64)>,
+}
+
+/// The body of a refusal.
+pub fn write_error(out: &mut Vec<u8>, error: &S3Error, about: About<'_>, request_id: &str) {
     let mut xml = XmlWriter::document(out, "Error", "");
     xml.text("Code", error.code.name()).text("Message", error.message());
-    match about {
-        ("", _) => {}
-        (_, key) if error.code == ErrorCode::NoSuchKey => {
-            xml.text("Key", key);
-        }
-        (bucket, _) if error.code.is_about_bucket() => {
-            xml.text("BucketName", bucket);
-        }
-        _ => {}
+    if !about.condition.is_empty() {
+        xml.text("Condition", about.condition);
     }
-    xml.text("Resource", resource).text("RequestId", request_id).close("Error");
+    if let Some((range, size)) = about.range {
+        xml.text("RangeRequested", range).number("ActualObjectSize", size);
+    }
+    if matches!(error.code, ErrorCode::NoSuchKey | ErrorCode::ConditionalRequestConflict) && !about.bucket.is_empty() {
+        xml.text("Key", about.key);
+    }
+    if error.code.is_about_bucket() && !about.bucket.is_empty() {
+        xml.text("BucketName", about.bucket);
+    }
+    xml.text("Resource", about.resource).text("RequestId", request_id).close("Error");
 }
 
 pub fn write_list_buckets<'a>(
@@ -139,8 +154,9 @@ pub struct PartsHeader<'a> {
     pub owner: Owner<'a>,
     pub key: &'a str,
     pub request: &'a ListParts,
-    /// The last part's number, if more follow.
-    pub continues_after: Option<u16>,
+    /// The last part's number; 0: the page is empty. It is told at the end too.
+    pub last: u16,
+    pub truncated: bool,
     /// As declared when the upload was created: algorithm, and whether parts are checked one by one.
     pub checksum: Option<(&'a str, bool)>,
 }
@@ -170,10 +186,8 @@ pub fn write_list_parts<'a>(
     write_owner(&mut xml, "Initiator", &header.owner);
     write_owner(&mut xml, "Owner", &header.owner);
     xml.text("StorageClass", "STANDARD").number("PartNumberMarker", u64::from(request.after));
-    if let Some(last) = header.continues_after {
-        xml.number("NextPartNumberMarker", u64::from(last));
-    }
-    xml.number("MaxParts", u64::from(request.max_parts)).flag("IsTruncated", header.continues_after.is_some());
+    xml.number("NextPartNumberMarker", u64::from(header.last));
+    xml.number("MaxParts", u64::from(request.max_parts)).flag("IsTruncated", header.truncated);
     if let Some((algorithm, composite)) = header.checksum {
         xml.text("ChecksumAlgorithm", algorithm).text("ChecksumType", checksum_type(composite));
     }
@@ -275,7 +289,7 @@ mod tests {
     fn errors_and_small_results() {
         let error = S3Error::new(ErrorCode::NoSuchKey, "a <b> & \"c\"");
         check(
-            |out| write_error(out, &error, ("/b/k%20", ("", "")), "R1"),
+            |out| write_error(out, &error, About { resource: "/b/k%20", ..About::default() }, "R1"),
             "<Error><Code>NoSuchKey</Code><Message>a &lt;b&gt; &amp; &quot;c&quot;</Message><Resource>/b/k%20</Resource>\
              <RequestId>R1</RequestId></Error>",
         );
@@ -308,13 +322,21 @@ mod tests {
     fn errors_name_what_they_are_about() {
         let inner = |code: ErrorCode| {
             let mut out = Vec::new();
-            write_error(&mut out, &code.into(), ("/b/k", ("b", "k")), "R");
+            let condition = if code == ErrorCode::ConditionalRequestConflict { "If-Match" } else { "" };
+            let range = (code == ErrorCode::InvalidRange).then_some(("bytes=9-", 5));
+            let about = About { resource: "/b/k", bucket: "b", key: "k", condition, range };
+            write_error(&mut out, &code.into(), about, "R");
             String::from_utf8(out).expect("UTF-8")
         };
         assert!(inner(ErrorCode::NoSuchKey).contains("</Message><Key>k</Key><Resource>"));
         assert!(inner(ErrorCode::NoSuchBucket).contains("</Message><BucketName>b</BucketName><Resource>"));
         assert!(inner(ErrorCode::BucketNotEmpty).contains("<BucketName>b</BucketName>"));
         assert!(inner(ErrorCode::AccessDenied).contains("</Message><Resource>/b/k</Resource>"));
+        let range =
+            "</Message><RangeRequested>bytes=9-</RangeRequested><ActualObjectSize>5</ActualObjectSize><Resource>";
+        assert!(inner(ErrorCode::InvalidRange).contains(range));
+        let conflict = "</Message><Condition>If-Match</Condition><Key>k</Key><Resource>";
+        assert!(inner(ErrorCode::ConditionalRequestConflict).contains(conflict));
     }
 
     #[test]
@@ -372,7 +394,7 @@ mod tests {
         let request = ListParts::parse(&Query::new(&query)).expect("well-formed");
         let owner = Owner::of("ann");
         let header =
-            PartsHeader { bucket: "b", owner, key: "k", request: &request, continues_after: Some(3), checksum: None };
+            PartsHeader { bucket: "b", owner, key: "k", request: &request, last: 3, truncated: true, checksum: None };
         let part = PartEntry { number: 3, size: 5, etag: "e", modified: AT, checksum: Some(("SHA256", "AAAA")) };
         let mut out = Vec::new();
         write_list_parts(&mut out, &header, [part]);
@@ -400,7 +422,12 @@ mod tests {
         write_tagging(&mut out, &tags);
         assert_eq!(read_tagging(&out).as_deref(), Ok(&tags[..]));
         out.clear();
-        write_error(&mut out, &ErrorCode::SlowDown.into(), ("/", ("b", "")), "R");
+        write_error(
+            &mut out,
+            &ErrorCode::SlowDown.into(),
+            About { resource: "/", bucket: "b", ..About::default() },
+            "R",
+        );
         assert_eq!(read_error(&out).map(|error| error.code).as_deref(), Ok("SlowDown"));
         assert!(matches!(read_complete_result(&out), Ok(crate::proto::xml::CompletedUpload::Failed(_))));
     }
