@@ -20,6 +20,7 @@ use crate::proto::operation::Operation;
 use crate::proto::post::{Ending, Form, Policy};
 use crate::proto::sigv4::{PayloadMode, PolicySignature};
 use crate::proto::target::{Target, encode_percent};
+use crate::proto::xml;
 use std::io;
 
 /// All fields before the file (S3's limit).
@@ -237,7 +238,8 @@ fn write_head(
         let name = match name.as_str() {
             "acl" => "x-amz-acl",
             "tagging" => {
-                return Err(S3Error::new(ErrorCode::NotImplemented, "The form field tagging is not supported."));
+                write_tags(text, form, value)?;
+                continue;
             }
             "x-amz-algorithm" | "x-amz-credential" | "x-amz-date" | "x-amz-signature" | "x-amz-security-token" => {
                 continue;
@@ -249,6 +251,23 @@ fn write_head(
     }
     text.extend_from_slice(b"\r\n");
     Ok(())
+}
+
+/// The document that a form has in place of the header.
+fn write_tags(text: &mut Vec<u8>, form: &Form, document: &str) -> Result<(), S3Error> {
+    if form.field("x-amz-tagging").is_some() {
+        return Err(S3Error::new(ErrorCode::InvalidArgument, "The form has tags in two of its fields."));
+    }
+    let mut query = String::new();
+    for (name, value) in xml::read_tagging(document.as_bytes())? {
+        if !query.is_empty() {
+            query.push('&');
+        }
+        encode_percent(name.as_bytes(), false, &mut query);
+        query.push('=');
+        encode_percent(value.as_bytes(), false, &mut query);
+    }
+    write_field(text, "x-amz-tagging", query.as_bytes())
 }
 
 /// A field that cannot become two.

@@ -52,6 +52,28 @@ def test_files_of_every_size(server, s3, size):
     assert read(s3, f"sizes/{size}") == body
 
 
+def test_tags(s3):
+    tags = [{"Key": "a b", "Value": "c+d=/"}, {"Key": "ü", "Value": ""}]
+    pairs = "".join(f"<Tag><Key>{tag['Key']}</Key><Value>{tag['Value']}</Value></Tag>" for tag in tags)
+    allowed = [["starts-with", "$tagging", ""]]
+
+    def tagged(document, conditions=allowed):
+        return post(s3.generate_presigned_post(BUCKET, "tagged", {"tagging": document}, conditions), b"with tags")
+
+    document = f"<Tagging><TagSet>{pairs}</TagSet></Tagging>"
+    assert tagged(document).status_code == 204
+    assert read(s3, "tagged") == b"with tags"
+    assert s3.get_object_tagging(Bucket=BUCKET, Key="tagged")["TagSet"] == tags
+    assert code_of(tagged("a=b")) == "MalformedXML"
+    assert code_of(tagged(document.replace("a b", "aws:b"))) == "InvalidTag"
+    assert code_of(tagged(document, [])) == "AccessDenied"
+    both = s3.generate_presigned_post(
+        BUCKET, "tagged", {"tagging": document, "x-amz-tagging": "a=b"}, [*allowed, ["starts-with", "$x-amz-tagging", ""]]
+    )
+    assert code_of(post(both)) == "InvalidArgument"
+    assert s3.get_object_tagging(Bucket=BUCKET, Key="tagged")["TagSet"] == tags
+
+
 def test_a_large_file_is_not_held_in_memory(server, s3):
     before = server.rss_bytes()
     body = b"0123456789abcdef" * (100 * harness.MIB // 16)
