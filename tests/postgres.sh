@@ -19,7 +19,8 @@ bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1 || true)
 as_user=()
 if [ "$(id -u)" = 0 ]; then
     id postgres >/dev/null 2>&1 || fail "there is no user postgres, and the server must not run as root"
-    as_user=(runuser -u postgres --)
+    # Nothing between us and the server, which tests stop and kill.
+    as_user=(setpriv --reuid=postgres --regid=postgres --init-groups --)
 fi
 
 directory=$(mktemp -d)

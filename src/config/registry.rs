@@ -7,6 +7,7 @@ use super::checked::{self, Config, Credential};
 use crate::base::{BucketName, Timestamp};
 use crate::policy::access::Principal;
 use crate::policy::cors::CorsRule;
+use crate::proto::error_code::ErrorCode;
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -54,6 +55,8 @@ impl Bucket {
 pub struct Registry {
     /// Which state of the stored buckets this is, by the store's count.
     pub generation: u64,
+    /// The stored buckets were read: one that is not here is nowhere.
+    complete: bool,
     buckets: HashMap<Box<str>, Bucket>,
     credentials: HashMap<Box<str>, Credential>,
 }
@@ -65,6 +68,7 @@ impl Registry {
         let by_name = |bucket: Bucket| (bucket.name.as_str().into(), bucket);
         Self {
             generation,
+            complete: true,
             buckets: stored.into_iter().chain(configured).map(by_name).collect(),
             credentials: config.credentials.iter().map(|one| (one.access_key_id.clone(), one.clone())).collect(),
         }
@@ -72,7 +76,21 @@ impl Registry {
 
     #[cfg(test)]
     pub(crate) fn empty(generation: u64) -> Self {
-        Self { generation, buckets: HashMap::new(), credentials: HashMap::new() }
+        Self { generation, complete: true, buckets: HashMap::new(), credentials: HashMap::new() }
+    }
+
+    /// While the stored buckets have not been read, the database being down since the start.
+    pub fn incomplete(config: &Config) -> Self {
+        Self { complete: false, ..Self::new(config, 0, []) }
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Of one that is not here: ServiceUnavailable while nobody knows which buckets are stored.
+    pub fn no_such_bucket(&self) -> ErrorCode {
+        if self.complete { ErrorCode::NoSuchBucket } else { ErrorCode::ServiceUnavailable }
     }
 
     pub fn bucket(&self, name: &str) -> Option<&Bucket> {

@@ -10,8 +10,7 @@ use crate::reactor::dice::CoreDice;
 use crate::reactor::mailbox::{Desk as CoreDesk, Letter, Replier};
 use crate::store::board::Board;
 use crate::store::database_state::DatabaseState;
-use crate::store::desk::{Ask, Call, Desk, DeskLimits, Reply, ReplyTo};
-use crate::store::location_cache::CacheWriter;
+use crate::store::desk::{Ask, Call, Desk, DeskLimits, Locations, Reply, ReplyTo};
 use crate::store::port::{Answer, Change, Metadata, MetadataStore, Outcome, Query};
 use crate::store::record::Located;
 use anyhow::Context;
@@ -98,8 +97,7 @@ impl Clock for DeskClock {
 /// What the thread is made of.
 pub struct Parts<S> {
     pub store: S,
-    /// None where other processes write to the same database.
-    pub cache: Option<CacheWriter>,
+    pub locations: Locations,
     pub board: Arc<Board>,
     pub view: Arc<View>,
     /// Where the cores' calls arrive.
@@ -131,7 +129,7 @@ pub fn spawn<S: MetadataStore + Send + 'static>(parts: Parts<S>) -> anyhow::Resu
         .spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.expect("the metadata thread's runtime can be built: its parts were used before");
-            let desk = Desk::new(parts.store, DeskClock::default(), dice, limits, parts.cache);
+            let desk = Desk::new(parts.store, DeskClock::default(), dice, limits, parts.locations);
             desk.show_on(parts.board, parts.view.backends.iter().map(|one| one.name.clone()).collect());
             let _ = cells_in.send((desk.cells(), desk.state()));
             runtime.block_on(async {

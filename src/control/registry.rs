@@ -31,22 +31,28 @@ pub struct Keeper {
     metadata: ControlMetadata,
     /// As last read from the store, and which state of them that is.
     stored: Vec<Bucket>,
-    generation: u64,
+    /// None: not read yet.
+    generation: Option<u64>,
     publication: Publication,
     heard: Heard,
 }
 
 impl Keeper {
-    /// Reads the stored buckets for the first time: what is published from the start on.
+    /// Reads the stored buckets for the first time: what is published from the start on. While the database does not answer,
+    /// those of the configuration are there, and the others come with the first look that is answered.
     pub async fn open(
         config: &Config,
         file: Option<ConfigFile>,
         metadata: ControlMetadata,
     ) -> Result<(Self, Publication), Failure> {
-        let buckets = stored_buckets(&metadata, None).await?.unwrap_or(Buckets { generation: 0, rows: Vec::new() });
-        let (generation, stored) = (buckets.generation, buckets.rows.into_iter().map(of_row).collect::<Vec<_>>());
+        let buckets = match stored_buckets(&metadata, None).await {
+            Err(failure) if failure.is_of_database() => None,
+            read => read?,
+        };
+        let generation = buckets.as_ref().map(|buckets| buckets.generation);
+        let stored: Vec<_> = buckets.into_iter().flat_map(|buckets| buckets.rows).map(of_row).collect();
         warn_of_hidden(config, &stored);
-        let (publication, heard) = Publication::new(Registry::new(config, generation, stored.iter().cloned()));
+        let (publication, heard) = Publication::new(registry(config, generation, &stored));
         let config = config.clone();
         Ok((Self { file, config, metadata, stored, generation, publication: publication.clone(), heard }, publication))
     }
@@ -79,8 +85,8 @@ impl Keeper {
 
     /// Reads the stored buckets again if they have changed; whether they had.
     async fn look(&mut self) -> Result<bool, Failure> {
-        let Some(buckets) = stored_buckets(&self.metadata, Some(self.generation)).await? else { return Ok(false) };
-        self.generation = buckets.generation;
+        let Some(buckets) = stored_buckets(&self.metadata, self.generation).await? else { return Ok(false) };
+        self.generation = Some(buckets.generation);
         self.stored = buckets.rows.into_iter().map(of_row).collect();
         Ok(true)
     }
@@ -114,10 +120,17 @@ impl Keeper {
     }
 
     async fn publish(&self) {
-        let registry = Registry::new(&self.config, self.generation, self.stored.iter().cloned());
+        let registry = registry(&self.config, self.generation, &self.stored);
         if tokio::time::timeout(TAKEN_WITHIN, self.publication.publish(registry, &self.heard)).await.is_err() {
             tracing::error!("a core did not take the new buckets and users in time");
         }
+    }
+}
+
+fn registry(config: &Config, generation: Option<u64>, stored: &[Bucket]) -> Registry {
+    match generation {
+        Some(generation) => Registry::new(config, generation, stored.iter().cloned()),
+        None => Registry::incomplete(config),
     }
 }
 

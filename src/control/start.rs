@@ -30,6 +30,7 @@ use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
 use crate::reactor::wake::{self, Wake};
 use crate::store::board::Board;
 use crate::store::database_state::DatabaseState;
+use crate::store::desk::Locations;
 use crate::store::location_cache::LocationCache;
 use crate::store::port::{BackendLimit, Metadata, MetadataStore, Register, Registered, Rules};
 use crate::store::postgres::{PostgresOptions, PostgresStore, Protection};
@@ -215,10 +216,11 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     let (cache, cache_writer) = LocationCache::new(view.location_cache.max_size_bytes, random()?);
     let (postbox, desk) = mailbox::channel();
     // Exact only where no other process writes.
-    let cache_writer = matches!(view.database.driver, DatabaseDriver::Sqlite { .. }).then_some(cache_writer);
+    let exact = matches!(view.database.driver, DatabaseDriver::Sqlite { .. });
+    let locations = if exact { Locations::Exact(cache_writer) } else { Locations::memory(cache_writer) };
     let (metadata, desk_cells, database) = metadata::spawn(metadata::Parts {
         store,
-        cache: cache_writer,
+        locations,
         board: Arc::clone(&board),
         view: Arc::clone(view),
         cores: desk,
@@ -256,13 +258,13 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let (keeper, publication) = Keeper::open(view, file, metadata.clone())
         .await
-        .map_err(|failure| anyhow!("the database did not answer: {failure}"))?;
+        .map_err(|failure| anyhow!("the stored buckets cannot be read: {failure}"))?;
     tokio::task::spawn_local(keeper.run(hangup));
     let parts = CoreParts {
         shared,
         backends: BackendParts::open(view, &standing).context("the backends")?,
         metadata: postbox,
-        cache,
+        locations: (cache, exact),
         publication,
         cells: Arc::clone(&mover_cells),
         driver: driver_choice(view.server.driver),

@@ -11,16 +11,15 @@ use crate::proto::error_code::ErrorCode;
 use crate::proto::operation::Operation;
 use crate::proto::owner::Owner;
 
-/// NoSuchBucket, InvalidBucketName, AccessDenied.
+/// NoSuchBucket, InvalidBucketName, AccessDenied, ServiceUnavailable.
 pub fn admit<P: Ports>(ports: &P, request: &Request<'_>) -> Result<(), Trouble> {
     let Some(name) = request.target.bucket else { return Ok(()) };
     if request.operation == Operation::CreateBucket {
         return Ok(());
     }
     let Some(bucket) = request.registry.bucket(name) else {
-        let no_such =
-            if BucketName::parse(name).is_some() { ErrorCode::NoSuchBucket } else { ErrorCode::InvalidBucketName };
-        return Err(no_such.into());
+        let is_name = BucketName::parse(name).is_some();
+        return Err(if is_name { request.registry.no_such_bucket() } else { ErrorCode::InvalidBucketName }.into());
     };
     expect_owner(request, "x-amz-expected-bucket-owner", bucket)?;
     // Tags that come with a write are tags all the same.

@@ -47,7 +47,8 @@ impl CopySource {
 
     /// Its bucket exists, and the caller may read in it.
     pub fn admit<P: Ports>(&self, ports: &P, request: &Request<'_>) -> Result<(), Trouble> {
-        let bucket = request.registry.bucket(&self.bucket).ok_or(ErrorCode::NoSuchBucket)?;
+        let bucket = request.registry.bucket(&self.bucket);
+        let bucket = bucket.ok_or_else(|| request.registry.no_such_bucket())?;
         admission::expect_owner(request, "x-amz-source-expected-bucket-owner", bucket)?;
         admission::permit(ports, request, bucket, Permission::Read.into())
     }

@@ -6,6 +6,7 @@ use super::scratch::Scratch;
 use super::trouble::Trouble;
 use crate::base::Timestamp;
 use crate::config::registry::Bucket;
+use crate::proto::error_code::ErrorCode;
 use crate::proto::owner::Owner;
 use crate::proto::params::ListBuckets;
 use crate::proto::xml::{self, BucketsPage};
@@ -19,6 +20,9 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     exchange: &mut X,
     scratch: &mut Scratch,
 ) -> Result<(), Trouble> {
+    if !request.registry.is_complete() {
+        return Err(ErrorCode::ServiceUnavailable.into());
+    }
     let query = request.query();
     let asked = ListBuckets::parse(&query)?;
     let of_page = |name: &str| {

@@ -21,6 +21,8 @@ impl ReplyTo for Replier<Reply> {
 pub struct CoreMetadata {
     mailbox: Mailbox<Ask, Reply>,
     cache: Arc<LocationCache>,
+    /// What the cache holds may be answered instead of asking.
+    exact: bool,
     state: Arc<DatabaseState>,
     cells: Arc<CoreCells>,
 }
@@ -28,11 +30,11 @@ pub struct CoreMetadata {
 impl CoreMetadata {
     pub fn new(
         mailbox: Mailbox<Ask, Reply>,
-        cache: Arc<LocationCache>,
+        (cache, exact): (Arc<LocationCache>, bool),
         state: Arc<DatabaseState>,
         cells: Arc<CoreCells>,
     ) -> Self {
-        Self { mailbox, cache, state, cells }
+        Self { mailbox, cache, exact, state, cells }
     }
 
     async fn ask(&self, request: Ask, may_be_refused: bool) -> Result<Reply, Failure> {
@@ -51,11 +53,13 @@ impl CoreMetadata {
 
 impl Metadata for CoreMetadata {
     async fn lookup(&self, bucket: &str, key: &str, into: &mut Located) -> Result<bool, Failure> {
-        if self.cache.get(bucket, key, into) {
-            self.cells.location_cache_hits.inc();
-            return Ok(true);
+        if self.exact {
+            if self.cache.get(bucket, key, into) {
+                self.cells.location_cache_hits.inc();
+                return Ok(true);
+            }
+            self.cells.location_cache_misses.inc();
         }
-        self.cells.location_cache_misses.inc();
         let query = Query::Lookup { bucket: bucket.to_owned(), key: key.to_owned() };
         match self.query(query).await? {
             Answer::Lookup(Some(located)) => {

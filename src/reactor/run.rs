@@ -40,7 +40,8 @@ pub struct CoreParts {
     pub shared: Shared,
     pub backends: BackendParts,
     pub metadata: Postbox<Ask, Reply>,
-    pub cache: Arc<LocationCache>,
+    /// And whether they are exact.
+    pub locations: (Arc<LocationCache>, bool),
     pub publication: Publication,
     pub cells: Arc<CoreCells>,
     pub driver: DriverChoice,
@@ -54,7 +55,8 @@ impl CoreParts {
         let core = Core::start(driver, CoreLimits::default(), Arc::clone(&self.cells))?;
         let health = Rc::new(Health::new(self.shared.view.backends.len(), Arc::clone(&self.shared.standing)));
         let mailbox = Mailbox::open(self.metadata, METADATA_CALLS_MAX, Rc::clone(&core.fair), Arc::clone(&self.cells))?;
-        let meta = CoreMetadata::new(mailbox, self.cache, Arc::clone(&self.shared.database), Arc::clone(&self.cells));
+        let database = Arc::clone(&self.shared.database);
+        let meta = CoreMetadata::new(mailbox, self.locations, database, Arc::clone(&self.cells));
         let backends = CoreBackends::open(&core, &self.shared.view, self.backends, Rc::clone(&health))?;
         let registry = self.publication.join(&core)?;
         Ok(CorePorts::new(core, self.shared, backends, meta, health, (registry, self.publication)))

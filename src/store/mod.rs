@@ -9,7 +9,7 @@
 //!
 //! 1. `SqliteStore::open(path, rules, wall)`, before any thread serves: `wall` is the database's clock.
 //! 2. `LocationCache::new(bytes, seed)`: the `Arc` goes to the reactors, the `CacheWriter` into the desk.
-//! 3. `Desk::new(store, clock, dice, limits, cache)`, then `desk.show_on(board, places)` for the published view, and again
+//! 3. `Desk::new(store, clock, dice, limits, locations)`, then `desk.show_on(board, places)` for the published view, and again
 //!    whenever a view with other backends is published.
 //! 4. `desk.run(inbox)`, where the inbox is a bounded flume channel of `Call { ask, reply }`. A reactor's mailbox implements
 //!    `ReplyTo` by its own way back; `Metadata::lookup` asks the location cache first and sends a `Query::Lookup` only then.

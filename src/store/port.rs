@@ -48,6 +48,9 @@ pub trait MetadataStore {
     fn resolve(&self, id: BatchId) -> impl Future<Output = Result<Option<Applied>, Failure>>;
     /// Cancel: safe.
     fn query(&self, query: Query) -> impl Future<Output = Result<Answer, Failure>>;
+    /// The database does not answer: whatever is open to it is closed, so that calls under way fail and the next one may
+    /// find another server.
+    fn drop_sessions(&self) {}
 }
 
 /// Times of the protocol (PROTOCOL.md; configuration keys in brackets), given to a store when it is opened.

@@ -509,6 +509,8 @@ class Postgres:
         line = self.child.stdout.readline().split()
         assert len(line) == 2, f"PostgreSQL did not start:\n{tail(self.log, 20)}"
         self.directory, self.port = pathlib.Path(line[0]), int(line[1])
+        # The server after a restart.
+        self.again = None
 
     def settings(self, **more):
         """The product's `database` section."""
@@ -525,6 +527,51 @@ class Postgres:
 
     def pid(self):
         return int((self.directory / "data/postmaster.pid").read_text().split()[0])
+
+    def processes(self):
+        """The server's first process, then those that it has made."""
+        first = self.pid()
+        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(first)], capture_output=True, text=True).stdout
+        return [first, *map(int, children.split())]
+
+    def stop(self):
+        """Sessions are told that the server shuts down."""
+        first = self.pid()
+        os.kill(first, signal.SIGINT)
+        self.wait_gone(first)
+
+    def freeze(self):
+        for pid in self.processes():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self):
+        for pid in reversed(self.processes()):
+            os.kill(pid, signal.SIGCONT)
+
+    def crash(self):
+        """SIGKILL to all of it, as if its machine had gone."""
+        processes = self.processes()
+        for pid in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.wait_gone(processes[0])
+
+    def wait_gone(self, pid):
+        def gone():
+            if self.again:
+                self.again.poll()
+            return not pathlib.Path(f"/proc/{pid}").exists()
+
+        wait_for("PostgreSQL to end", gone, 30)
+
+    def restart(self):
+        """After it was stopped or has crashed, with the settings that it had."""
+        command = (self.directory / "data/postmaster.opts").read_text()
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"] if os.geteuid() == 0 else []
+        with open(self.directory / "server.log", "ab") as output:
+            run = [*as_user, "sh", "-c", f"exec {command}"]
+            self.again = subprocess.Popen(run, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        wait_for("PostgreSQL to start", lambda: accepts(self.port), 30)
 
     def rows(self, query):
         """A query's rows as objects. What is not text must be made so by the query."""

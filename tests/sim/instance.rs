@@ -20,7 +20,7 @@ use s3_orchestrator::policy::breaker::BreakerSettings;
 use s3_orchestrator::proto::body_check::BodyCheck;
 use s3_orchestrator::store::board::Board;
 use s3_orchestrator::store::database_state::DatabaseState;
-use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, local};
+use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, Locations, local};
 use s3_orchestrator::store::location_cache::LocationCache;
 use s3_orchestrator::store::port::*;
 use s3_orchestrator::store::record::{BackendFacts, BlobAt, Located, ObjectRecord, PartRecord};
@@ -52,20 +52,18 @@ impl Instance {
     /// Starts a run and registers it; None of the world's tasks is served before.
     pub async fn boot(world: Rc<World>, group: Group) -> Rc<Self> {
         let sim = world.sim.clone();
-        let (cache, writer) = if world.setting.cached {
-            let (cache, writer) = LocationCache::new(1 << 20, 7);
-            (Some(cache), Some(writer))
-        } else {
-            (None, None)
-        };
+        let (cache, writer) = LocationCache::new(1 << 20, 7);
+        let exact = world.setting.cached;
+        let locations = if exact { Locations::Exact(writer) } else { Locations::memory(writer) };
         let store = FaultyStore { inner: world.store(), world: world.clone() };
         let limits = DeskLimits::default();
         // Short, or the store's outages would leave no time for anything to go wrong.
         let breaker = BreakerSettings { open_timeout: Duration::from_millis(300), ..limits.breaker };
         let limits = DeskLimits { breaker, ..limits };
-        let desk = Rc::new(Desk::new(store, sim.clone(), sim.clone(), limits, writer));
-        let (calls, inbox) = local(cache);
+        let desk = Rc::new(Desk::new(store, sim.clone(), sim.clone(), limits, locations));
+        let (calls, inbox) = local(Some(cache));
         let calls = calls.knowing(desk.state());
+        let calls = if exact { calls } else { calls.remembering() };
         let running = desk.clone();
         sim.spawn(group, async move { running.run(inbox).await });
         super::recovery::before_registering(&world, &calls).await;

@@ -33,7 +33,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     pub(super) async fn carry_out<R: ReplyTo>(&self, batch: Vec<Waiting<R>>) -> Vec<Change> {
         let (changes, mut callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.change, one.reply)).unzip();
         let changes: Arc<[Change]> = changes.into();
-        self.hold(&changes);
+        self.locations.borrow_mut().hold(&changes);
         let mut ends = Vec::new();
         match self.attempt(&changes, &mut callers).await {
             Ok(applied) => self.deliver(&changes, applied, &mut callers, &mut ends),
@@ -148,22 +148,6 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
 
     // ---- before and after ----------------------------------------------------------------------------------------
 
-    fn hold(&self, changes: &[Change]) {
-        if let Some(cache) = self.cache.borrow_mut().as_mut() {
-            for (bucket, key) in changes.iter().filter_map(Change::alters) {
-                cache.hold(bucket.as_str(), key.as_str());
-            }
-        }
-    }
-
-    fn release(&self, changes: &[Change]) {
-        if let Some(cache) = self.cache.borrow_mut().as_mut() {
-            for (bucket, key) in changes.iter().filter_map(Change::alters) {
-                cache.release(bucket.as_str(), key.as_str());
-            }
-        }
-    }
-
     fn deliver<R: ReplyTo>(
         &self,
         changes: &[Change],
@@ -173,10 +157,11 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     ) {
         assert_eq!(applied.outcomes.len(), changes.len(), "a store answers every change");
         self.state.batch_applied();
-        self.release(changes);
+        self.locations.borrow_mut().release(changes);
         self.show(&applied);
         for (change, outcome) in changes.iter().zip(&applied.outcomes) {
             self.note_blobs(change, outcome);
+            self.locations.borrow_mut().done(change, outcome);
         }
         for ((change, outcome), caller) in changes.iter().zip(applied.outcomes).zip(callers) {
             let unheard = match caller.take() {
@@ -206,7 +191,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     }
 
     fn fail<R: ReplyTo>(&self, changes: &[Change], failure: &Failure, callers: &mut [Option<R>]) {
-        self.release(changes);
+        self.locations.borrow_mut().release(changes);
         for (change, caller) in changes.iter().zip(callers) {
             match caller.take() {
                 Some(caller) => drop(caller.send(Reply::Change(Err(failure.clone())))), // nothing was begun

@@ -14,19 +14,26 @@ use tokio::sync::oneshot;
 pub struct LocalMetadata {
     calls: flume::Sender<Call<oneshot::Sender<Reply>>>,
     cache: Option<Arc<LocationCache>>,
+    /// What the cache holds may be answered instead of asking.
+    exact: bool,
     state: Option<Arc<DatabaseState>>,
 }
 
 /// A way to a desk and the inbox that it runs on. Unbounded: the desk's own limits hold.
 pub fn local(cache: Option<Arc<LocationCache>>) -> (LocalMetadata, flume::Receiver<Call<oneshot::Sender<Reply>>>) {
     let (calls, inbox) = flume::unbounded();
-    (LocalMetadata { calls, cache, state: None }, inbox)
+    (LocalMetadata { calls, cache, exact: true, state: None }, inbox)
 }
 
 impl LocalMetadata {
     /// With what the desk tells everybody of its database.
     pub fn knowing(self, state: Arc<DatabaseState>) -> Self {
         Self { state: Some(state), ..self }
+    }
+
+    /// The cache is a memory only, for reads without the database.
+    pub fn remembering(self) -> Self {
+        Self { exact: false, ..self }
     }
 
     async fn call(&self, ask: Ask) -> Result<Reply, Failure> {
@@ -39,7 +46,7 @@ impl LocalMetadata {
 
 impl Metadata for LocalMetadata {
     async fn lookup(&self, bucket: &str, key: &str, into: &mut Located) -> Result<bool, Failure> {
-        if self.cache.as_ref().is_some_and(|cache| cache.get(bucket, key, into)) {
+        if self.exact && self.cache.as_ref().is_some_and(|cache| cache.get(bucket, key, into)) {
             return Ok(true);
         }
         let query = Query::Lookup { bucket: bucket.to_owned(), key: key.to_owned() };

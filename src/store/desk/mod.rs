@@ -5,7 +5,7 @@
 //!
 //! - Changes that arrive while a transaction is under way form the next batch; two that share a subject never share a batch
 //!   and keep their order (queue.rs). Lookups and other queries run beside it.
-//! - A key that a batch may alter is absent from the cache from before the batch until its outcome is known (batch.rs).
+//! - A key that a batch may alter is absent from the cache from before the batch until its outcome is known (locations.rs).
 //! - A lost answer is resolved by the batch's id before anything runs again; a batch that failed for one bad change is
 //!   tried change by change, so that it fails no neighbour.
 //! - The cache and the board are written after COMMIT returned and before anybody is answered.
@@ -16,16 +16,16 @@
 mod asked;
 mod batch;
 mod local;
+mod locations;
 mod probe;
 mod queue;
 
 use super::board::Board;
 use super::database_state::DatabaseState;
-use super::location_cache::CacheWriter;
 use super::port::{Answer, Change, MetadataStore, Outcome, Query};
 use crate::base::{BackendName, Clock, Dice, Failure, Tick};
 use crate::observe::cells::DeskCells;
-use crate::policy::breaker::BreakerSettings;
+use crate::policy::breaker::{BreakerSettings, State};
 use asked::Asked;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -38,6 +38,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 pub use local::{LocalMetadata, local};
+pub use locations::Locations;
 
 /// What is asked of the desk.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -121,7 +122,7 @@ pub struct Desk<S, C, D> {
     clock: C,
     dice: D,
     limits: DeskLimits,
-    cache: RefCell<Option<CacheWriter>>,
+    locations: RefCell<Locations>,
     shown: RefCell<Shown>,
     cells: Arc<DeskCells>,
     state: Arc<DatabaseState>,
@@ -160,14 +161,13 @@ type Running<'d> = Pin<Box<dyn Future<Output = Vec<Change>> + 'd>>;
 type Alarm<'d> = Pin<Box<dyn Future<Output = ()> + 'd>>;
 
 impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
-    /// `cache`: None where another process writes to the same database.
-    pub fn new(store: S, clock: C, dice: D, limits: DeskLimits, cache: Option<CacheWriter>) -> Self {
+    pub fn new(store: S, clock: C, dice: D, limits: DeskLimits, locations: Locations) -> Self {
         Self {
             store,
             clock,
             dice,
             limits,
-            cache: RefCell::new(cache),
+            locations: RefCell::new(locations),
             shown: RefCell::default(),
             cells: Arc::default(),
             state: Arc::new(DatabaseState::new(limits.breaker)),
@@ -337,8 +337,9 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     /// will, except ends: they are asked for still.
     fn tell_stalled<R: ReplyTo>(&self, queue: &mut Queue<R>) {
         let now = self.clock.tick();
-        for caller in queue.expire(|since| now.since(since) >= self.limits.answer_within) {
+        for (since, caller) in queue.expire(|since| now.since(since) >= self.limits.answer_within) {
             self.cells.failures.inc();
+            self.noted(since, false, Err::<(), _>(&unanswered()));
             let _ = caller.send(Reply::Change(Err(unanswered()))); // nothing was begun
         }
     }
@@ -375,9 +376,18 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
             }
             Err(failure) if failure.is_of_database() => {
                 this.set(true);
-                self.state.circuit.failed(began, self.clock.tick(), self.dice.roll());
+                self.failed(began);
             }
             Err(_) => {}
+        }
+    }
+
+    /// The breaker opens after some of these; then nothing that is open to the database is trusted any more.
+    fn failed(&self, began: Tick) {
+        let was_open = self.state.circuit.state() == State::Open;
+        self.state.circuit.failed(began, self.clock.tick(), self.dice.roll());
+        if !was_open && self.state.circuit.state() == State::Open {
+            self.store.drop_sessions();
         }
     }
 
@@ -387,7 +397,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         let place_asked = asked.borrow_mut().put(began, reply);
         let looked_up = match &query {
             Query::Lookup { bucket, key } => {
-                let place = self.cache.borrow().as_ref().map(|cache| cache.place(bucket, key));
+                let place = self.locations.borrow().place(bucket, key);
                 place.map(|place| (place, bucket.clone(), key.clone()))
             }
             _ => None,
@@ -397,10 +407,8 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         if answer.is_err() {
             self.cells.failures.inc();
         }
-        if let (Some((place, bucket, key)), Ok(Answer::Lookup(Some(located)))) = (looked_up, &answer)
-            && let Some(cache) = self.cache.borrow_mut().as_mut()
-        {
-            cache.fill(place, &bucket, &key, located);
+        if let (Some((place, bucket, key)), Ok(Answer::Lookup(found))) = (looked_up, &answer) {
+            self.locations.borrow_mut().looked_up(place, &bucket, &key, found.as_ref());
         }
         if let Some(reply) = asked.borrow_mut().end(place_asked) {
             self.noted(began, true, answer.as_ref());

@@ -32,7 +32,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 }
                 Err(failure) => {
                     tracing::debug!(%failure, "the database does not answer yet");
-                    circuit.failed(began, self.clock.tick(), self.dice.roll());
+                    self.failed(began);
                 }
             }
         }
@@ -42,6 +42,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         let only_changes_fail = self.changes_fail.get() && !self.queries_fail.get();
         if self.running.get() || !only_changes_fail {
             self.probe_query().await?;
+            self.queries_fail.set(false);
         }
         if self.changes_fail.get() && !self.running.get() {
             self.probe_change(began).await?;
@@ -67,7 +68,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         let applied = match select(applied, patience).await {
             Either::Left((applied, _)) => applied,
             Either::Right(((), late)) => {
-                self.state.circuit.failed(began, self.clock.tick(), self.dice.roll());
+                self.failed(began);
                 let _ = late.await; // too late to count
                 Err(ApplyError::NotApplied(unanswered()))
             }

@@ -44,12 +44,13 @@ impl<R> Queue<R> {
         self.0.push_back(Waiting { change, since, reply, subjects, alone });
     }
 
-    /// Takes out what waits since a time that is `too_long` ago; ends stay, without their callers. Returns the callers.
-    pub(super) fn expire(&mut self, too_long: impl Fn(Tick) -> bool) -> Vec<R> {
+    /// Takes out what waits since a time that is `too_long` ago; ends stay, without their callers. Returns their callers, and since
+    /// when each waits.
+    pub(super) fn expire(&mut self, too_long: impl Fn(Tick) -> bool) -> Vec<(Tick, R)> {
         let mut callers = Vec::new();
         self.0.retain_mut(|one| {
             if too_long(one.since) {
-                callers.extend(one.reply.take());
+                callers.extend(one.reply.take().map(|reply| (one.since, reply)));
                 return is_end(&one.change);
             }
             true

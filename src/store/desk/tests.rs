@@ -3,7 +3,7 @@
 use super::*;
 use crate::base::{BlobId, Incarnation, Nonce, Tick, Timestamp};
 use crate::store::conformance::{TestClock, bucket, key, name, on, wait_for, written};
-use crate::store::location_cache::LocationCache;
+use crate::store::location_cache::{CacheWriter, LocationCache};
 use crate::store::memory::MemoryStore;
 use crate::store::port::*;
 use crate::store::record::{BlobState, Located, ObjectRecord};
@@ -30,6 +30,8 @@ struct Scripted {
     batches_may_run: Semaphore,
     queries_may_run: Semaphore,
     resolves_fail: Cell<u32>,
+    /// How often whatever is open to the database was closed.
+    sessions_dropped: Cell<u32>,
     /// The keys of every batch that was tried.
     tried: RefCell<Vec<Vec<String>>>,
 }
@@ -70,6 +72,10 @@ impl MetadataStore for Scripted {
         let answer = self.inner.query(query).await;
         permit(&self.queries_may_run).await;
         answer
+    }
+
+    fn drop_sessions(&self) {
+        self.sessions_dropped.set(self.sessions_dropped.get() + 1);
     }
 }
 
@@ -131,6 +137,14 @@ struct Office {
 
 /// Runs a scenario beside a desk that has registered `a` (1000 bytes). Batches and queries run freely until it says not to.
 fn with_desk<F: Future<Output = ()>>(limits: DeskLimits, scenario: impl FnOnce(Rc<Office>) -> F) {
+    with_desk_and(limits, Locations::Exact, scenario);
+}
+
+fn with_desk_and<F: Future<Output = ()>>(
+    limits: DeskLimits,
+    locations: impl FnOnce(CacheWriter) -> Locations,
+    scenario: impl FnOnce(Rc<Office>) -> F,
+) {
     let clock = TestClock::new();
     let store = Scripted {
         inner: MemoryStore::new(clock.clone(), Rules::default()),
@@ -139,13 +153,17 @@ fn with_desk<F: Future<Output = ()>>(limits: DeskLimits, scenario: impl FnOnce(R
         batches_may_run: Semaphore::new(1000),
         queries_may_run: Semaphore::new(1000),
         resolves_fail: Cell::default(),
+        sessions_dropped: Cell::default(),
         tried: RefCell::default(),
     };
     let (cache, writer) = LocationCache::new(1 << 20, 1);
-    let desk = Rc::new(Desk::new(store, SleepyClock(clock.clone()), CountingDice(Cell::new(0)), limits, Some(writer)));
+    let locations = locations(writer);
+    let exact = matches!(locations, Locations::Exact(_));
+    let desk = Rc::new(Desk::new(store, SleepyClock(clock.clone()), CountingDice(Cell::new(0)), limits, locations));
     let board = Arc::new(Board::new(1));
     desk.show_on(board.clone(), vec![name("a")]);
     let (meta, inbox) = local(Some(cache.clone()));
+    let meta = if exact { meta } else { meta.remembering() };
     let office = Rc::new(Office { desk: desk.clone(), meta, cache, board, clock, nonces: Cell::default() });
     let story = async {
         let backends = vec![BackendLimit { name: name("a"), bytes_limit: 1000 }];
@@ -339,7 +357,9 @@ fn what_waits_keeps_its_place_for_all_its_subjects() {
 
 #[test]
 fn nobody_waits_for_ever_behind_a_batch_that_does_not_come_back() {
-    with_desk(DeskLimits::default(), |office| async move {
+    let limits = DeskLimits::default();
+    let patient = BreakerSettings { failure_threshold: 10, ..limits.breaker };
+    with_desk(DeskLimits { breaker: patient, ..limits }, |office| async move {
         let given_up = ask(&office, office.begin("given-up")).await.unwrap().unwrap().unwrap();
         office.close_the_gate().await;
         let running = ask(&office, office.begin("running"));
@@ -490,8 +510,9 @@ fn the_cache_holds_what_is_committed_and_nothing_else() {
 
         // A lookup that was sent before a commit and comes back after it.
         office.store().queries_may_run.forget_permits(1000);
-        office.desk.cache.borrow_mut().as_mut().unwrap().hold("bkt", "k");
-        office.desk.cache.borrow_mut().as_mut().unwrap().release("bkt", "k");
+        let touched = [Change::from(Delete { bucket: bucket(), key: key("k"), condition: WriteCondition::default() })];
+        office.desk.locations.borrow_mut().hold(&touched);
+        office.desk.locations.borrow_mut().release(&touched);
         let slow = {
             let office = office.clone();
             spawn(async move { office.looked_up("k").await })
@@ -573,58 +594,4 @@ fn a_new_board_shows_what_was_charged_before() {
     });
 }
 
-#[test]
-fn after_failures_in_a_row_nobody_is_let_through_until_a_probe_succeeds() {
-    with_desk(DeskLimits::default(), |office| async move {
-        let circuit = office.desk.state();
-        let circuit = &circuit.circuit;
-        office.put("k").await;
-        office.store().fates.borrow_mut().extend([Fate::NotApplied; 4]);
-        for text in ["a", "b", "c"] {
-            assert!(circuit.is_closed());
-            assert!(ask(&office, office.begin(text)).await.unwrap().is_err());
-        }
-        assert!(!circuit.is_closed(), "three in a row");
-        office.store().tried.borrow_mut().clear();
-        assert!(ask(&office, office.begin("d")).await.unwrap().is_err());
-        assert!(office.store().tried.borrow().is_empty(), "the database was not asked");
-        assert!(office.looked_up("k").await.is_some(), "queries work still");
-        // The first probe fails, the second does not.
-        for _ in 0..2 {
-            assert!(!circuit.is_closed());
-            office.desk.clock.sleep(Duration::from_secs(20)).await;
-            settled().await;
-        }
-        assert!(circuit.is_closed());
-        assert_eq!(office.store().tried.borrow().concat().len(), 0, "probes change nothing");
-        office.put("d").await;
-    });
-}
-
-#[test]
-fn a_query_that_is_not_answered_is_told_in_time_and_then_refused() {
-    with_desk(DeskLimits::default(), |office| async move {
-        office.put("k").await;
-        office.store().queries_may_run.forget_permits(usize::MAX >> 4);
-        let started = office.clock.tick();
-        let lookup = || Query::Lookup { bucket: bucket().as_str().into(), key: "k".into() };
-        let (a, b, c) = tokio::join!(
-            office.meta.query(lookup()),
-            office.meta.query(lookup()),
-            office.meta.query(Query::Lookup { bucket: "other".into(), key: "k".into() }),
-        );
-        assert!(a.is_err() && b.is_err() && c.is_err());
-        let waited = office.clock.tick().since(started);
-        assert!(waited >= Duration::from_secs(2) && waited < Duration::from_secs(4), "{waited:?}");
-        let state = office.desk.state();
-        assert!(!state.circuit.is_closed(), "three in a row");
-        let started = office.clock.tick();
-        assert!(office.meta.query(lookup()).await.is_err());
-        assert!(office.clock.tick().since(started) < Duration::from_secs(1), "at once");
-        office.store().queries_may_run.add_permits(1000);
-        office.desk.clock.sleep(Duration::from_secs(25)).await;
-        settled().await;
-        assert!(state.circuit.is_closed());
-        assert!(office.meta.query(lookup()).await.is_ok());
-    });
-}
+mod outage;

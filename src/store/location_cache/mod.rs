@@ -113,6 +113,22 @@ impl CacheWriter {
         }
     }
 
+    /// The key is absent from now on, until it is filled by what is asked or told after this.
+    pub fn forget(&mut self, bucket: &str, key: &str) {
+        if !self.generations.is_empty() {
+            self.remove(self.cache.tag(bucket, key));
+        }
+    }
+
+    /// A lookup has found nothing; what is remembered of the key is wrong, if it was there when the lookup was sent.
+    pub fn found_nothing(&mut self, place: Place) {
+        let slots = &self.cache.slots;
+        let untouched = self.generations.get(slots.set_of(place.tag)) == Some(&place.generation);
+        if untouched && slots.slots_of(place.tag).any(|slot| slots.tag(slot) == place.tag) {
+            self.remove(place.tag);
+        }
+    }
+
     fn remove(&mut self, tag: u64) {
         let slots = &self.cache.slots;
         let generation = &mut self.generations[slots.set_of(tag)];

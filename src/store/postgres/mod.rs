@@ -107,11 +107,6 @@ impl PostgresStore {
             backends: RefCell::default(),
         })
     }
-
-    /// Forgets every connection; the next call makes new ones. For whoever has found that the database does not answer.
-    pub fn drop_sessions(&self) {
-        self.sessions.drop_all();
-    }
 }
 
 impl MetadataStore for PostgresStore {
@@ -137,5 +132,9 @@ impl MetadataStore for PostgresStore {
 
     async fn query(&self, query: Query) -> Result<Answer, Failure> {
         self.answer(query).await
+    }
+
+    fn drop_sessions(&self) {
+        self.sessions.drop_all();
     }
 }

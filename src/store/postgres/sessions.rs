@@ -6,14 +6,17 @@ use super::options::PostgresOptions;
 use super::tls::Tls;
 use crate::base::Failure;
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod, Runtime, Timeouts,
+    ConfigConnectImpl, Connect, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod,
+    Runtime, Timeouts,
 };
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Mutex, OnceCell};
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Error, Row, Statement};
+use tokio_postgres::{Client, Config, Error, Row, Statement};
 
 /// Connections that lookups take turns on: one sends while the other's answers are read.
 const LOOKUP_SESSIONS: usize = 2;
@@ -127,6 +130,28 @@ pub(super) struct Sessions {
     up_to_date: OnceCell<()>,
     lookups: [LookupSlot; LOOKUP_SESSIONS],
     turn: Cell<usize>,
+    /// Connections that were made since this was last looked at, and those that may be open.
+    connections: flume::Receiver<AbortHandle>,
+    open: RefCell<Vec<AbortHandle>>,
+}
+
+/// Connects, and tells of every connection.
+struct Connecting {
+    tls: ConfigConnectImpl<Tls>,
+    made: flume::Sender<AbortHandle>,
+}
+
+type Connected<'a> = Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + 'a>>;
+
+impl Connect for Connecting {
+    fn connect(&self, config: &Config) -> Connected<'_> {
+        let connecting = self.tls.connect(config);
+        Box::pin(async move {
+            let (client, task) = connecting.await?;
+            let _ = self.made.send(task.abort_handle()); // gone with the store
+            Ok((client, task))
+        })
+    }
 }
 
 #[derive(Default)]
@@ -141,7 +166,9 @@ impl Sessions {
         let options = Arc::new(options);
         let tls = Tls::new(&options)?;
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(options.config(), tls, manager);
+        let (made, connections) = flume::unbounded();
+        let manager =
+            Manager::from_connect(options.config(), Connecting { tls: ConfigConnectImpl { tls }, made }, manager);
         let config = PoolConfig {
             max_size: options.connections_max,
             timeouts: Timeouts {
@@ -158,7 +185,15 @@ impl Sessions {
         });
         let pool = Pool::builder(manager).config(config).runtime(Runtime::Tokio1).post_create(told).build();
         let pool = pool.map_err(std::io::Error::other)?;
-        Ok(Self { pool, options, up_to_date: OnceCell::new(), lookups: Default::default(), turn: Cell::new(0) })
+        Ok(Self {
+            pool,
+            options,
+            up_to_date: OnceCell::new(),
+            lookups: Default::default(),
+            turn: Cell::new(0),
+            connections,
+            open: RefCell::default(),
+        })
     }
 
     /// A connection for a transaction or a scan, to a database whose tables are up to date. Cancel: safe.
@@ -168,6 +203,7 @@ impl Sessions {
     }
 
     async fn connect(&self) -> Result<Session, Failure> {
+        self.note_connections();
         loop {
             let object = self.pool.get().await.map_err(|error| pool_failure(&error))?;
             let age = Object::metrics(&object).age();
@@ -208,8 +244,22 @@ impl Sessions {
         Ok(session)
     }
 
-    /// Forgets every connection: what they would answer comes from a server that is not trusted any more.
+    fn note_connections(&self) {
+        if !self.connections.is_empty() {
+            let mut open = self.open.borrow_mut();
+            open.retain(|one| !one.is_finished());
+            open.extend(self.connections.try_iter());
+        }
+    }
+
+    /// Cuts every connection, so that what waits on one fails now: a server that hangs would let it wait for ever. A
+    /// migration goes on.
     pub(super) fn drop_all(&self) {
+        if !self.up_to_date.initialized() {
+            return;
+        }
+        self.note_connections();
+        self.open.borrow_mut().drain(..).for_each(|one| one.abort());
         for slot in &self.lookups {
             if let Some(session) = slot.session.borrow_mut().take() {
                 session.give_up();
