@@ -530,9 +530,12 @@ class Postgres:
 
     def processes(self):
         """The server's first process, then those that it has made."""
-        first = self.pid()
-        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(first)], capture_output=True, text=True).stdout
-        return [first, *map(int, children.split())]
+        first, children = self.pid(), []
+        for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                parent = int(stat.read_text().rpartition(")")[2].split()[1])
+                children += [int(stat.parent.name)] if parent == first else []
+        return [first, *children]
 
     def stop(self):
         """Sessions are told that the server shuts down."""
