@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import subprocess
 
 import pytest
 
@@ -61,6 +62,33 @@ def test_everything_works(s3):
     assert BUCKET in [one["Name"] for one in s3.list_buckets()["Buckets"]]
     s3.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": one} for one in (key, "copy", "parts")]})
     assert "Contents" not in s3.list_objects_v2(Bucket=BUCKET)
+
+
+def test_rclone_and_s3cmd(server, place):
+    """Which write dates each in a way of its own."""
+    file = place / "a b.bin"
+    file.write_bytes(os.urandom(6 * harness.MIB))
+    rclone = {
+        "RCLONE_CONFIG": "/dev/null", "RCLONE_S3_PROVIDER": "Other", "RCLONE_S3_ENDPOINT": server.url, "RCLONE_S3_V2_AUTH": "true",
+        "RCLONE_S3_ACCESS_KEY_ID": harness.ACCESS_KEY, "RCLONE_S3_SECRET_ACCESS_KEY": harness.SECRET,
+    }  # fmt: skip
+    s3cmd = [
+        "s3cmd", "-c", "/dev/null", "--no-ssl", f"--host={server.url.partition('//')[2]}", f"--host-bucket={server.url.partition('//')[2]}",
+        f"--access_key={harness.ACCESS_KEY}", f"--secret_key={harness.SECRET}", "--signature-v2",
+    ]  # fmt: skip
+    back = place / "back.bin"
+    for command in (
+        ["rclone", "copyto", file, f":s3:{BUCKET}/r/a b.bin", "--s3-upload-cutoff", "5M"],
+        ["rclone", "check", "--one-way", file, f":s3:{BUCKET}/r"],
+        [*s3cmd, "put", "--multipart-chunk-size-mb=5", file, f"s3://{BUCKET}/s/a b.bin"],
+        [*s3cmd, "get", f"s3://{BUCKET}/s/a b.bin", back],
+        [*s3cmd, "del", "-r", "-f", f"s3://{BUCKET}"],
+    ):
+        done = subprocess.run(
+            list(map(str, command)), env=harness.clean_environment(HOME=str(place), **rclone), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout[-1000:]} {done.stderr[-2000:]}"
+    assert back.read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,8 @@ impl<'h> Signed<'h> {
         for (i, (name, value)) in resource.into_iter().enumerate() {
             text.push(if i == 0 { b'?' } else { b'&' });
             text.extend_from_slice(name.as_bytes());
-            if let Some(value) = value {
+            // `uploads=` is signed as `uploads`.
+            if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
                 text.push(b'=');
                 text.extend_from_slice(value.as_bytes());
             }
@@ -219,9 +220,9 @@ fn pairs_of(query: &[u8]) -> Result<Pairs<'_>, AuthError> {
     pairs.collect()
 }
 
-/// HTTP's form, in which some write the zone as a number (s3cmd). None for a time before 1970.
+/// HTTP's form, in which some write the zone otherwise (s3cmd as a number, rclone as UTC). None for a time before 1970.
 fn date_of(value: &[u8]) -> Option<Timestamp> {
-    let at = match value.strip_suffix(b"+0000") {
+    let at = match [&b"+0000"[..], b"UTC"].iter().find_map(|zone| value.strip_suffix(*zone)) {
         Some(start) => date::parse_http(&[start, b"GMT"].concat()),
         None => date::parse_http(value).or_else(|| date::parse_basic(value)),
     };
@@ -346,7 +347,7 @@ mod tests {
                 "{bad}"
             );
         }
-        for far in ["Wed, 07 Jul 2010 21:53:04 GMT", "Wed, 07 Jul 9999 21:53:04 GMT", "20100707T215304Z"] {
+        for far in ["Wed, 07 Jul 2010 21:53:04 GMT", "Wed, 07 Jul 9999 21:53:04 UTC", "20100707T215304Z"] {
             assert_eq!(at(&[("x-amz-date", far)]), Err(AuthError::RequestTimeTooSkewed), "{far}");
         }
         let headers = [("Host", "a"), ("Authorization", "AWS HAHAHA")];
