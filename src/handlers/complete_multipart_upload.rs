@@ -7,10 +7,11 @@ use super::ports::{Exchange, Ports, Worker};
 use super::request::Request;
 use super::scratch::Scratch;
 use super::trouble::Trouble;
+use super::upload_part::{WAIT_MAX, WAIT_STEP};
 use crate::backend::port::Stored;
 use crate::base::failure::Kind;
 use crate::base::limits::XML_BYTES_MAX;
-use crate::base::{Failure, ObjectKey};
+use crate::base::{Clock, Failure, ObjectKey};
 use crate::proto::body_check::BodyCheck;
 use crate::proto::checksum::{self, Algorithm, Checksum, Declared};
 use crate::proto::error_code::{ErrorCode, S3Error};
@@ -18,7 +19,9 @@ use crate::proto::etag::ETag;
 use crate::proto::http1::RequestHead;
 use crate::proto::xml::{self, Completed, CompletedPart};
 use crate::proto::{params, sigv4::PayloadMode};
-use crate::store::port::{Committed, CompleteStarted, FinishComplete, Metadata, ReopenUpload, StartComplete, Upload};
+use crate::store::port::{
+    Committed, CompleteStarted, FinishComplete, Metadata, Refusal, ReopenUpload, StartComplete, Upload,
+};
 use crate::store::record::{ObjectRecord, PartRecord, StoredChecksum};
 
 pub async fn handle<P: Ports, X: Exchange<P>>(
@@ -40,7 +43,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         condition: condition_of(request.head)?,
         enforce_min_part_size: ports.view().write_path.enforce_min_part_size,
     };
-    let (etag, record) = match ports.meta().step(start.clone()).await?? {
+    let (etag, record) = match begin(ports, &start).await? {
         CompleteStarted::AlreadyDone { etag, record, .. } => (etag, record),
         CompleteStarted::Go { upload, parts, .. } => {
             exchange.note_backend(placing::index_of(ports, &upload.blob.backend));
@@ -48,6 +51,17 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         }
     };
     answer(ports, request, exchange, scratch, &etag, &record).await
+}
+
+/// A part that was refused is given up while its client goes on, so an upload that is busy is waited for. Cancel: NOT safe.
+async fn begin<P: Ports>(ports: &P, start: &StartComplete) -> Result<CompleteStarted, Trouble> {
+    let since = ports.clock().tick();
+    loop {
+        match ports.meta().step(start.clone()).await? {
+            Err(Refusal::Busy) if ports.clock().tick().since(since) < WAIT_MAX => ports.clock().sleep(WAIT_STEP).await,
+            decided => return Ok(decided?),
+        }
+    }
 }
 
 /// The parts as the client lists them. The request's checksum headers are the object's, not this body's.

@@ -18,9 +18,10 @@ use crate::store::port::{AbandonPart, BeginPart, CommitPart, Metadata, PartBegun
 use crate::store::record::PartRecord;
 use std::time::Duration;
 
-/// How long a part waits for an attempt at the same number whose client is gone, and for room.
-const WAIT_MAX: Duration = Duration::from_secs(5);
-const WAIT_STEP: Duration = Duration::from_millis(100);
+/// How long a part waits for an attempt at the same number whose client is gone, and for room; and a Complete for attempts at
+/// its parts.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
+pub(super) const WAIT_STEP: Duration = Duration::from_millis(100);
 
 pub async fn handle<P: Ports, X: Exchange<P>>(
     ports: &P,

@@ -12,6 +12,7 @@ use super::deadline::Phase;
 use super::site::{Scratch, Site};
 use super::stream::Stream;
 use crate::base::Clock;
+use crate::base::limits::HEAD_BYTES_MAX;
 use crate::config::Registry;
 use crate::handlers::ports::Exchange;
 use crate::handlers::request::Request;
@@ -80,6 +81,10 @@ async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
             }
         };
         match turn {
+            // A form's buffer holds more than a head's: what is read with the next head would not fit behind it.
+            Turn::Next { ahead: Some(ahead), .. } if ahead.capacity() > HEAD_BYTES_MAX => {
+                buffer = site.room_ahead(ahead.data());
+            }
             Turn::Next { ahead: Some(ahead), .. } => buffer = ahead,
             Turn::Next { ahead: None, head_len } => buffer.consume(head_len),
             Turn::Close => {

@@ -1,8 +1,7 @@
 //! What a client may do, as small plain values that shrink: keys, uploads and ETags are named by number and mean something
-//! only when they are played (`play.rs`).
+//! only when they are played (`play/`).
 
-use super::server::BUCKETS;
-use proptest::prelude::*;
+use super::sums::Kind;
 use std::sync::Arc;
 
 /// Keys near each other, and keys that somebody in the path might change.
@@ -74,6 +73,15 @@ pub enum Condition {
     },
 }
 
+/// What `versionId` says, where it may be said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    Unsaid,
+    Null,
+    /// What could be another version's.
+    Other,
+}
+
 /// What a write says of the object besides its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Facts {
@@ -91,23 +99,54 @@ pub enum Range {
     Malformed,
 }
 
+/// What of an object is read, and how it is to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reading {
+    pub head: bool,
+    pub range: Range,
+    pub part: Option<u16>,
+    pub version: Version,
+    /// `response-content-type` and `response-cache-control`.
+    pub instead: bool,
+    /// `x-amz-checksum-mode`.
+    pub sums: bool,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listing {
     pub bucket: usize,
-    pub version: Version,
+    pub kind: ListKind,
     pub prefix: String,
     pub delimiter: String,
-    pub max_keys: Option<usize>,
+    /// `max-keys` or `max-uploads`.
+    pub max: Option<usize>,
     /// `start-after`, `marker` or `key-marker`.
     pub after: String,
     pub encoded: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Version {
+pub enum ListKind {
     V1,
     V2,
     Versions,
+    Uploads,
+}
+
+/// How a body is sent, and what is said of its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    Plain(Digest),
+    /// In signed chunks.
+    Signed,
+    SignedTrailer {
+        kind: Kind,
+        right: bool,
+    },
+    UnsignedTrailer {
+        kind: Kind,
+        right: bool,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,7 +154,15 @@ pub enum Digest {
     None,
     RightMd5,
     WrongMd5,
-    WrongCrc32,
+    Right(Kind),
+    Wrong(Kind),
+}
+
+/// The checksum that an upload declares for its object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Declared {
+    pub kind: Kind,
+    pub full: bool,
 }
 
 /// Which parts a Complete names.
@@ -130,35 +177,98 @@ pub enum Manifest {
     Empty,
 }
 
+/// What a Complete says of checksums: beside the parts, and of the whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Said {
+    /// Beside each part that has one, its own.
+    Parts,
+    Nothing,
+    WrongPart,
+    Whole,
+    WrongWhole,
+    /// Of a kind that the parts have none of, perhaps.
+    WholeOf(Kind),
+    WrongSize,
+    RightSize,
+}
+
+/// One key of a DeleteObjects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Doomed {
+    pub key: usize,
+    pub version: Version,
+    /// Current, Other or none.
+    pub etag: Option<Tag>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
+    CreateBucket {
+        bucket: usize,
+    },
+    DeleteBucket {
+        bucket: usize,
+    },
+    /// HeadBucket, GetBucketLocation, GetBucketVersioning and the settings that nobody has made.
+    AskBucket {
+        bucket: usize,
+        what: usize,
+    },
+    ListBuckets {
+        prefix: bool,
+        max: Option<usize>,
+    },
+    /// Of a bucket, or of an object.
+    GetAcl {
+        bucket: usize,
+        key: Option<usize>,
+    },
+    PutAcl {
+        bucket: usize,
+        key: Option<usize>,
+        acl: usize,
+    },
     Put {
         at: Place,
         body: Body,
         facts: Facts,
         condition: Condition,
-        digest: Digest,
+        sent: Sent,
+    },
+    /// By a form.
+    Post {
+        at: Place,
+        body: Body,
+        facts: Facts,
     },
     Get {
         at: Place,
-        head: bool,
-        range: Range,
+        reading: Reading,
         condition: Condition,
+    },
+    Attributes {
+        at: Place,
+        version: Version,
+        max: Option<usize>,
+        after: Option<u16>,
     },
     Delete {
         at: Place,
+        version: Version,
         condition: Condition,
     },
     DeleteMany {
         bucket: usize,
-        keys: Vec<usize>,
+        keys: Vec<Doomed>,
         quiet: bool,
     },
     Copy {
         from: Place,
+        version: Version,
         to: Place,
         replace: Option<Facts>,
         replace_tags: Option<u8>,
+        sum: Option<Kind>,
         source: Condition,
         condition: Condition,
     },
@@ -176,12 +286,13 @@ pub enum Action {
     CreateUpload {
         at: Place,
         facts: Facts,
+        declared: Option<Declared>,
     },
     UploadPart {
         upload: usize,
         number: u16,
         body: Body,
-        digest: Digest,
+        sent: Sent,
     },
     CopyPart {
         upload: usize,
@@ -192,155 +303,15 @@ pub enum Action {
     ListParts {
         upload: usize,
         max: Option<usize>,
-        after: Option<u16>,
+        after: u16,
     },
     Complete {
         upload: usize,
         manifest: Manifest,
+        said: Said,
         condition: Condition,
     },
     Abort {
         upload: usize,
     },
-}
-
-/// Mostly the first.
-fn bucket() -> impl Strategy<Value = usize> {
-    prop_oneof![4 => Just(0_usize), 1 => 0..BUCKETS.len()]
-}
-
-fn place() -> impl Strategy<Value = Place> {
-    // Few keys, so that actions meet.
-    let key = prop_oneof![3 => 0..3_usize, 1 => 0..KEYS.len()];
-    (bucket(), key).prop_map(|(bucket, key)| Place { bucket, key })
-}
-
-fn body() -> impl Strategy<Value = Body> {
-    let len = prop_oneof![2 => Just(0_usize), 6 => 1..40_usize, 1 => 60_000..70_000_usize, 1 => 260_000..264_000_usize];
-    (len, 0..8_u8).prop_map(|(len, seed)| Body { len, seed })
-}
-
-fn part() -> impl Strategy<Value = Body> {
-    let len = prop_oneof![3 => 0..40_usize, 2 => Just(PART_BYTES_MIN), 1 => Just(PART_BYTES_MIN - 1)];
-    (len, 0..8_u8).prop_map(|(len, seed)| Body { len, seed })
-}
-
-fn facts() -> impl Strategy<Value = Facts> {
-    (any::<bool>(), 0..4_u8, 0..4_u8).prop_map(|(content_type, metadata, tags)| Facts { content_type, metadata, tags })
-}
-
-fn tag() -> impl Strategy<Value = Tag> {
-    prop_oneof![Just(Tag::Current), Just(Tag::Other), Just(Tag::ListWithCurrent), Just(Tag::Any)]
-}
-
-fn read_condition() -> impl Strategy<Value = Condition> {
-    prop_oneof![
-        6 => Just(Condition::None),
-        1 => tag().prop_map(Condition::IfMatch),
-        1 => tag().prop_map(Condition::IfNoneMatch),
-        1 => any::<bool>().prop_map(|own| Condition::IfModifiedSince { own }),
-        1 => any::<bool>().prop_map(|own| Condition::IfUnmodifiedSince { own }),
-    ]
-}
-
-/// S3 knows If-Match with one tag, and If-None-Match with `*`.
-fn write_condition() -> impl Strategy<Value = Condition> {
-    prop_oneof![
-        6 => Just(Condition::None),
-        1 => Just(Condition::IfMatch(Tag::Current)),
-        1 => Just(Condition::IfMatch(Tag::Other)),
-        2 => Just(Condition::IfNoneMatch(Tag::Any)),
-    ]
-}
-
-fn delete_condition() -> impl Strategy<Value = Condition> {
-    prop_oneof![
-        6 => Just(Condition::None),
-        1 => Just(Condition::IfMatch(Tag::Current)),
-        1 => Just(Condition::IfMatch(Tag::Other)),
-    ]
-}
-
-fn range() -> impl Strategy<Value = Range> {
-    prop_oneof![
-        4 => Just(Range::Whole),
-        1 => (0..50_usize).prop_map(Range::Suffix),
-        1 => (0..50_usize).prop_map(Range::From),
-        2 => (0..50_usize, 0..70_000_usize).prop_map(|(first, last)| Range::Between(first, last)),
-        1 => Just(Range::Malformed),
-    ]
-}
-
-fn digest() -> impl Strategy<Value = Digest> {
-    prop_oneof![7 => Just(Digest::None), 1 => Just(Digest::RightMd5), 1 => Just(Digest::WrongMd5), 1 => Just(Digest::WrongCrc32)]
-}
-
-pub fn listing() -> impl Strategy<Value = Listing> {
-    let version = prop_oneof![1 => Just(Version::V1), 2 => Just(Version::V2), 1 => Just(Version::Versions)];
-    let text =
-        |some: &'static [&'static str]| prop_oneof![Just(""), prop::sample::select(some)].prop_map(str::to_owned);
-    let max_keys =
-        prop_oneof![2 => Just(None), 3 => (1..5_usize).prop_map(Some), 1 => Just(Some(0)), 1 => Just(Some(5_000))];
-    (
-        bucket(),
-        version,
-        text(&["a", "a/", "a//", "ü", "..", "nothing"]),
-        text(&["/", "b", "//", "é", "a/"]),
-        max_keys,
-        text(&["a", "a/", "a/b", "a//", "\u{10ffff}", "zz"]),
-        any::<bool>(),
-    )
-        .prop_map(|(bucket, version, prefix, delimiter, max_keys, after, encoded)| Listing {
-            bucket,
-            version,
-            prefix,
-            delimiter,
-            max_keys,
-            after,
-            encoded,
-        })
-}
-
-fn manifest() -> impl Strategy<Value = Manifest> {
-    prop_oneof![
-        6 => Just(Manifest::All),
-        1 => Just(Manifest::WithoutFirst),
-        1 => Just(Manifest::WrongEtag),
-        1 => Just(Manifest::Backwards),
-        1 => Just(Manifest::NotUploaded),
-        1 => Just(Manifest::Empty),
-    ]
-}
-
-pub fn action() -> impl Strategy<Value = Action> {
-    let upload = || 0..3_usize;
-    let number = || prop_oneof![8 => 1..4_u16, 1 => Just(10_000_u16)];
-    let keys = prop::collection::vec(0..KEYS.len(), 1..6);
-    prop_oneof![
-        8 => (place(), body(), facts(), write_condition(), digest())
-            .prop_map(|(at, body, facts, condition, digest)| Action::Put { at, body, facts, condition, digest }),
-        8 => (place(), any::<bool>(), range(), read_condition())
-            .prop_map(|(at, head, range, condition)| Action::Get { at, head, range, condition }),
-        3 => (place(), delete_condition()).prop_map(|(at, condition)| Action::Delete { at, condition }),
-        2 => (bucket(), keys, any::<bool>())
-            .prop_map(|(bucket, keys, quiet)| Action::DeleteMany { bucket, keys, quiet }),
-        4 => (place(), place(), prop::option::of(facts()), prop::option::of(0..4_u8), read_condition(), write_condition())
-            .prop_map(|(from, to, replace, replace_tags, source, condition)| {
-                Action::Copy { from, to, replace, replace_tags, source, condition }
-            }),
-        1 => place().prop_map(|at| Action::GetTags { at }),
-        1 => (place(), 0..4_u8).prop_map(|(at, tags)| Action::PutTags { at, tags }),
-        1 => place().prop_map(|at| Action::DeleteTags { at }),
-        6 => listing().prop_map(Action::List),
-        3 => (place(), facts()).prop_map(|(at, facts)| Action::CreateUpload { at, facts }),
-        6 => (upload(), number(), part(), digest())
-            .prop_map(|(upload, number, body, digest)| Action::UploadPart { upload, number, body, digest }),
-        2 => (upload(), number(), place(), prop::option::of((0..20_usize, 0..40_usize)))
-            .prop_map(|(upload, number, from, range)| Action::CopyPart { upload, number, from, range }),
-        2 => (upload(), prop::option::of(0..4_usize), prop::option::of(0..4_u16))
-            .prop_map(|(upload, max, after)| Action::ListParts { upload, max, after }),
-        4 => (upload(), manifest(), write_condition())
-            .prop_map(|(upload, manifest, condition)| Action::Complete { upload, manifest, condition }),
-        1 => upload().prop_map(|upload| Action::Abort { upload }),
-    ]
 }

@@ -2,7 +2,10 @@
 //! elsewhere). It never retries and never interprets.
 
 use super::server::{ACCESS_KEY, SECRET};
+use super::sums::Kind;
 use s3_orchestrator::base::{Secret, Timestamp};
+use s3_orchestrator::proto::aws_chunked::{Encoder, Form};
+use s3_orchestrator::proto::checksum::{Algorithm, Checksum};
 use s3_orchestrator::proto::sigv4::{PayloadMode, Request, Signer, Target};
 use s3_orchestrator::proto::target::encode_percent;
 use std::io::{Read, Write};
@@ -18,6 +21,41 @@ pub struct Ask {
     pub query: Vec<(&'static str, String)>,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
+    pub framing: Framing,
+    /// Whether it goes without a signature of its own.
+    pub anonymous: bool,
+}
+
+/// How the body is framed; the trailer is a checksum, in base64.
+#[derive(Clone, Default, Debug)]
+pub enum Framing {
+    #[default]
+    Plain,
+    Signed,
+    SignedTrailer(Kind, String),
+    UnsignedTrailer(Kind, String),
+}
+
+impl Framing {
+    fn payload(&self) -> PayloadMode {
+        match self {
+            Self::Plain => PayloadMode::Unsigned,
+            Self::Signed => PayloadMode::StreamingSigned { trailer: false },
+            Self::SignedTrailer(..) => PayloadMode::StreamingSigned { trailer: true },
+            Self::UnsignedTrailer(..) => PayloadMode::StreamingUnsignedTrailer,
+        }
+    }
+
+    fn trailer(&self) -> Option<(Kind, &str)> {
+        match self {
+            Self::Plain | Self::Signed => None,
+            Self::SignedTrailer(kind, value) | Self::UnsignedTrailer(kind, value) => Some((*kind, value)),
+        }
+    }
+}
+
+fn algorithm(kind: Kind) -> Algorithm {
+    Algorithm::parse(kind.name()).expect("a kind that S3 knows")
 }
 
 #[derive(Clone)]
@@ -58,6 +96,9 @@ impl Reply {
     }
 }
 
+/// Of the bytes of a framed body, but for the last one.
+const CHUNK_BYTES: usize = 20_000;
+
 /// A body so long is sent only when it is asked for: a refusal may end the connection before it is through.
 const EXPECT_BYTES_MIN: usize = 1 << 20;
 
@@ -75,15 +116,15 @@ impl Client {
     }
 
     pub fn ask(&mut self, ask: &Ask) -> Reply {
-        let head = self.head(ask);
+        let (head, body) = self.request(ask);
         let expects = ask.body.len() >= EXPECT_BYTES_MIN;
         self.send(&head);
         if !expects {
-            self.send(&ask.body);
+            self.send(&body);
         }
         let mut reply = self.reply(ask.method == "HEAD");
         if reply.status == 100 {
-            self.send(&ask.body);
+            self.send(&body);
             reply = self.reply(false);
         } else if expects {
             // The body was not asked for, so the connection is of no more use.
@@ -93,7 +134,7 @@ impl Client {
             self.stream = None;
             self.input.clear();
         }
-        assert!(self.input.is_empty(), "{ask:?}: {} bytes after the answer", self.input.len());
+        assert!(self.input.is_empty(), "{} {}: {} bytes after the answer", ask.method, ask.key, self.input.len());
         reply
     }
 
@@ -102,7 +143,8 @@ impl Client {
         self.stream.get_or_insert_with(|| connect(address)).write_all(bytes).expect("the server reads");
     }
 
-    fn head(&mut self, ask: &Ask) -> Vec<u8> {
+    /// Head and body as they go over the wire.
+    fn request(&mut self, ask: &Ask) -> (Vec<u8>, Vec<u8>) {
         let (mut path, mut query) = (format!("/{}", ask.bucket), String::new());
         if !ask.key.is_empty() {
             path.push('/');
@@ -114,22 +156,41 @@ impl Client {
             query.push('=');
             encode_percent(value.as_bytes(), false, &mut query);
         }
-        let (host, length) = (self.address.to_string(), ask.body.len().to_string());
-        let mut fields: Vec<(&str, &str)> = vec![("host", &host), ("content-length", &length)];
-        if ask.body.len() >= EXPECT_BYTES_MIN {
-            fields.push(("expect", "100-continue"));
+        let host = self.address.to_string();
+        let mut fields: Vec<(&str, String)> = vec![("host", host)];
+        let payload = ask.framing.payload();
+        let trailer = ask.framing.trailer();
+        // A dry run with any signer: how long a body is on the wire does not depend on it.
+        let signing = Target { access_key: ACCESS_KEY, secret: &self.secret, region: "eu-central-1" };
+        let dry = Form::of(payload, Some(self.signer.chunk_signer(&signing, Timestamp::default(), [b'0'; 64])));
+        let length = dry.map_or(ask.body.len(), |form| framed(form, ask).len());
+        fields.push(("content-length", length.to_string()));
+        if payload.is_streaming() {
+            fields.push(("x-amz-decoded-content-length", ask.body.len().to_string()));
+            fields.push(("content-encoding", "aws-chunked".to_owned()));
         }
-        fields.extend(ask.headers.iter().map(|(name, value)| (*name, value.as_str())));
+        fields.extend(trailer.map(|(kind, _)| ("x-amz-trailer", kind.header().to_owned())));
+        if ask.body.len() >= EXPECT_BYTES_MIN {
+            fields.push(("expect", "100-continue".to_owned()));
+        }
+        fields.extend(ask.headers.iter().cloned());
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let target = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
         let mut head = format!("{} {target} HTTP/1.1\r\n", ask.method).into_bytes();
         for (name, value) in &fields {
             write!(head, "{name}: {value}\r\n").expect("writing to memory");
         }
-        let request = Request { method: ask.method, path: path.as_bytes(), query: query.as_bytes(), headers: &*fields };
-        let target = Target { access_key: ACCESS_KEY, secret: &self.secret, region: "eu-central-1" };
-        self.signer.sign_into(&mut head, &request, &target, PayloadMode::Unsigned, now());
+        let now = now();
+        let mut seed = [0; 64];
+        if !ask.anonymous {
+            let request =
+                Request { method: ask.method, path: path.as_bytes(), query: query.as_bytes(), headers: &*fields };
+            seed = self.signer.sign_into(&mut head, &request, &signing, payload, now);
+        }
         head.extend_from_slice(b"\r\n");
-        head
+        let form = Form::of(payload, Some(self.signer.chunk_signer(&signing, now, seed)));
+        let body = form.map_or_else(|| ask.body.clone(), |form| framed(form, ask));
+        (head, body)
     }
 
     fn reply(&mut self, to_head: bool) -> Reply {
@@ -160,6 +221,16 @@ impl Client {
         assert!(count > 0, "the server closed before its answer was whole");
         self.input.extend_from_slice(&piece[..count]);
     }
+}
+
+fn framed(form: Form, ask: &Ask) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(ask.body.len() + 1_000);
+    let mut encoder = Encoder::new(form);
+    ask.body.chunks(CHUNK_BYTES).for_each(|chunk| encoder.chunk(&mut wire, chunk));
+    let trailer = ask.framing.trailer();
+    let trailer = trailer.and_then(|(kind, value)| Checksum::parse(algorithm(kind), value.as_bytes()));
+    encoder.finish(&mut wire, trailer.as_ref());
+    wire
 }
 
 fn connect(address: SocketAddr) -> TcpStream {

@@ -7,6 +7,7 @@ use quick_xml::events::Event;
 pub struct Document {
     /// `Root/Child/Leaf` and its text, in order; an element with children has none.
     leaves: Vec<(String, String)>,
+    root: String,
 }
 
 impl Document {
@@ -15,10 +16,14 @@ impl Document {
         let mut reader = Reader::from_str(text);
         reader.config_mut().expand_empty_elements = true;
         let (mut path, mut leaves, mut held) = (Vec::<String>::new(), Vec::new(), None);
+        let mut root = String::new();
         loop {
             match reader.read_event().unwrap_or_else(|error| panic!("{error} in {text}")) {
                 Event::Start(start) => {
                     path.push(start.local_name().as_ref().to_owned());
+                    if path.len() == 1 {
+                        root.clone_from(&path[0]);
+                    }
                     held = Some(String::new());
                 }
                 Event::Text(piece) => {
@@ -31,10 +36,14 @@ impl Document {
                     leaves.extend(held.take().map(|text| (path.join("/"), text)));
                     path.pop();
                 }
-                Event::Eof => return Self { leaves },
+                Event::Eof => return Self { leaves, root },
                 _ => {}
             }
         }
+    }
+
+    pub fn root(&self) -> &str {
+        &self.root
     }
 
     /// The texts at this path, in order.

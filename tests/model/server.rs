@@ -13,7 +13,8 @@ use tempfile::TempDir;
 
 pub const ACCESS_KEY: &str = "modelkey";
 pub const SECRET: &str = "modelsecret";
-pub const BUCKETS: [&str; 1] = ["first"];
+/// The first is the configuration's, which nobody can make or end; the others are made over S3.
+pub const BUCKETS: [&str; 3] = ["first", "second", "third"];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Store {
@@ -55,13 +56,13 @@ fn view(folder: &Path, address: SocketAddr, admin: SocketAddr) -> View {
     for disk in ["one", "two"] {
         std::fs::create_dir(folder.join(disk)).expect("a backend's folder");
     }
-    let credentials =
-        format!("    credentials:\n      - access_key_id: {ACCESS_KEY}\n        secret_access_key: {SECRET}\n");
-    let buckets: String = BUCKETS.iter().map(|bucket| format!("  - name: {bucket}\n{credentials}")).collect();
+    let first = BUCKETS[0];
     let text = format!(
         "server:\n  listen_addr: {address}\n  reactors: 1\nadmin:\n  listen_addr: {admin}\n\
          database:\n  driver: sqlite\n  path: metadata.db\n\
-         buckets:\n{buckets}\
+         auth:\n  users:\n    - name: {ACCESS_KEY}\n      access_key_id: {ACCESS_KEY}\n      secret_access_key: {SECRET}\n\
+         \x20     permissions: [create-buckets]\n      grants:\n        - {{bucket: {first}, permissions: [all]}}\n\
+         buckets:\n  - name: {first}\n\
          backends:\n  - name: one\n    directory: one\n    quota_bytes: 8GiB\n  - name: two\n    directory: two\n    quota_bytes: 8GiB\n"
     );
     let checked = config::from_text(&text, folder, &|_| None).unwrap_or_else(|problems| panic!("{problems}"));

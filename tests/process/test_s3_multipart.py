@@ -258,6 +258,21 @@ def test_conditions_of_complete(s3):
     assert attempt("there", IfMatch=etag) == (200, None)
 
 
+def test_a_refused_part_does_not_keep_its_upload_from_being_completed(server, s3):
+    """It is given up behind its answer, and the client goes on at once."""
+    for i in range(5):
+        upload = begin(s3, "refused-part")
+        part = named(1, send(s3, "refused-part", upload, 1, b"good"))
+        with server.client() as client:
+            query = [("partNumber", "1"), ("uploadId", upload)]
+            wrong = client.put(BUCKET, "refused-part", b"bad", query=query, headers=[("content-md5", "A" * 22 + "==")])
+            assert (wrong.status, wrong.code) == (400, "BadDigest")
+            manifest = f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{part['ETag']}</ETag></Part></CompleteMultipartUpload>"
+            done = client.request("POST", BUCKET, "refused-part", query[1:], body=manifest.encode())
+            assert done.status == 200, (i, done)
+    assert s3.get_object(Bucket=BUCKET, Key="refused-part")["Body"].read() == b"good"
+
+
 # ---- checksums ---------------------------------------------------------------------------------------------------------
 
 

@@ -244,3 +244,20 @@ def test_forms_that_stand_still(server, s3):
             answer = connection.response("POST")
             assert (answer.status, answer.code) == (400, "RequestTimeout"), answer
             assert connection.ended()
+
+
+def test_what_follows_a_form_on_its_connection(server, s3):
+    """The buffer that a form was read into is not the next request's, whose body would not fit behind its head."""
+    form, body = s3.generate_presigned_post(BUCKET, "before"), os.urandom(150_000)
+    for size in (0, 1000, 60_000, 200_000):
+        data = wire(form, b"x" * size)
+        lines = [f"POST /{BUCKET} HTTP/1.1", "host: a", "content-type: multipart/form-data; boundary=xYz", f"content-length: {len(data)}"]
+        first = "\r\n".join(lines).encode() + b"\r\n\r\n" + data
+        with server.client() as client, client.connect() as connection:
+            second = client.signed("PUT", BUCKET, "after", body=body).head() + body
+            for requests_at_once in ([first, second], [first + second]):
+                for sent in requests_at_once:
+                    connection.send(sent)
+                    statuses = [connection.response("PUT").status for _ in range(2 if sent is not first and sent is not second else 1)]
+                    assert set(statuses) <= {200, 204}, (size, statuses)
+                assert client.get(BUCKET, "after").body == body
