@@ -6,6 +6,9 @@ const DIGITS_MAX: usize = 20;
 
 /// Appends `number`.
 pub fn write_decimal(out: &mut Vec<u8>, number: u64) {
+    if number < 10 {
+        return out.push(b'0' + number as u8);
+    }
     write_padded(out, number, 1);
 }
 

@@ -9,6 +9,7 @@ pub mod ids;
 pub mod limits;
 pub mod secret;
 pub mod tenure;
+pub mod text_hash;
 
 pub use clock::{Clock, Tick, Timestamp};
 pub use dice::Dice;

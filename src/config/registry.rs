@@ -59,6 +59,8 @@ pub struct Registry {
     complete: bool,
     buckets: HashMap<Box<str>, Bucket>,
     credentials: HashMap<Box<str>, Credential>,
+    /// Whether any bucket has CORS rules.
+    has_cors: bool,
 }
 
 impl Registry {
@@ -66,17 +68,20 @@ impl Registry {
     pub fn new(config: &Config, generation: u64, stored: impl IntoIterator<Item = Bucket>) -> Self {
         let configured = config.buckets.iter().map(Bucket::configured);
         let by_name = |bucket: Bucket| (bucket.name.as_str().into(), bucket);
+        let buckets: HashMap<_, _> = stored.into_iter().chain(configured).map(by_name).collect();
         Self {
             generation,
             complete: true,
-            buckets: stored.into_iter().chain(configured).map(by_name).collect(),
+            has_cors: buckets.values().any(|bucket| !bucket.cors.is_empty()),
+            buckets,
             credentials: config.credentials.iter().map(|one| (one.access_key_id.clone(), one.clone())).collect(),
         }
     }
 
     #[cfg(test)]
     pub(crate) fn empty(generation: u64) -> Self {
-        Self { generation, complete: true, buckets: HashMap::new(), credentials: HashMap::new() }
+        let (buckets, credentials) = (HashMap::new(), HashMap::new());
+        Self { generation, complete: true, buckets, credentials, has_cors: false }
     }
 
     /// While the stored buckets have not been read, the database being down since the start.
@@ -95,6 +100,15 @@ impl Registry {
 
     pub fn bucket(&self, name: &str) -> Option<&Bucket> {
         self.buckets.get(name)
+    }
+
+    /// The rules of a bucket; none for one that does not exist.
+    pub fn cors(&self, bucket: &str) -> &[CorsRule] {
+        // Most sites have none at all.
+        if !self.has_cors {
+            return &[];
+        }
+        self.bucket(bucket).map_or(&[], |bucket| &bucket.cors)
     }
 
     /// In no order.

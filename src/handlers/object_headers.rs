@@ -107,12 +107,12 @@ pub fn write_object(
     checksums: &[StoredChecksum],
 ) -> Result<(), S3Error> {
     write_version(head, located);
-    head.field("accept-ranges", "bytes");
+    head.own("accept-ranges", "bytes");
     let record = &located.record;
     let instead = asked_headers(&request.query())?;
     let is_asked = |name: &str| instead.iter().any(|(asked, _)| *asked == name);
     if !record.headers.iter().any(|(name, _)| name == "content-type") && !is_asked("content-type") {
-        head.field("content-type", DEFAULT_CONTENT_TYPE);
+        head.own("content-type", DEFAULT_CONTENT_TYPE);
     }
     for (name, value) in record.headers.iter().filter(|(name, _)| !is_asked(name)) {
         head.field(name, value);
@@ -151,7 +151,7 @@ fn asked_headers<'t>(query: &Query<'t>) -> Result<Vec<(&'static str, Cow<'t, str
 /// What also goes with a 304.
 pub fn write_version(head: &mut ResponseHead, located: &Located) {
     write_etag(head, &located.etag);
-    head.field("last-modified", date::http(located.modified).as_str());
+    head.own("last-modified", date::http(located.modified));
 }
 
 pub fn write_etag(head: &mut ResponseHead, etag: &str) {

@@ -60,6 +60,10 @@ pub fn any_usable<P: Ports>(ports: &P) -> bool {
 
 /// In which order to try copies. Allocates nothing.
 pub fn read_order<P: Ports>(ports: &P, copies: &[BlobAt]) -> ReadOrder {
+    // Mostly there is one, and nothing to choose: then nothing need be known of its backend.
+    if let [only] = copies {
+        return ReadOrder::of_one(ports.view().backend_index(&only.backend).is_some());
+    }
     let now = ports.clock().tick();
     let mut facts =
         [CopyFacts { backend: usize::MAX, healthy: false, local: false, latency_micros: 0 }; COPIES_LOOKED_AT];

@@ -30,7 +30,17 @@ impl ResponseHead {
         self.fields.extend_from_slice(prefix.as_bytes());
         self.fields.extend_from_slice(name.as_bytes());
         self.fields.extend_from_slice(b": ");
-        self.fields.extend(value.bytes().map(without_line_ends));
+        self.value(value);
+        self.fields.extend_from_slice(b"\r\n");
+    }
+
+    /// `field` for a value that is ours too: a date, a word. Nothing in it can end the line.
+    pub fn own(&mut self, name: &'static str, value: impl AsRef<[u8]>) {
+        let value = value.as_ref();
+        debug_assert!(value.iter().all(|&b| b.is_ascii_graphic() || b == b' '), "{}", value.escape_ascii());
+        self.fields.extend_from_slice(name.as_bytes());
+        self.fields.extend_from_slice(b": ");
+        self.fields.extend_from_slice(value);
         self.fields.extend_from_slice(b"\r\n");
     }
 
@@ -38,8 +48,17 @@ impl ResponseHead {
     pub fn quoted(&mut self, name: &str, value: &str) {
         self.fields.extend_from_slice(name.as_bytes());
         self.fields.extend_from_slice(b": \"");
-        self.fields.extend(value.bytes().map(without_line_ends));
+        self.value(value);
         self.fields.extend_from_slice(b"\"\r\n");
+    }
+
+    /// Copied in one go; what could end the line is rare.
+    fn value(&mut self, value: &str) {
+        let from = self.fields.len();
+        self.fields.extend_from_slice(value.as_bytes());
+        if memchr::memchr3(b'\r', b'\n', 0, value.as_bytes()).is_some() {
+            self.fields[from..].iter_mut().for_each(|byte| *byte = without_line_ends(*byte));
+        }
     }
 
     /// `field` for values that are put together: `head.format("content-range", format_args!("bytes {a}-{b}/{n}"))`.

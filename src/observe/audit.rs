@@ -7,7 +7,7 @@ use super::json_line::JsonLine;
 use super::request_id::RequestId;
 use crate::base::Timestamp;
 use crate::policy::body_path::BodyPath;
-use crate::proto::date::Iso8601;
+use crate::proto::date::{DateText, Iso8601};
 use std::cell::RefCell;
 use std::io::Write;
 use std::time::Duration;
@@ -25,10 +25,10 @@ pub struct Entry<'a> {
     pub time: Timestamp,
     pub request_id: RequestId,
     /// As S3 calls the operation; the event is then `s3.{operation}`. Empty: `event` says what happened.
-    pub operation: &'a str,
+    pub operation: &'static str,
     /// `s3.AuthFailure`, `s3.InvalidPath`, `s3.BucketDenied`, `s3.ActionDenied`, `s3.MethodNotAllowed`, …: the event in
     /// place of the operation's.
-    pub event: &'a str,
+    pub event: &'static str,
     pub method: &'a str,
     /// As the client sent it, without the query.
     pub path: &'a str,
@@ -128,16 +128,18 @@ pub fn audit_log(cores: usize) -> (Vec<AuditLog>, AuditWriter) {
     ((0..cores).map(end).collect(), AuditWriter { full, empty: empty_in })
 }
 
-fn write_line(buffer: &mut Vec<u8>, time: &str, entry: &Entry<'_>, core: &str) {
+fn write_line(buffer: &mut Vec<u8>, time: DateText<24>, entry: &Entry<'_>, core: &str) {
     let mut line = JsonLine::begin(buffer, time, "INFO", "audit");
     line.flag("audit", true);
     if entry.event.is_empty() {
-        line.text_in_two("event", "s3.", entry.operation);
+        line.word_in_two("event", "s3.", entry.operation);
     } else {
-        line.text("event", entry.event);
+        line.word("event", entry.event);
     }
-    line.text("request_id", entry.request_id.as_str());
-    line.text_if_any("operation", entry.operation);
+    line.word("request_id", entry.request_id);
+    if !entry.operation.is_empty() {
+        line.word("operation", entry.operation);
+    }
     line.text_if_any("method", entry.method);
     line.text_if_any("path", entry.path);
     line.text_if_any("remote", entry.remote);
@@ -152,9 +154,9 @@ fn write_line(buffer: &mut Vec<u8>, time: &str, entry: &Entry<'_>, core: &str) {
     line.text_if_any("user", entry.user);
     line.text_if_any("backend", entry.backend);
     if let Some(path) = entry.body_path {
-        line.text("body_path", path.as_str());
+        line.word("body_path", path.as_str());
     }
-    line.text("core", core);
+    line.word("core", core);
     line.end();
 }
 

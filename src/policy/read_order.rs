@@ -27,6 +27,11 @@ pub struct ReadOrder {
 }
 
 impl ReadOrder {
+    /// For a lone copy: it, if it can be reached at all.
+    pub fn of_one(can_be_reached: bool) -> Self {
+        Self { positions: [0; COPIES_MAX], len: can_be_reached.into() }
+    }
+
     pub fn as_slice(&self) -> &[u8] {
         &self.positions[..usize::from(self.len)]
     }

@@ -208,7 +208,7 @@ pub struct Iso8601 {
 }
 
 impl Iso8601 {
-    pub fn of(&mut self, at: Timestamp) -> &str {
+    pub fn of(&mut self, at: Timestamp) -> DateText<24> {
         const MILLIS: std::ops::Range<usize> = 20..23;
         if self.second == at.seconds() {
             let millis = at.millis.rem_euclid(1000) as u32;
@@ -216,7 +216,7 @@ impl Iso8601 {
         } else {
             *self = Self { second: at.seconds(), text: iso8601(at) };
         }
-        self.text.as_str()
+        self.text
     }
 }
 
@@ -409,8 +409,8 @@ mod tests {
         ] {
             assert_eq!(http(at(millis)).as_str(), http_text);
             assert_eq!(iso8601(at(millis)).as_str(), iso);
-            assert_eq!(running.of(at(millis)), iso);
-            assert_eq!(running.of(at(millis ^ 1)), iso8601(at(millis ^ 1)).as_str());
+            assert_eq!(running.of(at(millis)).as_str(), iso);
+            assert_eq!(running.of(at(millis ^ 1)), iso8601(at(millis ^ 1)));
             assert_eq!(basic(at(millis)).as_str(), basic_text);
         }
         assert_eq!(&iso8601(at(i64::MAX)).as_str()[..10], "9999-12-31", "no fifth digit");

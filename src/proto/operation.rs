@@ -5,7 +5,8 @@
 //! (`PUT ?tagging` must not store the tags as the object's bytes).
 
 use super::error_code::{ErrorCode, S3Error};
-use super::http1::{Header, Method, RequestHead};
+use super::fields::Fields;
+use super::http1::{Method, RequestHead};
 use super::target::{Query, Target, decode_query};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -204,8 +205,8 @@ impl Operation {
         );
         let takes_acl = creates || matches!(self, Self::PutBucketAcl | Self::PutObjectAcl);
         let copies = matches!(self, Self::CopyObject | Self::UploadPartCopy);
-        for Header { name, value } in head.headers() {
-            let Some((prefix, rest)) = name.as_bytes().split_first_chunk::<6>() else { continue };
+        for (name, value) in head.headers.fields() {
+            let Some((prefix, rest)) = name.split_first_chunk::<6>() else { continue };
             if !prefix.eq_ignore_ascii_case(b"x-amz-") {
                 continue;
             }
@@ -223,7 +224,8 @@ impl Operation {
                 || is("object-ownership") && value != b"BucketOwnerEnforced"
                 || is("bucket-namespace");
             if unknown {
-                return Err(S3Error::new(ErrorCode::NotImplemented, format!("The header {name} is not supported.")));
+                let text = format!("The header {} is not supported.", name.escape_ascii());
+                return Err(S3Error::new(ErrorCode::NotImplemented, text));
             }
             if takes_acl && begins("grant-")
                 || takes_acl && is("acl") && !matches!(value, b"" | b"private" | b"bucket-owner-full-control")

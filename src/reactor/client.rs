@@ -252,8 +252,8 @@ impl<'c> ClientExchange<'c> {
     fn write_head(&mut self, length: Length) {
         self.keep_alive &= self.can_go_on() && !self.site.stopping.is_set();
         let mut head = HeadWriter::response(self.out, self.head.status);
-        head.header("x-amz-request-id", self.opening.id.as_str());
-        head.header("date", self.site.http_date().as_str());
+        head.own("x-amz-request-id", self.opening.id);
+        head.own("date", self.site.http_date());
         head.lines(self.head.fields()).lines(self.cors.as_bytes());
         match length {
             Length::None => {}
@@ -261,11 +261,11 @@ impl<'c> ClientExchange<'c> {
                 head.header_u64("content-length", bytes);
             }
             Length::Chunked => {
-                head.header("transfer-encoding", "chunked");
+                head.own("transfer-encoding", "chunked");
             }
         }
         if !self.keep_alive {
-            head.header("connection", "close");
+            head.own("connection", "close");
         }
         head.finish();
     }
@@ -378,14 +378,15 @@ impl<'c> ClientExchange<'c> {
     fn record(&self) {
         let request = self.opening.head;
         let site = self.site;
-        let duration = site.core().clock.tick().since(self.opening.arrived);
+        let ended = site.core().clock.tick();
+        let duration = ended.since(self.opening.arrived);
         let status = if self.progress == Progress::Nothing { 0 } else { self.head.status };
         site.cells().request_ended(request.method, status, duration, self.received_bytes, self.sent);
         if self.audit.is_probe {
             return;
         }
         let entry = Entry {
-            time: site.now(),
+            time: site.core().clock.wall_at(ended),
             request_id: self.opening.id,
             operation: self.audit.operation,
             event: if self.audit.operation.is_empty() && self.audit.event.is_empty() {
@@ -431,11 +432,11 @@ pub async fn refuse(
     }
     scratch.out.clear();
     let mut head = HeadWriter::response(&mut scratch.out, error.http_status());
-    head.header("x-amz-request-id", id.as_str());
-    head.header("date", site.http_date().as_str());
-    head.header("content-type", "application/xml");
+    head.own("x-amz-request-id", id);
+    head.own("date", site.http_date());
+    head.own("content-type", "application/xml");
     head.header_u64("content-length", body.len() as u64);
-    head.header("connection", "close");
+    head.own("connection", "close");
     head.finish();
     // A client that has gone away needs no answer.
     let _ = stream.write_both(&scratch.out, body, Follow::Nothing).await;

@@ -29,6 +29,11 @@ impl CoreClock {
         self.coarse_now.get()
     }
 
+    /// What the wall shows at a tick that was just read: one call of the system for both clocks.
+    pub fn wall_at(&self, tick: Tick) -> Timestamp {
+        self.coarse_now.get().plus(tick.since(self.coarse.get()))
+    }
+
     /// Called by the tick task only.
     pub fn refresh(&self) -> Tick {
         let now = monotonic();
@@ -77,6 +82,7 @@ mod tests {
         assert!(clock.refresh() > start && clock.coarse() > start);
         let millis_of_2026 = 1_767_225_600_000;
         assert!((0..1000).contains(&(clock.now().millis - clock.coarse_now().millis)), "they are one clock");
+        assert!((0..1000).contains(&(clock.now().millis - clock.wall_at(clock.tick()).millis)), "told from a tick too");
         assert!(clock.now().millis > millis_of_2026, "wall-clock time counts from 1970");
     }
 }

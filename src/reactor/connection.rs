@@ -216,7 +216,7 @@ async fn answer<'c>(
 
 /// The rules of the target's bucket; none for a bucket that does not exist.
 fn cors_rules<'c>(registry: &'c Registry, target: &Target<'_>) -> &'c [CorsRule] {
-    target.bucket.and_then(|name| registry.bucket(name)).map_or(&[], |bucket| &bucket.cors)
+    target.bucket.map_or(&[], |name| registry.cors(name))
 }
 
 /// What pages of other origins may see of the answer, success or not.
@@ -300,7 +300,7 @@ fn admit<'c>(
     };
     let find = |key: &str| registry.credential(key).map(|one| (&one.secret_access_key, &one.principal));
     let region = view.server.region.as_deref();
-    let verified = site.verifier.borrow_mut().verify(&signed, site.now(), region, find).map_err(|error| {
+    let verified = site.verifier.borrow_mut().verify(&signed, site.about_now(), region, find).map_err(|error| {
         site.cells().auth_failures.inc();
         exchange.audit().event = "s3.AuthFailure";
         S3Error::from(error)

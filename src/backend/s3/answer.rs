@@ -52,9 +52,11 @@ pub fn check_get(head: &ResponseHead<'_>, span: Option<Span>, size: u64, if_matc
             return wrong(format!("{len} bytes from {from} of {size} were asked for, {value:?} is offered"));
         }
     }
-    let etag = unquoted_etag(head);
-    if !if_match.is_empty() && etag != if_match {
-        return wrong(format!("the object was changed by others: its entity tag is {etag:?} and not {if_match:?}"));
+    if !if_match.is_empty() {
+        let etag = unquoted_etag(head);
+        if etag != if_match {
+            return wrong(format!("the object was changed by others: its entity tag is {etag:?} and not {if_match:?}"));
+        }
     }
     Ok(())
 }

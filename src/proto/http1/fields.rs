@@ -164,9 +164,14 @@ impl<'b> Headers<'b> {
         &self.head[span.value_at as usize..][..span.value_len as usize]
     }
 
+    /// False if no field can have this name: none has its length.
+    fn may_have(&self, name: &str) -> bool {
+        self.lengths & length_bit(name.len()) != 0
+    }
+
     /// Values of every field of this name, in the order sent.
     pub fn all<'n>(&self, name: &'n str) -> impl Iterator<Item = &'b [u8]> + use<'_, 'b, 'n> {
-        let spans = if self.lengths & length_bit(name.len()) == 0 { &[] } else { self.spans() };
+        let spans = if self.may_have(name) { self.spans() } else { &[] };
         spans
             .iter()
             .filter(move |span| {
@@ -252,6 +257,9 @@ impl DeclaredLength {
     /// `http11`: HTTP/1.0 has no transfer codings.
     pub(super) fn of(headers: &Headers<'_>, http11: bool) -> Result<Self, BadHead> {
         let mut declared = Self::Nothing;
+        if !headers.may_have("content-length") && !headers.may_have("transfer-encoding") {
+            return Ok(declared);
+        }
         for (name, value) in headers.fields() {
             let one = if name.eq_ignore_ascii_case(b"content-length") {
                 Self::Length(plain_number(value).ok_or(BadHead::Length)?)

@@ -3,7 +3,7 @@
 //! Called by the upstream exchange. Interim answers (1xx) are handed out as heads without a body, so that the caller can
 //! skip them or learn of `100 Continue`; what cannot be delimited for sure makes the connection useless, never a guess.
 
-use super::fields::{BadHead, DeclaredLength, Headers, find_end, list_holds, plain_number};
+use super::fields::{BadHead, DeclaredLength, Headers, find_end, list_holds};
 use crate::base::limits::HEAD_FIELDS_MAX;
 use std::mem::MaybeUninit;
 
@@ -63,7 +63,10 @@ impl<'b> ResponseHead<'b> {
         Ok(Some(Self {
             status,
             framing,
-            content_length: headers.first("content-length").and_then(plain_number),
+            content_length: match declared {
+                DeclaredLength::Length(bytes) => Some(bytes),
+                DeclaredLength::Nothing | DeclaredLength::Chunked => None,
+            },
             keep_alive: http11
                 && framing != ResponseFraming::UntilClose
                 && !list_holds(&headers, "connection", "close"),

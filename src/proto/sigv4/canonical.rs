@@ -65,6 +65,30 @@ impl Canonical {
         signed: &str,
         payload: &[u8],
     ) -> Result<[u8; 32], HeaderMissing> {
+        self.begin(request, path, query);
+        self.amz_fields = 0;
+        for name in signed.as_bytes().split(|&byte| byte == b';') {
+            self.write_header(request.headers, name)?;
+        }
+        Ok(self.end(signed, payload))
+    }
+
+    /// As `digest`, of a request of our own as it is on the wire, when the lines of its signed headers are at hand: `lines`
+    /// are their pieces, each line with its end.
+    pub(super) fn digest_of_lines<H: ?Sized>(
+        &mut self,
+        request: &Request<'_, H>,
+        lines: &[&[u8]],
+        signed: &str,
+        payload: &[u8],
+    ) -> [u8; 32] {
+        self.begin(request, Form::Wire, Form::Wire);
+        lines.iter().for_each(|piece| self.text.extend_from_slice(piece));
+        self.end(signed, payload)
+    }
+
+    /// Up to the headers.
+    fn begin<H: ?Sized>(&mut self, request: &Request<'_, H>, path: Form, query: Form) {
         self.text.clear();
         self.text.extend_from_slice(request.method.as_bytes());
         self.text.push(b'\n');
@@ -76,15 +100,15 @@ impl Canonical {
         self.text.push(b'\n');
         self.write_query(request.query, query);
         self.text.push(b'\n');
-        self.amz_fields = 0;
-        for name in signed.as_bytes().split(|&byte| byte == b';') {
-            self.write_header(request.headers, name)?;
-        }
+    }
+
+    /// From behind the headers.
+    fn end(&mut self, signed: &str, payload: &[u8]) -> [u8; 32] {
         self.text.push(b'\n');
         self.text.extend_from_slice(signed.as_bytes());
         self.text.push(b'\n');
         self.text.extend_from_slice(payload);
-        Ok(Sha256::digest(&self.text).into())
+        Sha256::digest(&self.text).into()
     }
 
     /// The signature over a canonical request's digest. Overwrites [`Self::text`] no more than the next digest does.

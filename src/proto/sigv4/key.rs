@@ -6,6 +6,7 @@
 use super::Hex;
 use super::hex;
 use crate::base::Secret;
+use crate::base::text_hash::text_hash;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::fmt;
@@ -118,10 +119,8 @@ impl KeyCache {
     }
 
     fn places(of: &KeyOf<'_>) -> std::ops::Range<usize> {
-        let bytes = of.access_key.bytes().chain(of.region.bytes());
-        let hash = bytes
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        let first = ((hash >> 32) as usize % Self::SETS) * Self::WAYS;
+        let hash = text_hash(0, &[of.access_key, of.region]);
+        let first = (hash as usize % Self::SETS) * Self::WAYS;
         first..first + Self::WAYS
     }
 }

@@ -31,8 +31,10 @@ impl PayloadMode {
 
     /// From the header's value. The value itself goes into the canonical request, so no form is lost here.
     pub fn parse(value: &[u8]) -> Result<Self, AuthError> {
+        if value == Self::EMPTY.as_bytes() {
+            return Ok(Self::DeclaredSha256(EMPTY_SHA256));
+        }
         match std::str::from_utf8(value).unwrap_or_default() {
-            Self::EMPTY => Ok(Self::DeclaredSha256(EMPTY_SHA256)),
             Self::UNSIGNED => Ok(Self::Unsigned),
             Self::STREAMING_SIGNED => Ok(Self::StreamingSigned { trailer: false }),
             Self::STREAMING_SIGNED_TRAILER => Ok(Self::StreamingSigned { trailer: true }),

@@ -52,14 +52,10 @@ impl Signer {
         self.date = Some(date);
         let mut hash = [0; 64];
         let payload = payload.write(&mut hash);
-        let with_ours = WithOurs { inner: request.headers, date: &date, payload };
-        self.list_names(&with_ours);
-        let complete =
-            Request { method: request.method, path: request.path, query: request.query, headers: &with_ours };
-        let digest = self
-            .canonical
-            .digest(&complete, Form::Wire, Form::Wire, &self.names, payload.as_bytes())
-            .expect("the names are those of the fields");
+        let digest = match lone_host(request.headers) {
+            Some(host) => self.digest_of_host(request, host, &date, payload),
+            None => self.digest_of_all(request, &date, payload),
+        };
         let of = KeyOf { access_key: target.access_key, secret: target.secret, day: date.day(), region: target.region };
         let signature = self.canonical.signature(self.keys.find_or_derive(&of), &date, target.region, &digest);
         out.extend_from_slice(b"x-amz-date: ");
@@ -87,13 +83,38 @@ impl Signer {
         ChunkSigner::new(self.keys.find_or_derive(&of).clone(), date, target.region, seed)
     }
 
+    /// Of a request whose only field to sign is its host, as of most: nothing has to be looked for or sorted.
+    fn digest_of_host<H: Fields + ?Sized>(
+        &mut self,
+        request: &Request<'_, H>,
+        host: &[u8],
+        date: &AmzDate,
+        payload: &str,
+    ) -> [u8; 32] {
+        self.names.clear();
+        self.names.push_str("host;x-amz-content-sha256;x-amz-date");
+        let lines: [&[u8]; 7] =
+            [b"host:", host, b"\nx-amz-content-sha256:", payload.as_bytes(), b"\nx-amz-date:", date.as_bytes(), b"\n"];
+        self.canonical.digest_of_lines(request, &lines, &self.names, payload.as_bytes())
+    }
+
+    fn digest_of_all<H: Fields + ?Sized>(
+        &mut self,
+        request: &Request<'_, H>,
+        date: &AmzDate,
+        payload: &str,
+    ) -> [u8; 32] {
+        let with_ours = WithOurs { inner: request.headers, date, payload };
+        self.list_names(&with_ours);
+        let complete =
+            Request { method: request.method, path: request.path, query: request.query, headers: &with_ours };
+        self.canonical
+            .digest(&complete, Form::Wire, Form::Wire, &self.names, payload.as_bytes())
+            .expect("the names are those of the fields")
+    }
+
     /// Fills `names` with the names to sign, in lower case, sorted, each once.
     fn list_names<H: Fields + ?Sized>(&mut self, headers: &WithOurs<'_, H>) {
-        if headers.only_host_is_signed() {
-            self.names.clear();
-            self.names.push_str("host;x-amz-content-sha256;x-amz-date");
-            return;
-        }
         self.lower.clear();
         self.spans.clear();
         for (name, _) in headers.fields().filter(|(name, _)| is_signed(name)) {
@@ -119,19 +140,19 @@ fn is_signed(name: &[u8]) -> bool {
     named(b"host") || named(b"content-md5") || named(b"content-type") || is_amz(name)
 }
 
+/// The value of Host, if it is the only one of the caller's fields to sign and stands as it is signed.
+fn lone_host<H: Fields + ?Sized>(headers: &H) -> Option<&[u8]> {
+    let mut signed = headers.fields().filter(|(name, _)| is_signed(name));
+    let (name, value) = signed.next()?;
+    let is_bare = name.eq_ignore_ascii_case(b"host") && value.iter().all(u8::is_ascii_graphic);
+    (is_bare && signed.next().is_none()).then_some(value)
+}
+
 /// The caller's fields and the two that signing adds.
 struct WithOurs<'a, H: ?Sized> {
     inner: &'a H,
     date: &'a AmzDate,
     payload: &'a str,
-}
-
-impl<H: Fields + ?Sized> WithOurs<'_, H> {
-    /// Of the caller's fields, as in most requests.
-    fn only_host_is_signed(&self) -> bool {
-        let mut signed = self.inner.fields().filter(|(name, _)| is_signed(name));
-        signed.next().is_some_and(|(name, _)| name.eq_ignore_ascii_case(b"host")) && signed.next().is_none()
-    }
 }
 
 impl<H: Fields + ?Sized> Fields for WithOurs<'_, H> {

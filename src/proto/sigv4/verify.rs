@@ -5,8 +5,7 @@ use super::canonical::{Canonical, Form, has_too_many_parameters, is_amz, path_is
 use super::key::KeyOf;
 use super::presigned::{Presigned, QuerySignature};
 use super::{
-    AmzDate, AuthError, ChunkSigner, Hex, KeyCache, PayloadMode, Request, SKEW_SECONDS_MAX, SigningKey, same_signature,
-    version2,
+    AmzDate, AuthError, ChunkSigner, Hex, KeyCache, PayloadMode, Request, SKEW_SECONDS_MAX, same_signature, version2,
 };
 use crate::base::{Secret, Timestamp};
 use crate::proto::fields::{Fields, Sole};
@@ -82,12 +81,14 @@ impl Verifier {
             // Who does not exist is told so, whatever the scope.
             scope?;
         }
-        let (key, seed) = self
+        let seed = self
             .check(request, &said, seen.amz_fields, found.as_ref().map(|(secret, _)| *secret))
             .map_err(|error| if found.is_some() { error } else { AuthError::InvalidAccessKeyId })?;
-        let (_, principal) = found.ok_or(AuthError::InvalidAccessKeyId)?;
-        let chunks = matches!(payload, PayloadMode::StreamingSigned { .. })
-            .then(|| ChunkSigner::new(key, said.date, &said.authorization.region, seed));
+        let (secret, principal) = found.ok_or(AuthError::InvalidAccessKeyId)?;
+        let chunks = matches!(payload, PayloadMode::StreamingSigned { .. }).then(|| {
+            let key = self.keys.find_or_derive(&said.key_of(secret)).clone();
+            ChunkSigner::new(key, said.date, &said.authorization.region, seed)
+        });
         Ok(Verified { access_key: said.authorization.access_key, principal, payload, chunks })
     }
 
@@ -101,25 +102,24 @@ impl Verifier {
         self.canonical.text()
     }
 
-    /// The key and the signature, if the latter is the one that was sent in one of the forms of the target.
+    /// The signature, if it is the one that was sent, in one of the forms of the target.
     fn check<H: Fields + ?Sized>(
         &mut self,
         request: &Request<'_, H>,
         said: &Said<'_>,
         amz_fields: usize,
         secret: Option<&Secret>,
-    ) -> Result<(SigningKey, Hex), AuthError> {
+    ) -> Result<Hex, AuthError> {
         let Said { authorization, date, content_sha256 } = said;
-        let keys = if secret.is_some() { &mut self.keys } else { &mut self.nobodys_keys };
-        let of = KeyOf {
-            access_key: if secret.is_some() { &authorization.access_key } else { "" },
-            secret: secret.unwrap_or(&self.nobody),
-            day: date.day(),
-            region: &authorization.region,
+        let (keys, of) = match secret {
+            Some(secret) => (&mut self.keys, said.key_of(secret)),
+            None => (&mut self.nobodys_keys, KeyOf { access_key: "", ..said.key_of(&self.nobody) }),
         };
-        let kept = keys.find(&of).cloned();
-        let is_new = kept.is_none();
-        let key = kept.unwrap_or_else(|| of.derive());
+        let mut new = None;
+        let key = match keys.find(&of) {
+            Some(kept) => kept,
+            None => &*new.insert(of.derive()),
+        };
         for (path, query) in forms(request) {
             let digest = self
                 .canonical
@@ -128,16 +128,16 @@ impl Verifier {
             if self.canonical.amz_fields() < amz_fields {
                 return Err(AuthError::HeadersNotSigned);
             }
-            let signature = self.canonical.signature(&key, date, &authorization.region, &digest);
+            let signature = self.canonical.signature(key, date, &authorization.region, &digest);
             if same_signature(&signature, authorization.signature.as_bytes()) {
-                if is_new {
-                    keys.keep(&of, key.clone());
+                if let Some(new) = new {
+                    keys.keep(&of, new);
                 }
-                return Ok((key, signature));
+                return Ok(signature);
             }
         }
-        if is_new && secret.is_none() {
-            keys.keep(&of, key);
+        if let Some(new) = new.filter(|_| secret.is_none()) {
+            keys.keep(&of, new);
         }
         Err(AuthError::SignatureDoesNotMatch)
     }
@@ -154,6 +154,13 @@ struct Said<'h> {
     authorization: Authorization<'h>,
     date: AmzDate,
     content_sha256: Cow<'h, [u8]>,
+}
+
+impl Said<'_> {
+    fn key_of<'k>(&'k self, secret: &'k Secret) -> KeyOf<'k> {
+        let Self { authorization, date, .. } = self;
+        KeyOf { access_key: &authorization.access_key, secret, day: date.day(), region: &authorization.region }
+    }
 }
 
 fn said_in_header<'h>(value: &'h [u8], seen: &Seen<'h>, now: Timestamp) -> Result<Said<'h>, AuthError> {

@@ -43,8 +43,7 @@ impl Account {
     }
 
     /// That body has come whole.
-    pub(super) fn came_whole(&self) {
-        let now = self.now();
+    pub(super) fn came_whole(&self, now: Tick) {
         self.health.succeeded(self.index, now, now);
     }
 

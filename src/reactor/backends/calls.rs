@@ -47,7 +47,7 @@ impl Backends for CoreBackends {
                 let ask = ask_of(&put)?;
                 let start = remote.account.now();
                 let line =
-                    remote.line().await.inspect_err(|cause| remote.account.failed(call_of(&ask), start, cause))?;
+                    remote.line(start).await.inspect_err(|cause| remote.account.failed(call_of(&ask), start, cause))?;
                 Ok(Sink::of_remote(remote, line, &put, &ask, start))
             }
             Reach::Local(local) => {

@@ -6,7 +6,7 @@ use crate::backend::s3::answer::{self, ERROR_BYTES_MAX};
 use crate::backend::s3::{Ask, Endpoint, RequestWriter};
 use crate::base::failure::Kind;
 use crate::base::limits::XML_BYTES_MAX;
-use crate::base::{Blame, Clock, Failure, Retry, Tick};
+use crate::base::{Blame, Failure, Retry, Tick};
 use crate::proto::http1::ResponseHead;
 use crate::proto::sigv4::ChunkSigner;
 use crate::reactor::stream::Idle;
@@ -38,12 +38,12 @@ impl Remote {
         Self { account, patience, endpoint, pool, writer: RefCell::default(), heads: RefCell::default() }
     }
 
-    /// A connection, warm if there is one. Cancel: safe.
-    pub(super) async fn line(&self) -> Result<Lent, Failure> {
+    /// A connection, warm if there is one; it is `now`. Cancel: safe.
+    pub(super) async fn line(&self, now: Tick) -> Result<Lent, Failure> {
         if self.account.is_open() && self.pool.in_use() >= LAST_RESORTS_MAX {
             return Err(self.account.down(format_args!("its breaker is open, and enough calls wait for it")));
         }
-        self.pool.take().await.map_err(|cause| self.unreachable(&cause))
+        self.pool.take(now).await.map_err(|cause| self.unreachable(&cause))
     }
 
     /// A new one, after a warm one turned out stale. Cancel: safe.
@@ -82,7 +82,8 @@ impl Remote {
     pub(super) fn head_and_signer(&self, ask: &Ask<'_>) -> (Vec<u8>, Option<ChunkSigner>) {
         let mut head = self.heads.borrow_mut().pop().unwrap_or_default();
         head.clear();
-        let signer = self.writer.borrow_mut().write(&mut head, &self.endpoint, ask, self.account.core.clock.now());
+        let signer =
+            self.writer.borrow_mut().write(&mut head, &self.endpoint, ask, self.account.core.clock.coarse_now());
         (head, signer)
     }
 
@@ -104,7 +105,7 @@ impl Remote {
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> Result<(Answer, R), Failure> {
         let start = self.account.now();
-        let called = self.call_uncounted(ask, body, look).await;
+        let called = self.call_uncounted(ask, body, start, look).await;
         called.inspect_err(|failure| self.account.failed(call_of(ask), start, failure))
     }
 
@@ -112,9 +113,10 @@ impl Remote {
         &self,
         ask: &Ask<'_>,
         body: &[u8],
+        start: Tick,
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> Result<(Answer, R), Failure> {
-        let mut line = self.line().await?;
+        let mut line = self.line(start).await?;
         loop {
             let is_reused = line.reused();
             match self.try_call(ask, body, line, &look).await {
@@ -215,7 +217,7 @@ impl Remote {
 
     fn reuse(&self, answer: Answer) {
         if let Some(line) = answer.into_reusable() {
-            line.give_back();
+            line.give_back(self.account.now());
         }
     }
 

@@ -146,7 +146,7 @@ impl Sink {
                 } else {
                     // Nothing was said on it.
                     remote.done_with(head);
-                    line.give_back();
+                    line.give_back(remote.account.now());
                 }
             }
             To::Remote(ToRemote { line: None, .. }) => {}

@@ -97,12 +97,13 @@ impl Source {
     /// All was moved: a connection goes back to its pool.
     pub fn finished(self) {
         debug_assert!(self.left == 0, "finished with {} bytes left", self.left);
-        self.account().came_whole();
+        let now = self.account().now();
+        self.account().came_whole(now);
         if let From::Remote { line, keep_alive: true, .. } = self.from
             && self.left == 0
             && self.ahead.is_empty()
         {
-            line.give_back();
+            line.give_back(now);
         }
     }
 

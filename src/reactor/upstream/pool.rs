@@ -65,11 +65,11 @@ impl Pool {
         pool
     }
 
-    /// A connection, warm if there is one. Waits for a free one as long as for connecting.
+    /// A connection, warm if there is one; it is `now`. Waits for a free one as long as for connecting.
     /// Cancel: safe, what was opened is closed.
-    pub async fn take(self: &Rc<Self>) -> Result<Lent, ConnectError> {
+    pub async fn take(self: &Rc<Self>, now: Tick) -> Result<Lent, ConnectError> {
         let turn = self.turn().await?;
-        if let Some(stream) = self.take_warm() {
+        if let Some(stream) = self.take_warm(now) {
             self.count(|cells| cells.connections_reused.inc());
             return Ok(Lent { stream: Some(stream), reused: true, pool: Rc::clone(self), _turn: turn });
         }
@@ -99,8 +99,7 @@ impl Pool {
         Ok(Lent { stream: Some(Box::new(stream)), reused: false, pool: Rc::clone(self), _turn: turn })
     }
 
-    fn take_warm(&self) -> Option<Box<Stream>> {
-        let now = self.core.clock.tick();
+    fn take_warm(&self, now: Tick) -> Option<Box<Stream>> {
         loop {
             let (mut stream, since) = self.idle.borrow_mut().pop()?;
             self.count(|cells| cells.connections_idle.dec());
@@ -124,11 +123,11 @@ impl Pool {
     }
 
     /// Keeps a connection for the next one, unless there are enough.
-    fn keep(&self, stream: Box<Stream>) {
+    fn keep(&self, stream: Box<Stream>, now: Tick) {
         stream.deadline().disarm();
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.limits.idle_max {
-            idle.push((stream, self.core.clock.tick()));
+            idle.push((stream, now));
             self.count(|cells| cells.connections_idle.inc());
         }
     }
@@ -200,10 +199,10 @@ impl Lent {
         self.reused
     }
 
-    /// The exchange is complete in both directions, and the backend keeps the connection.
-    pub fn give_back(mut self) {
+    /// The exchange is complete in both directions `now`, and the backend keeps the connection.
+    pub fn give_back(mut self, now: Tick) {
         if let Some(stream) = self.stream.take() {
-            self.pool.keep(stream);
+            self.pool.keep(stream, now);
         }
     }
 
@@ -289,14 +288,17 @@ mod tests {
             let (port, accepted) = backend();
             let pool = pool(&core, port, LIMITS, PATIENCE);
             for round in 0..5 {
-                let mut lent = pool.take().await.expect("connects");
+                let mut lent = pool.take(core.clock.tick()).await.expect("connects");
                 assert_eq!(lent.reused(), round > 0);
                 exchange(&core, &mut lent, b'x').await;
-                lent.give_back();
+                lent.give_back(core.clock.tick());
             }
-            drop(pool.take().await.expect("the warm one"));
-            assert!(!pool.take().await.expect("connects").reused(), "a dropped connection is closed, not kept");
-            pool.take().await.expect("connects").give_back();
+            drop(pool.take(core.clock.tick()).await.expect("the warm one"));
+            assert!(
+                !pool.take(core.clock.tick()).await.expect("connects").reused(),
+                "a dropped connection is closed, not kept"
+            );
+            pool.take(core.clock.tick()).await.expect("connects").give_back(core.clock.tick());
             assert!(!pool.take_fresh().await.expect("connects").reused());
             assert_eq!(pool.idle(), 0);
             until("four connections were made", || accepted.load(Ordering::Relaxed) == 4).await;
@@ -309,11 +311,11 @@ mod tests {
             let (port, _) = backend();
             let pool = pool(&core, port, LIMITS, PATIENCE);
             for byte in [b'q', b'u'] {
-                let mut lent = pool.take().await.expect("connects");
+                let mut lent = pool.take(core.clock.tick()).await.expect("connects");
                 exchange(&core, &mut lent, byte).await;
-                lent.give_back();
+                lent.give_back(core.clock.tick());
                 sleep_ms(30).await;
-                assert!(!pool.take().await.expect("connects").reused(), "{}", char::from(byte));
+                assert!(!pool.take(core.clock.tick()).await.expect("connects").reused(), "{}", char::from(byte));
             }
         });
     }
@@ -325,14 +327,14 @@ mod tests {
             let pool = pool(&core, port, LIMITS, Duration::from_millis(300));
             let mut lent = Vec::new();
             for _ in 0..3 {
-                lent.push(pool.take().await.expect("connects"));
+                lent.push(pool.take(core.clock.tick()).await.expect("connects"));
             }
-            assert!(matches!(pool.take().await.map(drop), Err(ConnectError::Busy)));
+            assert!(matches!(pool.take(core.clock.tick()).await.map(drop), Err(ConnectError::Busy)));
             let waited = Rc::new(Cell::new(None));
-            let (waiting, told) = (Rc::clone(&pool), Rc::clone(&waited));
-            monoio::spawn(async move { told.set(waiting.take().await.ok()) });
+            let (waiting, told, asked) = (Rc::clone(&pool), Rc::clone(&waited), core.clock.tick());
+            monoio::spawn(async move { told.set(waiting.take(asked).await.ok()) });
             sleep_ms(5).await;
-            lent.drain(..).for_each(Lent::give_back);
+            lent.drain(..).for_each(|lent| lent.give_back(core.clock.tick()));
             until("the one who waited has one", || {
                 let got = waited.take();
                 let is_there = got.is_some();
@@ -351,7 +353,7 @@ mod tests {
         on_both(|core| async move {
             let (port, _) = backend();
             let pool = pool(&core, port, PoolLimits { idle_for: Duration::from_millis(50), ..LIMITS }, PATIENCE);
-            pool.take().await.expect("connects").give_back();
+            pool.take(core.clock.tick()).await.expect("connects").give_back(core.clock.tick());
             assert_eq!(pool.idle(), 1);
             until("it has grown old", || pool.idle() == 0).await;
         });

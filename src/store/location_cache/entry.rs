@@ -97,9 +97,13 @@ impl<'a> Cursor<'a> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    fn text(&mut self) -> Option<&'a str> {
+    fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = u16::from_le_bytes(self.array()?);
-        std::str::from_utf8(self.take(usize::from(length))?).ok()
+        self.take(usize::from(length))
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
     }
 
     fn text_into(&mut self, into: &mut String) -> Option<()> {
@@ -113,7 +117,7 @@ impl<'a> Cursor<'a> {
 /// What follows bucket and key, if the entry is of this key.
 pub(super) fn of_key<'a>(entry: &'a [u8], bucket: &str, key: &str) -> Option<&'a [u8]> {
     let mut cursor = Cursor(entry);
-    (cursor.text()? == bucket && cursor.text()? == key).then_some(cursor.0)
+    (cursor.bytes()? == bucket.as_bytes() && cursor.bytes()? == key.as_bytes()).then_some(cursor.0)
 }
 
 /// None only if an entry were not what `write` made.

@@ -11,9 +11,9 @@ mod slots;
 
 use super::record::Located;
 use crate::base::BackendName;
+use crate::base::text_hash::text_hash;
 use entry::Names;
 use slots::{PAYLOAD_BYTES, Slots, WAYS};
-use std::hash::Hasher;
 use std::sync::Arc;
 
 pub use slots::SLOT_BYTES;
@@ -65,12 +65,7 @@ impl LocationCache {
 
     /// Never 0: that is an empty slot's.
     fn tag(&self, bucket: &str, key: &str) -> u64 {
-        let mut hasher = std::hash::DefaultHasher::new();
-        hasher.write_u64(self.seed);
-        hasher.write(bucket.as_bytes());
-        hasher.write_u8(b'/'); // never in a bucket's name
-        hasher.write(key.as_bytes());
-        hasher.finish() | 1
+        text_hash(self.seed, &[bucket, key]) | 1
     }
 }
 
