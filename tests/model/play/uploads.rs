@@ -106,12 +106,13 @@ impl Player {
             assert_eq!(one("ChecksumType"), upload.declared.map(Declared::type_name));
             let more = max != Some(0) && page.len() < all.len();
             assert_eq!(one("IsTruncated"), Some(if more { "true" } else { "false" }));
-            let last = page.last().filter(|_| more).map(|(number, _)| **number);
-            assert_eq!(one("NextPartNumberMarker"), last.map(|number| number.to_string()).as_deref());
-            match last {
-                Some(last) => after = last,
-                None => return,
+            // Told at the end too, and 0 of an empty page.
+            let last = page.last().map_or(0, |(number, _)| **number);
+            assert_eq!(one("NextPartNumberMarker"), Some(last.to_string().as_str()));
+            if !more {
+                return;
             }
+            after = last;
         }
     }
 
