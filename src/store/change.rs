@@ -304,7 +304,8 @@ pub struct BeginCopy {
     pub nonce: Nonce,
 }
 
-/// The copy is live if its version still is and the target is not draining; otherwise it is doomed and the answer `Lost`.
+/// The copy is live if its version still is and the target neither drains nor has got another copy (`Adopt`) meanwhile;
+/// otherwise it is doomed and the answer `Lost`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CommitCopy {
     pub incarnation: Incarnation,

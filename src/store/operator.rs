@@ -84,7 +84,7 @@ pub enum Adopted {
     Live { version: Version, displaced: bool },
     /// One more copy of the live version.
     Copy,
-    /// Something newer is, or was, live: its bytes are to be deleted.
+    /// Something newer is, or was, live, or its backend has a copy already: its bytes are to be deleted.
     Outdated,
     /// A row names it, so the database knows what became of it: nothing was changed.
     Known,

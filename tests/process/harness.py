@@ -595,3 +595,5 @@ class Postgres:
     def end(self):
         self.child.stdin.close()
         self.child.wait(30)
+
+    close = end

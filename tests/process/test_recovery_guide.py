@@ -8,6 +8,8 @@ import re
 import sqlite3
 import subprocess
 
+import pytest
+
 import harness
 from conftest import QUICK_CLEANUP
 from stub import Stub
@@ -31,8 +33,9 @@ BLOCKS = dict(sections())
 class Deployment:
     """`my.yaml`, `near` and `cloud`, as the guide has them; commands run in its folder with the product on the path."""
 
-    def __init__(self, folder, stub=None, **settings):
+    def __init__(self, folder, stub=None, environment=None, **settings):
         self.folder = folder
+        self.environment = environment or {}
         self.stub = stub
         backends = [
             harness.directory_backend("near", folder / "near", quota_bytes=harness.GIB),
@@ -57,7 +60,7 @@ class Deployment:
 
     def run(self, block):
         """A block as a shell runs it; the first command that fails ends it."""
-        environment = {**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}"}
+        environment = {**os.environ, **self.environment, "PATH": f"{self.bin}:{os.environ['PATH']}"}
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
             cwd=self.folder,
@@ -85,6 +88,10 @@ class Deployment:
                 answer = client.get(BUCKET, key)
                 assert (answer.status, answer.body) == (200, body), key
             assert sorted(client.list_keys(BUCKET)) == sorted(self.objects)
+
+    def is_held(self):
+        with contextlib.suppress(OSError, AssertionError, KeyError, ValueError):
+            return self.server.status()["restored"]
 
     def drain_status(self, backend):
         return harness.json.loads(self.run(f"s3-orchestrator admin --config my.yaml drain-status {backend} --json"))
@@ -173,7 +180,7 @@ def test_dead_letters(tmp_path):
 
 def test_a_restored_database(tmp_path):
     place = Deployment(tmp_path)
-    backup, restore, verify = BLOCKS["The database is restored from a backup"]
+    backup, _, restore, _, verify = BLOCKS["The database is restored from a backup"]
     with place.server.start():
         place.put(10, "before")
         place.run(backup)
@@ -190,6 +197,37 @@ def test_a_restored_database(tmp_path):
         place.check()
         assert "database healthy" in place.run(verify)
         assert not place.server.status()["restored"]
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_restored_postgres(tmp_path, running):
+    with contextlib.closing(harness.Postgres(tmp_path / "postgres.log")) as postgres:
+        environment = {"PGHOST": str(postgres.directory), "PGPORT": str(postgres.port), "PGUSER": "s3o"}
+        path = {**QUICK_CLEANUP["write_path"], "lease": "1s"}
+        place = Deployment(tmp_path, environment=environment, database=postgres.settings(call_timeout="5s"), write_path=path)
+        _, backup, _, restore, verify = BLOCKS["The database is restored from a backup"]
+        with place.server.start():
+            place.put(10, "before")
+            place.run(backup)
+            place.put(10, "after")
+            with place.server.client() as client:
+                gone = "before/003"
+                assert client.delete(BUCKET, gone).status == 204
+                del place.objects[gone]
+            place.server.wait_cleaned()
+            if not running:
+                place.server.stop()
+            *put_back, compare = restore.splitlines()
+            place.run("\n".join(put_back))
+            if running:
+                harness.wait_for("it is noticed", place.is_held, 60, every=0.2)
+            told = place.run(compare)
+            assert "1 objects dropped" in told and f"{BUCKET}/{gone}" in told and "in use again" in told, told
+            if not running:
+                assert "10 imported" in told, told
+                place.server.start()
+            place.check()
+            assert "database healthy" in place.run(verify)
 
 
 def test_objects_of_others(tmp_path):

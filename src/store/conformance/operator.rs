@@ -212,9 +212,23 @@ pub(super) fn found_blobs_are_adopted<S: MetadataStore>(bench: &Bench<S>) {
         (adopt.etag.clone(), adopt.record.clone(), newer.millis() as i64)
     );
     assert_eq!(bench.step(adopt.clone()), Ok(Adopted::Known), "once");
+    let adopt_name = adopt.name.clone();
     let copy = Adopt { backend: name("b"), ..adopt };
     assert_eq!(bench.step(copy), Ok(Adopted::Copy));
     assert_eq!(bench.lookup("new").unwrap().blobs.len(), 2);
+
+    let surplus = Adopt { name: format!("{}x", adopt_name), backend: name("b"), ..found(bench, "new", newer, 100) };
+    assert_eq!(bench.step(surplus.clone()), Ok(Adopted::Outdated), "b has a copy already");
+    let row = bench.rows("b").into_iter().find(|row| row.blob.name == surplus.name).expect("it has a row now");
+    assert_eq!(row.state, BlobState::Doomed);
+    assert_eq!(bench.lookup("new").unwrap().blobs.len(), 2);
+
+    let under_way = bench.step(bench.begin_copy("new", &["c"])).expect("c has room");
+    let on_c = Adopt { name: format!("{adopt_name}y"), backend: name("c"), ..found(bench, "new", newer, 100) };
+    assert_eq!(bench.step(on_c), Ok(Adopted::Copy));
+    assert_eq!(bench.step(bench.commit_copy("new", &under_way.blob)), Err(Refusal::Lost), "c has got one meanwhile");
+    assert_eq!(bench.state(&under_way.blob), Some(BlobState::Doomed));
+    assert_eq!(bench.lookup("new").unwrap().blobs.len(), 3);
 
     let known = bench.put("known", 10);
     let newer = at(bench, 20);

@@ -76,6 +76,9 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         self.probing.set(false);
         match applied {
             Ok(_) => Ok(()),
+            // It answers. That it refuses this run, whose lease has lapsed meanwhile, is for the registration to mend, which the
+            // breaker must let through.
+            Err(ApplyError::NotApplied(failure)) if !failure.is_of_database() => Ok(()),
             Err(ApplyError::NotApplied(failure) | ApplyError::Unknown(failure)) => Err(failure),
         }
     }

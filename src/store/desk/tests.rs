@@ -17,6 +17,8 @@ use tokio::sync::Semaphore;
 enum Fate {
     Fine,
     NotApplied,
+    /// By a database that answers: this run has ended.
+    Refused,
     LostBefore,
     LostAfter,
 }
@@ -51,6 +53,7 @@ impl MetadataStore for Scripted {
             _ if poisoned => Err(ApplyError::NotApplied(Failure::metadata("poison"))),
             Fate::Fine => self.inner.apply(id, changes).await,
             Fate::NotApplied => Err(ApplyError::NotApplied(Failure::metadata("scripted"))),
+            Fate::Refused => Err(ApplyError::NotApplied(Failure::overloaded("registers anew"))),
             Fate::LostBefore => Err(ApplyError::Unknown(Failure::metadata("lost before"))),
             Fate::LostAfter => {
                 self.inner.apply(id, changes).await?;

@@ -2,8 +2,8 @@
 
 use super::super::port::{BeginCopy, Begun, Candidate, CommitCopy, Done, Overtaken, Refusal, RemoveCopy};
 use super::super::record::BlobState;
-use super::tables::{Blob, Tables};
-use crate::base::{Timestamp, blob_name};
+use super::tables::{Blob, Key, Tables};
+use crate::base::{BackendName, Timestamp, Version, blob_name};
 
 impl Tables {
     pub(super) fn begin_copy(&mut self, now: Timestamp, begin: BeginCopy) -> Result<Begun, Refusal> {
@@ -33,16 +33,24 @@ impl Tables {
         if !self.is_ours(id, commit.incarnation, &key) {
             return Err(Refusal::Lost);
         }
+        let blob = &self.blobs[&id];
+        let is_surplus = self.has_copy(&key, blob.version, &blob.backend);
         let blob = self.blobs.get_mut(&id).expect("it is ours");
         blob.version_id = commit.written.version_id;
         let still_live = self.versions.get(&key).is_some_and(|live| live.version == blob.version);
-        if !still_live || blob.superseded != Overtaken::No || self.backends[&blob.backend].draining {
+        if !still_live || is_surplus || blob.superseded != Overtaken::No || self.backends[&blob.backend].draining {
             self.doom(now, id, now, false, "copy came too late");
             return Err(Refusal::Lost);
         }
         blob.state = BlobState::Live;
         blob.owner = None;
         Ok(Done)
+    }
+
+    /// Whether the backend holds a live copy of this version.
+    pub(super) fn has_copy(&self, key: &Key, version: Version, backend: &BackendName) -> bool {
+        let is_one = |blob: &Blob| blob.version == version && blob.state == BlobState::Live && blob.backend == *backend;
+        self.blobs_of(key).any(|(_, blob)| is_one(blob))
     }
 
     pub(super) fn remove_copy(&mut self, now: Timestamp, remove: &RemoveCopy) -> Result<Done, Refusal> {

@@ -92,9 +92,10 @@ impl Tables {
         let displaced =
             self.blobs_of(&key).filter(|(_, blob)| was_live(&blob.reason)).map(|(_, blob)| blob.version).max();
         let newest = live.max(displaced);
-        if newest.is_some_and(|newest| version < newest) || newest == Some(version) && live != newest {
+        let overtaken = newest.is_some_and(|newest| version < newest) || newest == Some(version) && live != newest;
+        if overtaken || self.has_copy(&key, version, &one.backend) {
             return Ok(match known {
-                _ if one.assembled => Adopted::Unclear,
+                _ if overtaken && one.assembled => Adopted::Unclear,
                 Some(_) => Adopted::Outdated,
                 None => {
                     let id = self.add_found(&key, &one, version);

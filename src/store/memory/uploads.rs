@@ -58,8 +58,10 @@ impl Tables {
         let row = row.ok_or(Refusal::NoSuchUpload)?;
         if row.backend_upload.is_empty() {
             row.backend_upload.clone_from(&set.backend_upload);
-            let blob = self.blobs.get_mut(&row.blob.id).expect("an upload that has not ended has its blob");
-            blob.backend_upload = set.backend_upload;
+            // That of one that is done may be gone.
+            if let Some(blob) = self.blobs.get_mut(&row.blob.id) {
+                blob.backend_upload = set.backend_upload;
+            }
         }
         Ok(row.shown(&set.upload))
     }

@@ -59,16 +59,14 @@ impl PostgresStore {
     pub(super) async fn batch(&self, id: BatchId, changes: &[Change]) -> Result<Applied, ApplyError> {
         let session = self.sessions.get().await.map_err(ApplyError::NotApplied)?;
         let mut footprint = Footprint::of(changes);
-        let (mut attempts, mut rounds) = (0, 0);
+        let (mut attempts, mut rounds, mut rewound) = (0, 0, false);
         loop {
             let decided = self.decide(&session, &footprint, changes).await.map_err(ApplyError::NotApplied)?;
             if self.was_rewound(decided.loaded.has_row, decided.loaded.mark) {
                 self.hold_rewound(&session).await.map_err(ApplyError::NotApplied)?;
-                if decided.loaded.mark.is_some() {
-                    continue;
-                }
+                rewound = true;
             }
-            if decided.loaded.mark.is_none() && self.incarnation.get() != Incarnation(0) {
+            if rewound || decided.loaded.mark.is_none() && self.incarnation.get() != Incarnation(0) {
                 // The fence of everything that this run does, its background jobs included.
                 self.tenure.end();
                 return Err(ApplyError::NotApplied(Failure::overloaded(

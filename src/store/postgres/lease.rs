@@ -53,10 +53,11 @@ impl PostgresStore {
         let mark: Option<i64> = lives.first().map(|row| Columns::of(row).value()).transpose()?;
         let has_row = mark.is_some() || restored::has_row(session, renew.incarnation).await?;
         // Before anybody is judged: what is missing may be what a lapsed run had committed.
-        if self.was_rewound(has_row, mark.map(|mark| mark - 1)) {
+        let rewound = self.was_rewound(has_row, mark.map(|mark| mark - 1));
+        if rewound {
             self.hold_noticed(session, now).await?;
         }
-        let Some(mark) = mark else { return Ok(Err(Refusal::Lost)) };
+        let Some(mark) = mark.filter(|_| !rewound) else { return Ok(Err(Refusal::Lost)) };
         self.renewing.set(mark);
         let mut renewed = Renewed::default();
         if renew.judge {

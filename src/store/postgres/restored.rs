@@ -18,8 +18,8 @@ static HOLD: Sql = sql!(
     "INSERT INTO deployment (name, value) VALUES ('restored', $1) ON CONFLICT (name) DO NOTHING RETURNING 1",
     TEXT
 );
-/// Numbers that were given out and are not known any more are not given out again.
-static SKIP_NUMBERS: Sql = sql!("UPDATE counters SET value = value + 1000000000");
+/// Numbers that were given out and are not known any more are not given out again; those of runs follow the clock.
+static SKIP_NUMBERS: Sql = sql!("UPDATE counters SET value = value + 1000000000 WHERE name <> 'incarnation'");
 static RELEASE: Sql = sql!("DELETE FROM deployment WHERE name = 'restored'");
 static ROW: Sql = sql!("SELECT mark FROM incarnations WHERE id = $1", INT8);
 static NOW: Sql = sql!("SELECT coalesce($1, now_millis())", INT8);
@@ -116,7 +116,8 @@ impl PostgresStore {
         lives && (!has_row || mark.is_some_and(|mark| mark < self.told_mark.get()))
     }
 
-    /// A transaction of its own, before anything is decided on such a database. Cancel: the session must be given up.
+    /// A transaction of its own, before anything is decided on such a database. The run then ends and registers anew: what the
+    /// database says that it has reserved may long have been committed. Cancel: the session must be given up.
     pub(super) async fn hold_rewound(&self, session: &Session) -> Result<(), Failure> {
         session.command("BEGIN ISOLATION LEVEL READ COMMITTED").await.blamed()?;
         let now = Timestamp { millis: one(session, &NOW, &[&self.test_clock()]).await? };
@@ -125,9 +126,7 @@ impl PostgresStore {
             session.give_up();
         }
         held?;
-        session.command("COMMIT").await.blamed()?;
-        self.told_mark.set(0);
-        Ok(())
+        session.command("COMMIT").await.blamed()
     }
 
     /// In the registration's transaction, before anything is given up: whether the database is held as restored, which it

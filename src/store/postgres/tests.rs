@@ -1,10 +1,11 @@
 //! What only a shared database can do to a store: lose what it was told, be another one, change between a decision and its
 //! transaction. Done here by statements that the program never sends.
 
-use super::super::conformance::{Bench, TestClock, name, on};
+use super::super::conformance::{Bench, TestClock, name, on, wait_for};
 use super::super::port::{
-    Answer, BatchId, BeginWrite, MetadataStore, Query, Refusal, Renew, Renewed, Rules, SetRestored,
+    Answer, ApplyError, BatchId, BeginWrite, MetadataStore, Query, Refusal, Renew, Renewed, Rules, SetRestored,
 };
+use super::super::record::BlobState;
 use super::cluster::{self, OnPostgres};
 use super::options::PostgresOptions;
 
@@ -30,22 +31,34 @@ fn release(bench: &Bench<OnPostgres>) {
 
 const BACKENDS: [(&str, u64); 3] = [("a", 1000), ("b", 1000), ("c", 0)];
 
+/// What this run begins is refused, because it has ended.
+fn check_ended(bench: &Bench<OnPostgres>) {
+    let changes = vec![bench.begin_write("k", 1).into()];
+    let refused = wait_for(bench.store.apply(BatchId(9, bench.roll()), changes.into()));
+    assert!(matches!(refused, Err(ApplyError::NotApplied(_))), "a run that has ended changes nothing: {refused:?}");
+}
+
 #[test]
 fn a_batch_that_meets_a_lower_mark_holds_the_database() {
     let (options, bench) = bench();
     let old = bench.put("old", 10);
     bench.delete("old");
+    let begun = bench.begin("begun", 10);
     assert!(!is_held(&bench));
     execute(&options, "UPDATE incarnations SET mark = mark - 1");
-    let put = bench.put("k", 10);
+    check_ended(&bench);
     assert!(is_held(&bench));
+    check_ended(&bench);
+    assert!(bench.register(&BACKENDS).restored);
+    let put = bench.put("k", 10);
     assert!(put.blob.id.0 > 1_000_000_000, "numbers that were lost are not given out again: {:?}", put.blob.id);
+    assert_eq!(bench.state(&begun.blob), Some(BlobState::Doomed), "what it has reserved may be over");
     bench.advance(3600);
     assert_eq!(bench.due(), []);
     release(&bench);
     bench.put("k", 10);
     assert!(!is_held(&bench), "it is told once");
-    assert_eq!(bench.due().first().map(|due| due.blob.id), Some(old.blob.id));
+    assert!(bench.due().iter().any(|due| due.blob.id == old.blob.id));
 }
 
 #[test]
@@ -58,8 +71,9 @@ fn a_renewal_notices_before_it_judges() {
     }
     execute(&options, "UPDATE incarnations SET mark = 1");
     assert!(!is_held(&bench));
-    assert_eq!(renew(), Ok(Renewed::default()));
+    assert_eq!(renew(), Err(Refusal::Lost));
     assert!(is_held(&bench));
+    bench.register(&BACKENDS);
     release(&bench);
     assert_eq!(renew(), Ok(Renewed::default()));
     assert!(!is_held(&bench), "it is told once");
@@ -74,9 +88,7 @@ fn a_run_whose_row_is_gone_holds_the_database() {
     assert_eq!(renewal, Err(Refusal::Lost));
     assert!(is_held(&bench));
     release(&bench);
-    let changes = vec![bench.begin_write("k", 1).into()];
-    let refused = super::super::conformance::wait_for(bench.store.apply(BatchId(9, 9), changes.into()));
-    assert!(refused.is_err(), "a run without a row changes nothing: {refused:?}");
+    check_ended(&bench);
     assert!(is_held(&bench), "a batch notices too");
     release(&bench);
     let before = bench.incarnation.get();

@@ -119,8 +119,9 @@ impl Transaction<'_> {
         };
         let is_live = live.as_ref().map(|live| live.version);
         let newest = is_live.max(self.newest_displaced(key)?);
-        if newest.is_some_and(|newest| version < newest) || newest == Some(version) && is_live != newest {
-            if one.assembled {
+        let overtaken = newest.is_some_and(|newest| version < newest) || newest == Some(version) && is_live != newest;
+        if overtaken || self.has_copy(key, version, backend)? {
+            if overtaken && one.assembled {
                 return Ok(Adopted::Unclear);
             }
             if known.is_none() {
@@ -173,6 +174,16 @@ impl Transaction<'_> {
             )?
             .query_row(params![backend, name.as_bytes(), WRITER_GONE], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()
+    }
+
+    /// Whether the backend holds a live copy of this version.
+    pub(super) fn has_copy(&self, key: Key<'_>, version: Version, backend: i64) -> Result<bool> {
+        self.conn
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM blobs
+                     WHERE bucket = ?1 AND key = ?2 AND version = ?3 AND state = 'live' AND backend = ?4)",
+            )?
+            .query_row(params![key.bucket, key.bytes(), version.as_str(), backend], |row| row.get(0))
     }
 
     /// The highest version of the key that was live once and that a row still names.

@@ -223,7 +223,9 @@ impl Transaction<'_> {
         let written = &commit.written;
         let blob = self.ours(written.blob, commit.incarnation, key)?.ok_or(Refusal::Lost)?;
         let still_live = self.live(key)?.is_some_and(|live| live.version == blob.version);
-        if !still_live || blob.superseded != Overtaken::No || self.ledger.by_id(blob.backend).draining {
+        let is_surplus = self.has_copy(key, blob.version, blob.backend)?;
+        let draining = self.ledger.by_id(blob.backend).draining;
+        if !still_live || is_surplus || blob.superseded != Overtaken::No || draining {
             self.doom(&blob, self.now, false, "copy came too late")?;
             self.note_version_id(blob.id, &written.version_id)?;
             return Err(Refusal::Lost.into());

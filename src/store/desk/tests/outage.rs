@@ -31,6 +31,20 @@ fn after_failures_in_a_row_nobody_is_let_through_until_a_probe_succeeds() {
 }
 
 #[test]
+fn a_probe_that_is_refused_was_answered() {
+    with_desk(DeskLimits::default(), |office| async move {
+        office.store().fates.borrow_mut().extend([Fate::NotApplied, Fate::NotApplied, Fate::NotApplied, Fate::Refused]);
+        for text in ["a", "b", "c"] {
+            assert!(ask(&office, office.begin(text)).await.unwrap().is_err());
+        }
+        assert!(!office.desk.state().circuit.is_closed());
+        office.desk.clock.sleep(Duration::from_secs(20)).await;
+        settled().await;
+        assert!(office.desk.state().circuit.is_closed(), "or a run that was ended meanwhile could never register anew");
+    });
+}
+
+#[test]
 fn a_query_that_is_not_answered_is_told_in_time_and_then_refused() {
     with_desk(DeskLimits::default(), |office| async move {
         office.put("k").await;

@@ -1,0 +1,275 @@
+"""Operators over a fleet on one PostgreSQL: drains and removals that pass between instances, imports, and the restore drill."""
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import threading
+import time
+
+import pytest
+
+import harness
+import lean
+from conftest import QUICK_CLEANUP
+from test_operations import admin, bodies, program, put_all, read_all
+from test_postgres import check_bytes
+
+BUCKET = harness.BUCKET
+NAMES = ("near", "cloud")
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """Two instances over one database and two directories, every object on both."""
+    with contextlib.ExitStack() as stack:
+        postgres = harness.Postgres(tmp_path / "postgres.log")
+        stack.callback(postgres.end)
+        backends = [harness.directory_backend(name, tmp_path / name, quota_bytes=harness.GIB) for name in NAMES]
+        path = {**QUICK_CLEANUP["write_path"], "lease": "1s"}
+        database = postgres.settings(call_timeout="5s")
+        replication = {"factor": 2, "worker_interval": "300ms"}
+        settings = {**QUICK_CLEANUP, "write_path": path, "database": database, "replication": replication}
+        servers = [harness.Server(tmp_path / name, backends, settings) for name in ("first", "second")]
+        for server in servers:
+            stack.callback(server.kill)
+        yield postgres, servers, tmp_path
+
+
+def copied(server, count):
+    return all(one["object_count"] == count for one in server.status()["backends"])
+
+
+def check_all(postgres, server, folder, names=NAMES):
+    server.wait_cleaned(60)
+    check_bytes(postgres, {name: harness.stored_in(folder / name) for name in names})
+
+
+def test_a_drain_passes_to_another_instance(fleet):
+    postgres, (first, second), folder = fleet
+    for server in (first, second):
+        server.stop()
+        server.config["replication"]["factor"] = 1
+        server.start()
+    objects = bodies(30)
+    put_all(first, objects)
+    assert second.backend_status("near")["object_count"] == 30
+    with first.client() as client:
+        started = client.request("POST", BUCKET, "upload", query=[("uploads", "")])
+        upload = lean.xml_texts(started.body, "UploadId")[0]
+    assert admin(first, "drain", "near") == {"status": "started"}
+    first.kill()
+    told = harness.wait_for(
+        "moved by the other", lambda: (s := admin(second, "drain-status", "near"))["objects_remaining"] == 0 and s, 60
+    )
+    assert told["status"] == "draining" and told["uploads_open"] == 1, told
+    second.stop()
+    first.start()
+    assert admin(first, "drain-status", "near")["status"] == "draining", "it is in the database"
+    second.start()
+    more = bodies(5, prefix="more")
+    put_all(second, more)
+    assert first.backend_status("near")["object_count"] == 0, "nothing new goes there, through whichever instance"
+    with second.client() as client:
+        assert client.request("DELETE", BUCKET, "upload", query=[("uploadId", upload)]).status == 204
+    for server in (first, second):
+        harness.wait_for("drained", lambda: admin(server, "drain-status", "near")["status"] == "drained", 60)
+        read_all(server, {**objects, **more})
+    assert harness.stored_in(folder / "near") == {}
+    assert admin(second, "drain-cancel", "near") == {"status": "cancelled"}
+    put_all(second, {"back": b"again"})
+    assert first.backend_status("near")["object_count"] == 1
+    check_all(postgres, first, folder)
+
+
+def test_a_backend_is_removed_from_a_fleet(fleet):
+    postgres, (first, second), folder = fleet
+    objects = bodies(30)
+    put_all(first, objects)
+    harness.wait_for("copies", lambda: copied(second, 30), 60)
+    preview = admin(second, "remove-backend", "near", "--purge")
+    assert (preview["object_count"], preview["objects_lost"]) == (30, 0)
+    wrong = admin(first, "remove-backend", "near", "--purge", "--confirm", preview["confirm_token"], check=False)
+    assert wrong.returncode == 1, "it confirms where it was shown"
+    done = admin(second, "remove-backend", "near", "--purge", "--confirm", preview["confirm_token"])
+    assert (done["copies"], done["objects_lost"]) == (30, 0)
+    harness.wait_for("drained", lambda: admin(first, "drain-status", "near")["status"] == "drained", 60)
+    assert harness.stored_in(folder / "near") == {}
+    for server in (first, second):
+        server.stop()
+        server.config["backends"] = server.config["backends"][1:]
+        server.config["replication"]["factor"] = 1
+        server.start()
+        assert [one["name"] for one in server.status()["backends"]] == ["cloud"]
+        read_all(server, objects)
+    check_all(postgres, first, folder, ["cloud"])
+
+
+def test_imports_and_losses_on_a_fleet(fleet):
+    postgres, (first, second), folder = fleet
+    objects = bodies(6)
+    put_all(first, objects)
+    harness.wait_for("copies", lambda: copied(second, 6), 60)
+    (folder / "near" / "theirs").write_bytes(b"put there by others")
+    victim = sorted(harness.stored_in(folder / "near"))[0]
+    if victim == "theirs":
+        victim = sorted(harness.stored_in(folder / "near"))[1]
+    (folder / "near" / victim).unlink()
+    where = ["--addr", f"127.0.0.1:{second.admin_port}", "--backend", "near", "--bucket", BUCKET]
+    events = [json.loads(line) for line in program("sync", *where, "--json").stdout.splitlines()]
+    found = {event["key"]: event["found"] for event in events if event["event"] == "item"}
+    lost = victim.rsplit("!", 1)[0].replace("!!", "!")
+    assert found == {f"{BUCKET}/theirs": "imported", lost: "copy_gone"}, found
+    objects["theirs"] = b"put there by others"
+    for server in (first, second):
+        read_all(server, objects)
+    harness.wait_for("copies again", lambda: copied(first, 7), 60)
+    again = program("sync", *where).stdout
+    assert "0 imported" in again and "7 known" in again, again
+    check_all(postgres, first, folder)
+
+
+class Load:
+    """Clients of both instances, each with keys of its own. `may_be`: what a key may hold (None: nothing); one value, unless
+    an answer did not come."""
+
+    def __init__(self, servers):
+        self.may_be, self.acknowledged = {}, 0
+        self.running = self.deleting = True
+        self.threads = [
+            threading.Thread(target=self.work, args=(server, number), daemon=True) for number, server in enumerate(servers * 2)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def work(self, server, number):
+        dice = random.Random(number)
+        mine = []
+        while self.running:
+            with contextlib.suppress(OSError, lean.Cut), server.client() as client:
+                while self.running:
+                    self.one(client, dice, number, mine)
+            time.sleep(0.1)
+
+    def one(self, client, dice, number, mine):
+        roll = dice.random()
+        if not mine or roll < 0.5:
+            mine.append(f"load{number}/{len(mine):04}")
+            key = mine[-1]
+        else:
+            key = dice.choice(mine)
+        body = None if roll > 0.9 and self.deleting else dice.randbytes(dice.randrange(4_000))
+        before = self.may_be.get(key, {None})
+        self.may_be[key] = before | {body}
+        answer = client.delete(BUCKET, key) if body is None else client.put(BUCKET, key, body)
+        if answer.status in (200, 204):
+            self.may_be[key] = {body}
+            self.acknowledged += 1
+        else:
+            time.sleep(0.1)
+
+    def end(self):
+        self.running = False
+        for thread in self.threads:
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def on_server(postgres, *command, database="s3o", **more):
+    where = ["-h", str(postgres.directory), "-p", str(postgres.port), "-U", "s3o"]
+    return subprocess.run([command[0], *where, "-d", database, *command[1:]], check=True, timeout=120, **more)
+
+
+def dropped_and_restored(postgres, dump):
+    for statement in ("DROP DATABASE s3o WITH (FORCE)", "CREATE DATABASE s3o TEMPLATE template0 ENCODING 'UTF8'"):
+        on_server(postgres, "psql", "-Xqc", statement, database="postgres")
+    on_server(postgres, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-1", "-f", str(dump), stdout=subprocess.DEVNULL)
+
+
+def half_a_put(client, key, body):
+    connection = client.connect()
+    connection.send(client.signed("PUT", BUCKET, key, body=body).head() + body[: len(body) // 2])
+    return connection
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_restore_drill(fleet, running):
+    """A dump under load, more writes, the database dropped and restored, under instances that go on or are stopped; then
+    `sync --restored`: what was acknowledged and has bytes is there, deletes since are told."""
+    postgres, (first, second), folder = fleet
+    kept = bodies(20, prefix="kept")
+    put_all(first, kept)
+    load = Load([first, second])
+    harness.wait_for("a load", lambda: load.acknowledged > 150, 60)
+    body = os.urandom(400_000)
+    with first.client() as client:
+        connection = half_a_put(client, "begun/before", body)
+        harness.wait_for("a reservation", lambda: any(s == "reserved" for f in postgres.blobs().values() for s, _ in f.values()))
+        dump = folder / "dump.sql"
+        with open(dump, "wb") as output:
+            on_server(postgres, "pg_dump", stdout=output)
+        connection.send(body[len(body) // 2 :])
+        assert connection.response("PUT").status == 200, "acknowledged after the dump, reserved in it"
+        connection.close()
+    seen = load.acknowledged
+    harness.wait_for("more of it", lambda: load.acknowledged > seen + 150, 60)
+    deleted = sorted(kept)[:5]
+    with second.client() as client:
+        for key in deleted:
+            assert client.delete(BUCKET, key).status == 204
+    load.deleting = False
+    # What was deleted is gone: the dump cannot know of it, and nothing else does.
+    left = lambda: [at.name for name in NAMES for at in (folder / name / BUCKET / "kept").glob("00[0-4]!*")]  # noqa: E731
+    harness.wait_for("the end of its bytes", lambda: not left(), 60)
+    seen = load.acknowledged
+    harness.wait_for("writes to the end", lambda: load.acknowledged > seen + 50, 60)
+    if not running:
+        load.end()
+        for server in (first, second):
+            server.stop()
+    dropped_and_restored(postgres, dump)
+    if running:
+        load.end()
+
+        def noticed(server):
+            with contextlib.suppress(OSError, AssertionError, KeyError, ValueError):
+                return server.status()["restored"]
+
+        for server in (first, second):
+            harness.wait_for("it is noticed", lambda: noticed(server), 60, every=0.2)
+        with first.client() as client:
+            harness.wait_for("writes", lambda: client.put(BUCKET, "while/held", b"1").status == 200, 30, every=0.1)
+        put_all(first, {"while/held": b"22"})
+        time.sleep(4)
+        assert sum(one["cleanup_queue"] for one in second.status()["backends"]) > 0, "nothing is deleted meanwhile"
+        command = ["sync", "--restored", "--addr", f"127.0.0.1:{second.admin_port}", "--json"]
+    else:
+        command = ["sync", "--restored", "--config", first.write_config(), "--json"]
+    events = [json.loads(line) for line in program(*command).stdout.splitlines()]
+    assert events[-1]["event"] == "result" and events[-1]["released"], events[-1]
+    for server in (first, second):
+        if not running:
+            server.start()
+        assert not server.status()["restored"]
+    told = {event["key"] for event in events if event.get("found") == "object_gone"}
+    assert {f"{BUCKET}/{key}" for key in deleted} <= told, "deletes after the dump are listed, not revived"
+    expected = {**load.may_be, **{key: {value} for key, value in kept.items()}, "begun/before": {body}}
+    expected.update({key: {None} for key in deleted})
+    if running:
+        expected["while/held"] = {b"22"}
+    with first.client() as one, second.client() as two:
+        for key, may_be in expected.items():
+            answer = one.get(BUCKET, key)
+            other = two.get(BUCKET, key)
+            assert answer.status == other.status and answer.status in (200, 404), f"{key}: {answer}, {other}"
+            got = answer.body if answer.status == 200 else None
+            assert got in may_be, f"{key}: {answer.status}, {len(answer.body)} bytes"
+            assert got is None or other.body == got, key
+    harness.wait_for("copies", lambda: copied(first, len(listed(first))), 60)
+    check_all(postgres, first, folder)
+
+
+def listed(server):
+    with server.client() as client:
+        return list(client.list_keys(BUCKET))
