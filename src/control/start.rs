@@ -375,7 +375,10 @@ pub fn open_store(view: &View) -> anyhow::Result<SqliteStore> {
 fn open_postgres(view: &View, tenure: Arc<Tenure>) -> anyhow::Result<PostgresStore> {
     let DatabaseDriver::Postgres(postgres) = &view.database.driver else { bail!("database.driver: is not postgres") };
     let tick = || CoreClock::default().tick();
-    PostgresStore::new(postgres_options(postgres), rules(view), view.write_path.lease, tenure, tick, None)
+    // Less than the desk's patience, which begins to run a little earlier.
+    let decide_within = view.database.call_timeout * 3 / 4;
+    let options = PostgresOptions { decide_within, ..postgres_options(postgres) };
+    PostgresStore::new(options, rules(view), view.write_path.lease, tenure, tick, None)
         .context("database.ssl_root_cert")
 }
 
@@ -400,6 +403,7 @@ pub fn postgres_options(of: &checked::Postgres) -> PostgresOptions {
         connect_timeout: of.connect_timeout,
         statement_timeout: of.statement_timeout,
         lock_timeout: of.lock_timeout,
+        decide_within: Duration::MAX,
         prepared_statements: of.prepared_statements,
         schema: None,
     }

@@ -57,6 +57,7 @@ pub(super) fn id_bytes(id: BatchId) -> [u8; 16] {
 impl PostgresStore {
     /// Cancel: NOT safe.
     pub(super) async fn batch(&self, id: BatchId, changes: &[Change]) -> Result<Applied, ApplyError> {
+        let began = (self.tick)();
         let session = self.sessions.get().await.map_err(ApplyError::NotApplied)?;
         let mut footprint = Footprint::of(changes);
         let (mut attempts, mut rounds, mut rewound) = (0, 0, false);
@@ -79,6 +80,10 @@ impl PostgresStore {
                 if improved.map_err(ApplyError::NotApplied)? {
                     continue;
                 }
+            }
+            // What was loaded in time and has changed since is stale.
+            if (self.tick)().since(began) >= self.decide_within {
+                return Err(ApplyError::NotApplied(Failure::metadata("postgres: a batch was not decided in time")));
             }
             let written = self.commit(&session, id, &footprint, &decided, changes).await;
             match written {

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// The server lives as long as its input is open: as this process.
@@ -50,6 +50,7 @@ pub(in crate::store) fn options() -> PostgresOptions {
         connect_timeout: Duration::from_secs(10),
         statement_timeout: Duration::from_secs(30),
         lock_timeout: Duration::from_secs(10),
+        decide_within: Duration::MAX,
         prepared_statements: true,
         schema: Some(format!("store{}", STORES.fetch_add(1, Ordering::Relaxed))),
     }
@@ -63,6 +64,12 @@ pub(in crate::store) async fn execute(options: &PostgresOptions, sql: &str) -> V
     drop(client);
     let _ = connection.await; // it has said what it had to say
     answer
+}
+
+#[allow(clippy::disallowed_methods)] // the clock of tests
+fn tick() -> Tick {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Tick { nanos: START.elapsed().as_nanos() as u64 }
 }
 
 type Job = Box<dyn FnOnce(Rc<PostgresStore>) -> LocalBoxFuture<'static, ()> + Send>;
@@ -101,14 +108,8 @@ impl OnPostgres {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             before(&runtime);
             let lease = Duration::from_secs(10);
-            let store = PostgresStore::new(
-                options,
-                rules,
-                lease,
-                Arc::default(),
-                || Tick { nanos: 0 },
-                Some(Arc::new(move || clock.now())),
-            );
+            let store =
+                PostgresStore::new(options, rules, lease, Arc::default(), tick, Some(Arc::new(move || clock.now())));
             let store = Rc::new(store.expect("nothing is opened yet"));
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async {

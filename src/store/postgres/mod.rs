@@ -61,6 +61,7 @@ pub struct PostgresStore {
     lease: Duration,
     tenure: Arc<Tenure>,
     tick: fn() -> Tick,
+    decide_within: Duration,
     clock: Option<TestWall>,
     /// The database's clock, which never runs backwards here.
     latest: Cell<Timestamp>,
@@ -91,6 +92,7 @@ impl PostgresStore {
         clock: Option<TestWall>,
     ) -> std::io::Result<Self> {
         Ok(Self {
+            decide_within: options.decide_within,
             sessions: Sessions::new(options)?,
             rules,
             lease,

@@ -45,6 +45,9 @@ pub struct PostgresOptions {
     pub statement_timeout: Duration,
     /// No statement waits longer for another's lock (`database.lock_timeout`).
     pub lock_timeout: Duration,
+    /// A batch is not decided after it has waited so long: its callers have been told by then that there is no answer
+    /// (`database.call_timeout`), and what they have done since must not be undone by it.
+    pub decide_within: Duration,
     /// False behind a pooler that gives every transaction another session and does not know of prepared statements.
     pub prepared_statements: bool,
     /// Tables are there; None: wherever the database's own settings say.

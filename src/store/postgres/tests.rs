@@ -1,13 +1,15 @@
 //! What only a shared database can do to a store: lose what it was told, be another one, change between a decision and its
 //! transaction. Done here by statements that the program never sends.
 
-use super::super::conformance::{Bench, TestClock, name, on, wait_for};
+use super::super::conformance::{Bench, TestClock, bucket, key, name, on, wait_for};
 use super::super::port::{
-    Answer, ApplyError, BatchId, BeginWrite, MetadataStore, Query, Refusal, Renew, Renewed, Rules, SetRestored,
+    Answer, ApplyError, BatchId, BeginWrite, Delete, MetadataStore, Query, Refusal, Renew, Renewed, Rules, SetRestored,
+    WriteCondition,
 };
 use super::super::record::BlobState;
 use super::cluster::{self, OnPostgres};
 use super::options::PostgresOptions;
+use std::time::Duration;
 
 fn bench() -> (PostgresOptions, Bench<OnPostgres>) {
     let (options, clock) = (cluster::options(), TestClock::new());
@@ -125,4 +127,26 @@ fn a_begin_waits_for_a_drain_that_is_being_set() {
     let begun = bench.step(begin).expect("b takes it");
     assert_eq!(begun.blob.backend, name("b"), "decided before the drain, it must not be committed after it");
     drainer.join().expect("the drain is set");
+}
+
+#[test]
+fn a_batch_that_has_waited_too_long_is_not_decided() {
+    let (patient, clock) = (cluster::options(), TestClock::new());
+    let options = PostgresOptions { decide_within: Duration::from_millis(200), ..patient };
+    let bench = Bench::new(OnPostgres::on(options.clone(), clock.clone(), Rules::default()), clock);
+    bench.put("k", 10);
+    let of_holder = options.clone();
+    let holder = std::thread::spawn(move || {
+        execute(&of_holder, "BEGIN; LOCK TABLE versions IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(1); COMMIT");
+    });
+    execute(&options, "SELECT pg_sleep(0.3)");
+    let delete = Delete { bucket: bucket(), key: key("k"), condition: WriteCondition::default() };
+    let late = wait_for(bench.store.apply(BatchId(9, 9), vec![delete.into()].into()));
+    holder.join().expect("it was held");
+    assert!(
+        matches!(late, Err(ApplyError::NotApplied(_))),
+        "its caller was told so, and may have written since: {late:?}"
+    );
+    assert!(bench.lookup("k").is_some());
+    assert!(bench.delete("k"), "in time");
 }
