@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// The marker's name on a backend.
 pub const NAME: &str = ".s3o/id";
+/// What is below it on a backend is ours and no object's.
+pub const FOLDER: &str = ".s3o/";
 /// A marker is about 100 bytes; what is longer is not one.
 pub const BYTES_MAX: usize = 4 * 1024;
 

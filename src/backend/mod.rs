@@ -3,6 +3,7 @@
 //! `port` is what handlers and workers ask. `s3` builds the requests of an S3 endpoint and reads its answers, `directory`
 //! maps blob names to paths and says what a directory does; both are pure. The reactor layer carries them out.
 
+pub mod budget;
 pub mod directory;
 pub mod fuzz;
 pub mod health;

@@ -38,6 +38,11 @@ impl Timestamp {
         Self { millis: self.millis.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)) }
     }
 
+    /// How long ago `earlier` was; zero when it lies ahead.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.millis.saturating_sub(earlier.millis).max(0).unsigned_abs())
+    }
+
     pub fn minus(self, wait: Duration) -> Self {
         Self { millis: self.millis.saturating_sub(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)) }
     }

@@ -36,6 +36,10 @@ pub enum Kind {
     NoSpace,
     /// No answer, a broken answer, 5xx, or a deadline passed.
     Unavailable,
+    /// The backend's budget of the month is spent, so it was not asked: another copy may be read.
+    ReadBudget,
+    /// The same, of a write: another backend may take it.
+    WriteBudget,
     /// We are at a limit of our own; the client should slow down.
     Overloaded,
     /// The bytes do not add up: short body, wrong checksum, changed ETag.

@@ -1,6 +1,7 @@
 //! From the tree as written to the configuration as meant: every key read, every cross-field rule tested. Finds all
 //! problems before it gives up; warns of what is allowed but rarely meant.
 
+use super::check_budgets::{redis, usage_flush};
 use super::checked::*;
 use super::problem::{Problem, Problems};
 use super::raw::Node;
@@ -71,6 +72,8 @@ pub(super) fn read_all(reader: &mut Reader, root: &Node, reported: Vec<Problem>)
         },
         circuit_breaker: database_breaker(reader, &root.section("circuit_breaker")),
         backend_breaker: backend_breaker(reader, &root.section("backend_circuit_breaker")),
+        usage_flush: usage_flush(reader, &root.section("usage_flush")),
+        redis: redis(reader, &root, &root.section("redis")),
         admin: admin(reader, &root.section("admin")),
         metrics: metrics(reader, &root.section("telemetry").section("metrics")),
     };

@@ -2,6 +2,7 @@
 
 use super::check::{TIMEOUT, WAIT};
 use super::check_auth::access_key;
+use super::check_budgets::budget;
 use super::checked::{Backend, BackendHttp, Endpoint, PayloadSigning, Place, S3Place};
 use super::reader::{Reader, Section};
 use super::values;
@@ -59,6 +60,7 @@ fn backend(reader: &mut Reader, at: &Section<'_>, place: usize) -> Option<Backen
         quota_bytes,
         max_object_size_bytes,
         max_key_bytes,
+        budget: budget(reader, at),
     })
 }
 

@@ -6,6 +6,7 @@ use crate::policy::access::Principal;
 use crate::policy::body_path::RelayMode;
 use crate::policy::cors::CorsRule;
 use crate::policy::placement::Strategy;
+use crate::policy::usage::Budget;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,9 @@ pub struct Config {
     pub circuit_breaker: DatabaseBreaker,
     /// None: off.
     pub backend_breaker: Option<Breaker>,
+    pub usage_flush: UsageFlush,
+    /// None: instances tell each other their usage through the database only.
+    pub redis: Option<Redis>,
     pub admin: Admin,
     pub metrics: Metrics,
 }
@@ -187,6 +191,8 @@ pub struct Backend {
     pub max_object_size_bytes: u64,
     /// A key whose name here would be longer is stored under its hash.
     pub max_key_bytes: usize,
+    /// What it may be asked for in a month.
+    pub budget: Budget,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -324,6 +330,32 @@ pub struct Breaker {
     /// Failures in a row.
     pub failure_threshold: u32,
     /// Until the first probe; up to a quarter more by chance.
+    pub open_timeout: Duration,
+}
+
+/// How often usage is written to the database.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UsageFlush {
+    pub interval: Duration,
+    /// While so many thousandths of any budget are used, `fast_interval` applies; None: never.
+    pub adaptive_per_mille: Option<u32>,
+    pub fast_interval: Duration,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Redis {
+    pub host: String,
+    pub port: u16,
+    pub password: Option<Secret>,
+    pub db: u32,
+    pub tls: bool,
+    /// PEM roots to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Stands before every key.
+    pub key_prefix: String,
+    /// Failures in a row until it is left alone.
+    pub failure_threshold: u32,
+    /// From then until a PING, and between two.
     pub open_timeout: Duration,
 }
 

@@ -5,6 +5,7 @@
 mod check;
 mod check_auth;
 mod check_backends;
+mod check_budgets;
 mod check_cors;
 mod check_postgres;
 pub mod checked;

@@ -228,6 +228,10 @@ impl Reader {
         self.value(section, word, |text| within(values::count(text)?, &range, u64::to_string))
     }
 
+    pub fn fraction(&mut self, section: &Section<'_>, word: &str) -> Option<u32> {
+        self.value(section, word, values::fraction)
+    }
+
     pub fn size(&mut self, section: &Section<'_>, word: &str, range: RangeInclusive<u64>) -> Option<u64> {
         self.value(section, word, |text| within(values::bytes(text)?, &range, |&bytes| show_bytes(bytes)))
     }

@@ -14,6 +14,8 @@ pub enum Kind {
     Size,
     Number,
     Flag,
+    /// Between 0 and 1, neither of them.
+    Fraction,
     /// A list of texts, or one alone.
     Texts,
     Choice(&'static [&'static str]),
@@ -32,6 +34,7 @@ impl Kind {
             Self::Size => "size".into(),
             Self::Number => "number".into(),
             Self::Flag => "true, false".into(),
+            Self::Fraction => "fraction".into(),
             Self::Texts => "list of texts".into(),
             Self::Choice(words) => words.join(", "),
         }
@@ -72,7 +75,7 @@ pub struct Key {
 }
 
 use Absent::{Is, Required, Unset};
-use Kind::{Address, Choice, Duration, Flag, Number, Path, Secret, Size, Text, Texts, Url};
+use Kind::{Address, Choice, Duration, Flag, Fraction, Number, Path, Secret, Size, Text, Texts, Url};
 
 const fn key(path: &'static str, kind: Kind, default: Absent) -> Key {
     Key { path, state: State::Known { kind, default } }
@@ -87,7 +90,6 @@ const fn gone(path: &'static str, instead: &'static str) -> Key {
 }
 
 const REMOVE: &str = "remove it from the file";
-const BUDGETS: &str = "monthly request and traffic budgets";
 const ADMISSION: &str = "admission control";
 const USE_CONNECTIONS: &str = "remove it; `server.max_connections` bounds the load";
 
@@ -183,11 +185,13 @@ pub const KEYS: &[Key] = &[
     gone("backends[].http.max_idle_conns", "pools are per reactor and backend: use `max_idle_conns_per_host`"),
     gone("backends[].http.response_header_timeout", "use `server.backend_timeout`"),
     gone("backends[].http.force_http2", "backends are spoken to in HTTP/1.1, which moves bodies faster; remove it"),
-    not_yet("backends[].api_request_limit", BUDGETS, REMOVE),
-    not_yet("backends[].egress_byte_limit", BUDGETS, REMOVE),
-    not_yet("backends[].ingress_byte_limit", BUDGETS, REMOVE),
-    not_yet("backends[].request_limits", BUDGETS, REMOVE),
-    not_yet("backends[].unmetered", BUDGETS, REMOVE),
+    key("backends[].api_request_limit", Number, Is("0")),
+    key("backends[].egress_byte_limit", Size, Is("0")),
+    key("backends[].ingress_byte_limit", Size, Is("0")),
+    key("backends[].request_limits[].name", Text, Required),
+    key("backends[].request_limits[].operations", Texts, Required),
+    key("backends[].request_limits[].limit", Number, Is("0")),
+    key("backends[].unmetered", Texts, Unset),
     not_yet(
         "backends[].credential_source",
         "credentials from the environment's chain",
@@ -230,6 +234,18 @@ pub const KEYS: &[Key] = &[
     key("backend_circuit_breaker.enabled", Flag, Is("false")),
     key("backend_circuit_breaker.failure_threshold", Number, Is("5")),
     key("backend_circuit_breaker.open_timeout", Duration, Is("5m")),
+    key("usage_flush.interval", Duration, Is("30s")),
+    key("usage_flush.adaptive_enabled", Flag, Is("false")),
+    key("usage_flush.adaptive_threshold", Fraction, Is("0.8")),
+    key("usage_flush.fast_interval", Duration, Is("5s")),
+    key("redis.address", Text, Unset),
+    key("redis.password", Secret, Unset),
+    key("redis.db", Number, Is("0")),
+    key("redis.tls", Flag, Is("false")),
+    key("redis.ca_file", Path, Unset),
+    key("redis.key_prefix", Text, Is("s3orch")),
+    key("redis.failure_threshold", Number, Is("3")),
+    key("redis.open_timeout", Duration, Is("5s")),
     key("admin.listen_addr", Address, Is("127.0.0.1:9001")),
     key("admin.token", Secret, Unset),
     key("telemetry.metrics.enabled", Flag, Is("true")),
@@ -249,9 +265,7 @@ pub const KEYS: &[Key] = &[
     not_yet("rate_limit", "rate limits", REMOVE),
     not_yet("encryption", "encryption", "remove it; objects are stored as they are sent"),
     not_yet("compression", "compression", REMOVE),
-    not_yet("redis", "shared counters in Redis", REMOVE),
     not_yet("ui", "the web interface", REMOVE),
-    not_yet("usage_flush", "settings of the usage counters", REMOVE),
     not_yet("notifications", "webhooks", REMOVE),
     gone("debug", "there is no Go runtime to trace; remove it"),
 ];

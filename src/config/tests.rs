@@ -93,7 +93,9 @@ fn the_documentation_gives_type_and_default_of_every_key() {
 fn every_key_of_the_table_is_read() {
     let rule = "    cors: [{allowed_origins: '*', allowed_methods: [GET]}]\n";
     let user = "auth: {users: [{name: a, access_key_id: b, secret_access_key: c, grants: [{bucket: '*', permissions: all}]}]}\n";
-    let root = raw::parse(&SMALL.replace("backends:\n", &format!("{rule}{user}backends:\n"))).expect("valid YAML");
+    let pool = "backends:\n  - request_limits: [{name: a, operations: '*', limit: 1}]\n    ";
+    let with_lists = SMALL.replace("backends:\n  - ", &format!("{rule}{user}{pool}"));
+    let root = raw::parse(&with_lists).expect("valid YAML");
     let mut reader = reader::Reader::new(Path::new("/"));
     check::read_all(&mut reader, &root, Vec::new()).expect("a valid file");
     let shared = raw::parse(&format!("{SMALL}database: {{host: db, database: d, user: u}}\n")).expect("valid YAML");

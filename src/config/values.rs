@@ -65,6 +65,12 @@ pub fn flag(text: &str) -> Result<bool, String> {
     }
 }
 
+/// A part of a whole, such as `0.8`, neither nothing nor all of it: in thousandths.
+pub fn fraction(text: &str) -> Result<u32, String> {
+    let parsed = text.strip_prefix("0.").and_then(|_| scaled(text, 1000)).filter(|part| (1..1000).contains(part));
+    parsed.map(|part| part as u32).ok_or_else(|| format!("`{text}` is not a number between 0 and 1, like 0.8"))
+}
+
 /// `127.0.0.1:9000`, `[::1]:9000`, `localhost:9000`, or `:9000` for every IPv4 address.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
@@ -76,6 +82,18 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
         Some(("localhost", port)) => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
         _ => Err(format!("`{text}` is not an address and port; write it like 0.0.0.0:9000 or [::1]:9000")),
     }
+}
+
+/// `redis.example.com:6379`, `10.0.0.5:6379`, `[::1]:6379`.
+pub fn host_and_port(text: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("`{text}` is not a host and port; write it like redis.example.com:6379");
+    let (host, port) = split_port(text).ok_or_else(wrong)?;
+    let host = match host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?.to_string(),
+        None if is_host_name(host) => host.to_owned(),
+        None => return Err(wrong()),
+    };
+    Ok((host, port.ok_or_else(wrong)?))
 }
 
 /// `http://host[:port]` or `https://host[:port]`, nothing behind it but a slash.
@@ -148,6 +166,20 @@ fn scaled(number: &str, per: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_and_ports_and_fractions() {
+        let host = |text: &str| host_and_port(text).ok();
+        assert_eq!(host("redis.example.com:6379"), Some(("redis.example.com".into(), 6379)));
+        assert_eq!(host("[::1]:1"), Some(("::1".into(), 1)));
+        for wrong in ["", "redis", "redis:", "redis:0", ":6379", "redis://x:1", "a b:1"] {
+            assert_eq!(host(wrong), None, "{wrong}");
+        }
+        assert_eq!((fraction("0.8"), fraction("0.125")), (Ok(800), Ok(125)));
+        for wrong in ["0", "1", "1.5", "0.0", "80%", "-0.5", "0.0001", ""] {
+            assert!(fraction(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durations() {

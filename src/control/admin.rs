@@ -5,20 +5,26 @@ mod backends;
 mod cleanup;
 mod sync;
 
+use super::counters::local::UsageBook;
+use super::counters::merged;
+use super::counters::redis::{OwnUsage, Shared as SharedCounters};
 use super::metadata::ControlMetadata;
-use super::usage::{self, UsageBook};
+use crate::backend::budget::{ALL_POOL, ALL_REQUESTS, Budgets, POOL_PREFIX};
 use crate::backend::standing::Standing;
-use crate::base::{Failure, Secret, Timestamp};
+use crate::base::{Failure, Incarnation, Secret, Timestamp};
 use crate::config::view::View;
 use crate::observe::cells::{CoreCells, DeskCells};
 use crate::observe::circuit::Circuit;
-use crate::observe::metrics::{self, BackendGauges, Snapshot};
+use crate::observe::metrics::{self, BackendGauges, PoolGauge, Snapshot};
 use crate::observe::process::Process;
+use crate::policy::usage::is_near;
+use crate::proto::date;
 use crate::reactor::jobs::SyncOrder;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::wake::Wake;
 use crate::store::port::{Answer, BackendStatus, Metadata, Query, RecordUsage};
 use crate::workers::drain;
+use crate::workers::lend::{Lender, Occasion};
 use axum::Json;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -29,7 +35,8 @@ use axum::routing::get;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 
 /// Bells of the schedule that operators ring.
@@ -59,6 +66,9 @@ pub struct Operations {
     pub readiness: Arc<Readiness>,
     pub now: fn() -> Timestamp,
     book: Mutex<UsageBook>,
+    lender: tokio::sync::Mutex<Lender>,
+    /// What other instances told through Redis.
+    redis: Option<Arc<SharedCounters>>,
     /// Versions short of copies, as the last pass counted; u64::MAX = not counted yet.
     replication_pending: AtomicU64,
     rings: Rings,
@@ -76,10 +86,13 @@ impl Operations {
         desk: Arc<DeskCells>,
         metadata: ControlMetadata,
         readiness: Arc<Readiness>,
+        budgets: Arc<Budgets>,
+        redis: Option<Arc<SharedCounters>>,
         rings: Rings,
         now: fn() -> Timestamp,
     ) -> Arc<Self> {
         let book = Mutex::new(UsageBook::new(cores.clone(), now()));
+        let lender = tokio::sync::Mutex::new(Lender::new(budgets, now()));
         let replication_pending = AtomicU64::new(u64::MAX);
         let (drains, previews) = (Mutex::default(), Mutex::default());
         Arc::new(Self {
@@ -91,6 +104,8 @@ impl Operations {
             readiness,
             now,
             book,
+            lender,
+            redis,
             replication_pending,
             rings,
             drains,
@@ -170,20 +185,65 @@ impl Operations {
         self.replication_pending.store(pending, Ordering::Relaxed);
     }
 
-    /// Writes this incarnation's usage to the database.
-    pub async fn flush_usage(&self) -> Result<(), Failure> {
-        let (period, used) = self.book.lock().unwrap_or_else(PoisonError::into_inner).read((self.now)());
+    /// Borrows from the backends' budgets, and tells what was spent of them. Cancel: NOT safe.
+    pub async fn lend(&self, occasion: Occasion) -> Result<(), Failure> {
+        let mut lender = self.lender.lock().await;
+        if !lender.has_work() {
+            return Ok(());
+        }
+        let Some(incarnation) = self.counts_as() else {
+            lender.answer_nobody();
+            return Err(unregistered());
+        };
+        lender.run(&self.metadata, incarnation, occasion, (self.now)()).await
+    }
+
+    /// How long usage may wait to be written.
+    pub async fn usage_interval(&self) -> Duration {
+        let flush = self.view.usage_flush;
+        let lender = self.lender.lock().await;
+        match flush.adaptive_per_mille {
+            Some(per_mille) if lender.is_near(|used, limit| is_near(used, limit, per_mille)) => flush.fast_interval,
+            _ => flush.interval,
+        }
+    }
+
+    /// Under which number this run counts what it uses, to its end: the first that the database gave it, whatever it was
+    /// given later, since its counters go on. None before.
+    fn counts_as(&self) -> Option<Incarnation> {
+        self.readiness.database.registered().map(|registered| registered.incarnation)
+    }
+
+    fn book(&self) -> MutexGuard<'_, UsageBook> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this instance has used of the backends this month. None while the database has not given it a number.
+    pub fn own_usage(&self) -> Option<OwnUsage> {
+        let incarnation = self.counts_as()?;
+        let (period, used) = self.book().this_month((self.now)());
         let backends = self.view.backends.iter().map(|one| one.name.clone()).zip(used).collect();
-        let record = RecordUsage { incarnation: self.readiness.database.incarnation(), period, backends };
-        // There is nothing that a record of usage could be refused for.
-        self.metadata.step(record).await.map(|_| ())
+        Some(OwnUsage { incarnation, period, backends })
+    }
+
+    /// Writes this instance's usage to the database.
+    pub async fn flush_usage(&self) -> Result<(), Failure> {
+        let incarnation = self.counts_as().ok_or_else(unregistered)?;
+        let months = self.book().untold((self.now)());
+        for (period, used) in months {
+            let backends = self.view.backends.iter().map(|one| one.name.clone()).zip(used).collect();
+            // There is nothing that a record of usage could be refused for.
+            let _ = self.metadata.step(RecordUsage { incarnation, period: period.clone(), backends }).await?;
+            self.book().told(&period);
+        }
+        Ok(())
     }
 
     /// The backends as the database has them now, usage included: in the configuration's order, then those that only rows
     /// name.
     async fn backends(&self) -> Result<Vec<BackendStatus>, Failure> {
         self.flush_usage().await?;
-        match self.metadata.query(Query::Status { period: usage::period((self.now)()) }).await? {
+        match self.metadata.query(Query::Status { period: date::month((self.now)()) }).await? {
             Answer::Status(mut backends) => {
                 let place = |name: &str| self.view.backends.iter().position(|one| one.name.as_str() == name);
                 // Of a removed one, an upload that has ended may name it for a day.
@@ -199,6 +259,7 @@ impl Operations {
                     place(&one.name).is_some() || unmarked != nothing
                 });
                 backends.sort_by_key(|one| place(&one.name).unwrap_or(usize::MAX));
+                self.refresh_usage(&mut backends).await?;
                 Ok(backends)
             }
             other => Err(Failure::ourselves(format!("a status was answered with {other:?}"))),
@@ -206,12 +267,64 @@ impl Operations {
     }
 
     fn circuits(&self) -> Vec<&Circuit> {
-        std::iter::once(&self.readiness.database.circuit).chain(self.standing.circuits()).collect()
+        let redis = self.redis.as_ref().map(|redis| &redis.circuit);
+        std::iter::once(&self.readiness.database.circuit).chain(self.standing.circuits()).chain(redis).collect()
+    }
+
+    /// What other instances have used since they wrote it to the database, as far as Redis knows.
+    async fn refresh_usage(&self, backends: &mut [BackendStatus]) -> Result<(), Failure> {
+        let period = date::month((self.now)());
+        let others = self.redis.as_ref().map(|redis| redis.others(&period)).unwrap_or_default();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let Answer::Usage { usage, .. } = self.metadata.query(Query::Usage { period }).await? else {
+            return Err(Failure::ourselves("a query was answered with another's answer"));
+        };
+        let sums = merged(usage.iter().chain(&others));
+        for one in backends {
+            if let Some(usage) = sums.get(one.name.as_str()) {
+                one.usage = *usage;
+            }
+        }
+        Ok(())
+    }
+
+    /// What all instances have spent of each backend's budgets.
+    async fn budgets(&self) -> Result<Vec<BudgetLine>, Failure> {
+        let mut lines: Vec<BudgetLine> = Vec::new();
+        if !self.lender.lock().await.has_work() {
+            return Ok(lines);
+        }
+        self.lend(Occasion::Regular).await?;
+        let Answer::Usage { budgets, .. } =
+            self.metadata.query(Query::Usage { period: date::month((self.now)()) }).await?
+        else {
+            return Err(Failure::ourselves("a query was answered with another's answer"));
+        };
+        let lender = self.lender.lock().await;
+        for counter in lender.counters() {
+            let rows =
+                budgets.iter().filter(|row| row.backend == counter.backend.as_str() && row.counter == counter.name);
+            let (used, lent) = rows.fold((0, 0), |(used, lent), row| (used + row.used, lent + row.granted));
+            lines.push(BudgetLine {
+                backend: counter.backend.as_str().to_owned(),
+                counter: counter.name.clone(),
+                used,
+                lent,
+                limit: counter.limit,
+            });
+        }
+        Ok(lines)
     }
 
     fn usable(&self, name: &str) -> bool {
         self.view.backends.iter().position(|one| one.name.as_str() == name).is_some_and(|i| self.standing.usable(i))
     }
+}
+
+fn unregistered() -> Failure {
+    Failure::metadata("the database has not answered since the start")
 }
 
 pub fn router(operations: Arc<Operations>, token: Option<Secret>, with_metrics: bool) -> Router {
@@ -282,6 +395,7 @@ struct Status {
     restored: bool,
     usage_period: String,
     backends: Vec<BackendLine>,
+    budgets: Vec<BudgetLine>,
     reactors: Vec<ReactorLine>,
 }
 
@@ -303,6 +417,18 @@ struct BackendLine {
     ingress_bytes: u64,
 }
 
+/// One monthly budget of a backend, over all instances.
+#[derive(Serialize)]
+struct BudgetLine {
+    backend: String,
+    counter: String,
+    used: u64,
+    /// Lent to instances: spent, or theirs to spend; what a dead one left counts as spent.
+    lent: u64,
+    /// 0 = unlimited.
+    limit: u64,
+}
+
 #[derive(Serialize)]
 struct ReactorLine {
     core: String,
@@ -319,7 +445,8 @@ async fn status(State(operations): State<Arc<Operations>>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         db_healthy: backends.is_ok(),
         restored: matches!(operations.metadata.query(Query::Restored).await, Ok(Answer::Restored(true))),
-        usage_period: usage::period((operations.now)()),
+        usage_period: date::month((operations.now)()),
+        budgets: operations.budgets().await.unwrap_or_default(),
         backends: backends.unwrap_or_default().into_iter().map(|one| backend_line(&operations, one)).collect(),
         reactors: operations.cores.iter().map(|core| reactor_line(core)).filter(|line| line.core != "mover").collect(),
     };
@@ -351,6 +478,7 @@ fn reactor_line(core: &CoreCells) -> ReactorLine {
 
 async fn metrics_text(State(operations): State<Arc<Operations>>) -> Response {
     let backends = operations.backends().await;
+    let budgets = operations.budgets().await.unwrap_or_default();
     let gauges: Option<Vec<_>> = backends.as_ref().ok().map(|backends| {
         backends
             .iter()
@@ -369,21 +497,34 @@ async fn metrics_text(State(operations): State<Arc<Operations>>) -> Response {
                 api_requests: one.usage.api_requests,
                 egress_bytes: one.usage.egress_bytes,
                 ingress_bytes: one.usage.ingress_bytes,
+                pools: pools_of(&budgets, &one.name),
             })
             .collect()
     });
     let pending = operations.replication_pending.load(Ordering::Relaxed);
+    let redis = operations.redis.as_deref();
     let text = metrics::render(&Snapshot {
         version: env!("CARGO_PKG_VERSION"),
         cores: &operations.cores,
         desk: &operations.desk,
         circuits: &operations.circuits(),
+        redis: redis.map(|redis| &redis.cells),
+        redis_healthy: redis.is_some_and(|redis| redis.is_answering()),
         db_healthy: backends.is_ok(),
         backends: gauges.as_deref(),
         replication_pending: (pending != u64::MAX).then_some(pending),
         process: process(),
     });
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+}
+
+fn pools_of(budgets: &[BudgetLine], backend: &str) -> Vec<PoolGauge> {
+    let of_backend = budgets.iter().filter(|line| line.backend == backend);
+    let pool = |line: &BudgetLine| {
+        let name = line.counter.strip_prefix(POOL_PREFIX).or((line.counter == ALL_REQUESTS).then_some(ALL_POOL))?;
+        Some(PoolGauge { name: name.to_owned(), requests: line.used, limit: line.limit })
+    };
+    of_backend.filter_map(pool).collect()
 }
 
 fn process() -> Process {

@@ -1,10 +1,12 @@
 //! Looking after the backends, on the mover: whether each is ours, what it was measured to do, and whether one whose
 //! breaker is open works again.
 
+use crate::backend::budget::Spend;
 use crate::backend::standing::Standing;
 use crate::base::failure::Kind;
 use crate::base::{Clock, Dice, Failure, Nonce};
 use crate::handlers::ports::Ports;
+use crate::policy::usage::BackendCall;
 use crate::reactor::ports::CorePorts;
 use crate::reactor::task;
 use crate::store::port::{Answer, Metadata, Query, RecordFacts};
@@ -21,11 +23,16 @@ pub struct StandingBook {
 }
 
 /// Looks at every backend's marker and measures what was not measured; whether all are in order. Those whose breaker is
-/// open have their probes.
+/// open have their probes; one that was in order and whose monthly budget has no more looks is left alone.
 pub async fn check_backends(ports: &CorePorts, book: &StandingBook) -> bool {
     let named = blobs_named(ports).await;
     let mut all = true;
-    for index in (0..ports.view().backends.len()).filter(|&index| !ports.standing().is_open(index)) {
+    let look = Spend::call(BackendCall::Get);
+    let is_due = |&index: &usize| {
+        let standing = ports.standing();
+        !standing.is_open(index) && (!standing.is_ours(index) || ports.budgets().has_room(index, &look))
+    };
+    for index in (0..ports.view().backends.len()).filter(is_due) {
         let named = named.as_ref().ok().map(|named| named[index]);
         all &= check_and_tell(ports, index, named).await.is_ok();
     }

@@ -3,6 +3,7 @@
 pub mod admin;
 mod backend_checks;
 mod certificate;
+pub mod counters;
 pub mod drains;
 pub mod lease;
 pub mod metadata;
@@ -11,4 +12,3 @@ pub mod registry;
 pub mod schedule;
 pub mod start;
 mod threads;
-pub mod usage;

@@ -3,6 +3,7 @@
 
 use super::admin::{self, Operations, Rings};
 use super::certificate::{self, Certificate};
+use super::counters::redis::RedisCounters;
 use super::drains;
 use super::lease::{self, Terms};
 use super::metadata::{self, ControlMetadata};
@@ -10,6 +11,7 @@ use super::mover;
 use super::registry::{ConfigFile, Keeper};
 use super::schedule::{self, Bells};
 use super::threads::start_thread;
+use crate::backend::budget::Budgets;
 use crate::backend::standing::Standing;
 use crate::base::{Clock, Tenure, Timestamp};
 use crate::config::View;
@@ -27,7 +29,7 @@ use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
-use crate::reactor::wake::{self, Wake};
+use crate::reactor::wake::{self, Wake, Woken};
 use crate::store::board::Board;
 use crate::store::database_state::DatabaseState;
 use crate::store::desk::Locations;
@@ -35,6 +37,7 @@ use crate::store::location_cache::LocationCache;
 use crate::store::port::{BackendLimit, Metadata, MetadataStore, Register, Registered, Rules};
 use crate::store::postgres::{PostgresOptions, PostgresStore, Protection};
 use crate::store::sqlite::SqliteStore;
+use crate::workers::lend::Occasion;
 use crate::workers::sync::{Event, Plan};
 use anyhow::{Context, anyhow, bail};
 use std::io;
@@ -54,8 +57,6 @@ const FIRST_CHECK: Duration = Duration::from_secs(10);
 const PROBE_CALLS: u32 = 4;
 /// How often this run tries to register while the database does not answer.
 const REGISTER_AGAIN: Duration = Duration::from_millis(500);
-/// Usage goes to the database this often, and at the end.
-const USAGE_FLUSH: Duration = Duration::from_secs(30);
 /// While stopping, how often it is looked whether all connections have ended.
 const STOP_LOOK: Duration = Duration::from_millis(20);
 
@@ -231,6 +232,9 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     let terms = Terms::new(view, Arc::clone(&tenure), metadata.clone());
     let (cleanup, cleanup_woken) = wake::bell();
     let (replicate, replicate_woken) = wake::bell();
+    let (borrow, borrow_woken) = wake::bell();
+    let metered = view.backends.iter().map(|backend| (&backend.name, &backend.budget));
+    let budgets = Arc::new(Budgets::new(metered, Box::new(move || borrow.ring())));
     let (drain, drain_woken) = wake::bell();
     let known = Known {
         view: Arc::clone(view),
@@ -252,6 +256,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         standing: Arc::clone(&standing),
         tenure,
         database: Arc::clone(&database),
+        budgets: Arc::clone(&budgets),
         cleanup: cleanup.clone(),
         replicate,
     };
@@ -262,7 +267,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     tokio::task::spawn_local(keeper.run(hangup));
     let parts = CoreParts {
         shared,
-        backends: BackendParts::open(view, &standing).context("the backends")?,
+        backends: BackendParts::open(view, &standing, &budgets).context("the backends")?,
         metadata: postbox,
         locations: (cache, exact),
         publication,
@@ -271,6 +276,10 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         processor: processors.control,
     };
 
+    let redis = match &view.redis {
+        Some(settings) => Some(RedisCounters::new(settings)?),
+        None => None,
+    };
     let (asks_in, asks) = mailbox::channel();
     let operations = Operations::new(
         Arc::clone(view),
@@ -279,9 +288,18 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         desk_cells,
         metadata,
         Arc::new(Readiness::new(database)),
+        budgets,
+        redis.as_ref().map(RedisCounters::shared),
         Rings { cleanup, drain },
         || CoreClock::default().now(),
     );
+    if let Some(redis) = redis {
+        let told = Arc::clone(&operations);
+        tokio::task::spawn_local(redis.run(move || told.own_usage()));
+    }
+    // Otherwise the first calls wait for it; without the database they do.
+    let _ = operations.lend(Occasion::Regular).await;
+    lend_when_rung(Arc::clone(&operations), borrow_woken);
     let (checked_in, checked) = flume::bounded(1);
     mover::spawn(parts.clone(), asks_in, checked_in, services).await?;
     let bells = Bells { drain: drain_woken, cleanup: cleanup_woken, replicate: replicate_woken };
@@ -511,9 +529,23 @@ fn spawn_server(what: &'static str, listener: TcpListener, router: axum::Router)
 fn flush_usage_regularly(operations: Arc<Operations>) {
     tokio::task::spawn_local(async move {
         loop {
-            tokio::time::sleep(USAGE_FLUSH).await;
+            tokio::time::sleep(operations.usage_interval().await).await;
             if let Err(failure) = operations.flush_usage().await {
                 tracing::warn!(%failure, "usage could not be recorded");
+            }
+            if let Err(failure) = operations.lend(Occasion::Regular).await {
+                tracing::warn!(%failure, "spending of monthly budgets could not be told");
+            }
+        }
+    });
+}
+
+fn lend_when_rung(operations: Arc<Operations>, borrow: Woken) {
+    tokio::task::spawn_local(async move {
+        loop {
+            borrow.heard().await;
+            if let Err(failure) = operations.lend(Occasion::Rung).await {
+                tracing::warn!(%failure, "nothing more of the monthly budgets was lent");
             }
         }
     });
@@ -545,6 +577,9 @@ async fn stop_in_order(view: &View, operations: &Operations, stop: &Stop, reacto
     }
     if let Err(failure) = operations.flush_usage().await {
         tracing::warn!(%failure, "usage could not be recorded");
+    }
+    if let Err(failure) = operations.lend(Occasion::End).await {
+        tracing::warn!(%failure, "what is left of the monthly budgets was not given back");
     }
 }
 

@@ -29,6 +29,9 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     if candidates.is_empty() && !placing::any_usable(ports) {
         return Err(Failure::backend("no backend is usable").into());
     }
+    if candidates.is_empty() && placing::is_unaffordable(ports, 0) {
+        return Err(placing::over_budget().into());
+    }
     let upload = loop {
         let create = CreateUpload {
             bucket: bucket.name.clone(),

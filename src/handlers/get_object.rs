@@ -63,7 +63,10 @@ struct Progress {
 impl Progress {
     fn failed(&mut self, failure: Failure) {
         self.stale |= matches!(failure.kind, Kind::NotFound | Kind::Corrupt);
-        self.failure = Some(failure);
+        // That another copy's backend has no budget left says less than why this one failed.
+        if failure.kind != Kind::ReadBudget || self.failure.is_none() {
+            self.failure = Some(failure);
+        }
     }
 }
 

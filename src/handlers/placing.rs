@@ -2,11 +2,14 @@
 //! into the plain facts that `policy/` ranks.
 
 use super::ports::Ports;
+use crate::backend::budget::Spend;
 use crate::backend::port::UpstreamPayload;
-use crate::base::{BackendName, Clock};
+use crate::base::failure::Kind;
+use crate::base::{BackendName, Blame, Clock, Failure, Retry};
 use crate::config::checked::{Backend, PayloadSigning, Place};
 use crate::policy::placement::{self, BackendFacts};
 use crate::policy::read_order::{self, CopyFacts, ReadOrder};
+use crate::policy::usage::BackendCall;
 use crate::proto::body_check::Help;
 use crate::proto::checksum::{Algorithm, Algorithms, Digester};
 use crate::store::port::Candidate;
@@ -20,24 +23,27 @@ pub fn index_of<P: Ports>(ports: &P, backend: &BackendName) -> usize {
     ports.view().backend_index(backend).unwrap_or(usize::MAX)
 }
 
-/// Backends that may take a blob of this size, best first. Empty if none may.
+/// Backends that may take a blob of this size, best first. Empty if none may. One whose monthly budget has no room for it is
+/// none of them; whether it has is decided when the bytes go.
 pub fn candidates<P: Ports>(ports: &P, bucket: &str, key: &str, size: u64) -> Vec<Candidate> {
     let view = ports.view();
-    let facts: Vec<BackendFacts> = (0..view.backends.len()).map(|index| placement_facts(ports, index)).collect();
+    let facts: Vec<BackendFacts> = (0..view.backends.len()).map(|index| placement_facts(ports, index, size)).collect();
     placement::rank(view.routing_strategy, bucket, key, size, &facts)
         .into_iter()
         .map(|choice| Candidate { backend: view.backends[choice.backend].name.clone(), literal: choice.literal })
         .collect()
 }
 
-fn placement_facts<P: Ports>(ports: &P, index: usize) -> BackendFacts {
+fn placement_facts<P: Ports>(ports: &P, index: usize, size: u64) -> BackendFacts {
     let (view, standing) = (ports.view(), ports.standing());
     let backend = &view.backends[index];
+    let spend = Spend { ingress: size, ..Spend::call(BackendCall::Put) };
     BackendFacts {
         used_bytes: ports.board().charged_bytes(index),
         limit_bytes: backend.quota_bytes,
         // A backend whose marker was not seen takes nothing, like one that is being emptied.
         draining: standing.draining(index) || !standing.usable(index),
+        affordable: ports.budgets().has_room(index, &spend),
         healthy: ports.health().is_good(index, ports.clock().tick()),
         max_object_bytes: backend.max_object_size_bytes,
         max_key_bytes: backend.max_key_bytes,
@@ -56,6 +62,20 @@ pub fn may_fit<P: Ports>(ports: &P, backend: &BackendName, size: u64) -> bool {
 pub fn any_usable<P: Ports>(ports: &P) -> bool {
     let standing = ports.standing();
     (0..ports.view().backends.len()).any(|index| standing.usable(index) && !standing.draining(index))
+}
+
+/// Whether the budgets of the month alone keep a blob of this size out of every backend that could take it.
+pub fn is_unaffordable<P: Ports>(ports: &P, size: u64) -> bool {
+    let all: Vec<BackendFacts> = (0..ports.view().backends.len())
+        .map(|index| BackendFacts { affordable: true, ..placement_facts(ports, index, size) })
+        .collect();
+    !placement::rank(ports.view().routing_strategy, "", "", size, &all).is_empty()
+}
+
+/// Why a write finds no backend then.
+pub fn over_budget() -> Failure {
+    let cause = "the month's budget of every backend that could take it is spent";
+    Failure::new(Kind::WriteBudget, Blame::Ourselves, Retry::Never, cause)
 }
 
 /// In which order to try copies. Allocates nothing.

@@ -1,6 +1,7 @@
 //! What a handler or worker holds: the metadata, the backends, a clock, dice, the published view; and, for a request, the
 //! client's side of the exchange. Reactors, the mover and the simulator each implement these once.
 
+use crate::backend::budget::Budgets;
 use crate::backend::health::Health;
 use crate::backend::port::{Backends, Moved};
 use crate::backend::standing::Standing;
@@ -35,6 +36,8 @@ pub trait Ports: Backends {
     fn board(&self) -> &Board;
     /// Which backends may be used, and what was measured of them.
     fn standing(&self) -> &Standing;
+    /// What may still be asked of the backends this month.
+    fn budgets(&self) -> &Budgets;
     /// This core's own view of which backends answer.
     fn health(&self) -> &Health;
     fn cells(&self) -> &CoreCells;

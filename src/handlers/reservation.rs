@@ -62,6 +62,9 @@ impl Write {
         if self.candidates.is_empty() && !placing::any_usable(ports) {
             return Err(Failure::backend("no backend is usable").into());
         }
+        if self.candidates.is_empty() && placing::is_unaffordable(ports, self.size) {
+            return Err(placing::over_budget().into());
+        }
         let begun = self.begin_when_there_is_room(ports, given_up).await?;
         Ok(Reservation::new(ports, begun))
     }

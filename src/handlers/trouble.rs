@@ -81,6 +81,10 @@ pub fn error_of_failure(failure: &Failure) -> S3Error {
     match (failure.blame, failure.kind) {
         (_, Kind::Overloaded) => ErrorCode::SlowDown.into(),
         (_, Kind::NoSpace) => ErrorCode::InsufficientStorage.into(),
+        (_, Kind::WriteBudget) => {
+            S3Error::new(ErrorCode::InsufficientStorage, ErrorCode::UsageLimitExceeded.default_message())
+        }
+        (_, Kind::ReadBudget) => S3Error::from(ErrorCode::UsageLimitExceeded),
         (Blame::Client, Kind::Unavailable) => S3Error::from(ErrorCode::RequestTimeout).closing(),
         (Blame::Client, _) => S3Error::from(ErrorCode::IncompleteBody).closing(),
         (Blame::Backend, Kind::Corrupt | Kind::NotFound | Kind::Refused) | (Blame::Ourselves, _) => {
@@ -110,8 +114,11 @@ pub async fn answer<P: Ports, X: Exchange<P>>(
             }
             let is_known = failure.is_of_database()
                 && ports.meta().database().is_some_and(|database| !database.circuit.is_closed());
+            if matches!(failure.kind, Kind::ReadBudget | Kind::WriteBudget) {
+                let is_read = failure.kind == Kind::ReadBudget;
+                ports.cells().usage_limit_rejections(request.operation, is_read).inc();
             // While the breaker is open, its own line says it for all.
-            if failure.blame != Blame::Client && !is_known {
+            } else if failure.blame != Blame::Client && !is_known {
                 tracing::warn!(request = request.id, operation = request.operation.name(), %failure, "request failed");
             }
             error_of_failure(&failure)
@@ -194,7 +201,9 @@ fn write_head<P: Ports, X: Exchange<P>>(exchange: &mut X, scratch: &Scratch, err
     head.status = error.http_status();
     head.field("content-type", "application/xml");
     match error.code {
-        ErrorCode::SlowDown | ErrorCode::ServiceUnavailable => head.field("retry-after", RETRY_AFTER),
+        ErrorCode::SlowDown | ErrorCode::UsageLimitExceeded | ErrorCode::ServiceUnavailable => {
+            head.field("retry-after", RETRY_AFTER)
+        }
         ErrorCode::InvalidRange => {
             head.format("content-range", format_args!("bytes */{}", scratch.located.size));
         }
@@ -217,6 +226,8 @@ mod tests {
             (Kind::Corrupt, Blame::Backend, ErrorCode::InternalError),
             (Kind::NoSpace, Blame::Backend, ErrorCode::InsufficientStorage),
             (Kind::Overloaded, Blame::Ourselves, ErrorCode::SlowDown),
+            (Kind::WriteBudget, Blame::Ourselves, ErrorCode::InsufficientStorage),
+            (Kind::ReadBudget, Blame::Ourselves, ErrorCode::UsageLimitExceeded),
             (Kind::Overloaded, Blame::Metadata, ErrorCode::SlowDown),
             (Kind::Unavailable, Blame::Ourselves, ErrorCode::InternalError),
             (Kind::Unavailable, Blame::Client, ErrorCode::RequestTimeout),

@@ -74,6 +74,11 @@ pub const METRICS: &[Metric] = &[
         &["operation", "failed_backend", "success_backend", "core"],
         "Writes that ended on another backend",
     ),
+    counter(
+        "s3o_usage_limit_rejections_total",
+        &["operation", "limit_type", "core"],
+        "Requests that no backend's monthly budget had room for: read, write",
+    ),
     // Backends, per core.
     counter("s3o_backend_requests_total", &["operation", "backend", "status", "core"], "Calls to backends"),
     histogram(
@@ -119,7 +124,7 @@ pub const METRICS: &[Metric] = &[
     ),
     counter("s3o_degraded_cache_hits_total", &["core"], "Reads without the database whose key was remembered"),
     counter("s3o_degraded_cache_misses_total", &["core"], "Reads without the database that searched the backends"),
-    gauge("s3o_circuit_breaker_state", &["name"], "0 closed, 1 open, 2 half-open: `database` or a backend"),
+    gauge("s3o_circuit_breaker_state", &["name"], "0 closed, 1 open, 2 half-open: `database`, `redis` or a backend"),
     counter("s3o_circuit_breaker_transitions_total", &["name", "from", "to"], "Changes of that state"),
     // What the database says.
     gauge("s3o_quota_bytes_used", &["backend"], "Bytes of live copies"),
@@ -133,6 +138,10 @@ pub const METRICS: &[Metric] = &[
     gauge("s3o_usage_egress_bytes", &["backend"], "Bytes read from the backend this month"),
     gauge("s3o_usage_ingress_bytes", &["backend"], "Bytes written to the backend this month"),
     gauge("s3o_backend_usable", &["backend"], "1 when its marker was seen and is ours, and its breaker is closed"),
+    gauge("s3o_usage_pool_requests", &["backend", "pool"], "Requests of this month in a pool of request_limits"),
+    gauge("s3o_usage_pool_limit", &["backend", "pool"], "The pool's limit; 0 = none"),
+    gauge("s3o_redis_fallback_active", &[], "1 while Redis is configured and does not answer"),
+    counter("s3o_redis_operations_total", &["operation", "status"], "Calls to Redis: write, read, ping"),
     gauge("s3o_drain_active", &[], "Backends that are draining and not empty yet"),
     gauge("s3o_cleanup_queue_depth", &[], "Doomed copies that wait for their deletion"),
     gauge("s3o_cleanup_dlq_depth", &[], "Copies whose deletion failed for good, still charged"),

@@ -3,6 +3,7 @@
 
 use crate::base::BackendName;
 use crate::policy::body_path::BodyPath;
+pub use crate::policy::usage::BackendCall;
 use crate::proto::http1::Method;
 use crate::proto::operation::Operation;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -176,14 +177,29 @@ impl Label for BodyPath {
     }
 }
 
-label!(
-    /// What was asked of a backend.
-    BackendCall {
-        Get = "get", Head = "head", Put = "put", Delete = "delete", List = "list", CreateUpload = "create_upload",
-        UploadPart = "upload_part", CompleteUpload = "complete_upload", AbortUpload = "abort_upload",
-        ListUploads = "list_uploads",
+impl Label for BackendCall {
+    const ALL: &'static [Self] = &BackendCall::ALL;
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Head => "head",
+            Self::Put => "put",
+            Self::Delete => "delete",
+            Self::List => "list",
+            Self::CreateUpload => "create_upload",
+            Self::UploadPart => "upload_part",
+            Self::CompleteUpload => "complete_upload",
+            Self::AbortUpload => "abort_upload",
+            Self::ListUploads => "list_uploads",
+        }
     }
-);
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
 label!(
     /// How a backend answered: a 4xx is `refused`, no answer and a 5xx are `error`.
     CallStatus { Success = "success", NotFound = "not_found", Refused = "refused", Error = "error" }
@@ -205,9 +221,9 @@ label!(
 );
 
 /// Status codes that have a series of their own; any other is counted as `other`.
-pub const STATUS_CODES: [u16; 24] = [
-    200, 204, 206, 301, 304, 307, 400, 401, 403, 404, 405, 408, 409, 411, 412, 413, 416, 431, 500, 501, 502, 503, 505,
-    507,
+pub const STATUS_CODES: [u16; 25] = [
+    200, 204, 206, 301, 304, 307, 400, 401, 403, 404, 405, 408, 409, 411, 412, 413, 416, 429, 431, 500, 501, 502, 503,
+    505, 507,
 ];
 
 /// One counter per pair of labels.
@@ -303,6 +319,7 @@ pub struct CoreCells {
     pub replication_errors: Counter,
     pub backends: Box<[BackendCells]>,
     write_failovers: Grid,
+    usage_limit_rejections: Grid,
     pub services: Box<[ServiceCells]>,
 }
 
@@ -427,6 +444,7 @@ impl CoreCells {
             replication_copies_created: Counter::default(),
             replication_errors: Counter::default(),
             write_failovers: Grid::new(backends.len(), backends.len()),
+            usage_limit_rejections: Grid::new(Operation::ALL.len(), 2),
             backends,
             services: Service::ALL.iter().map(|_| ServiceCells::default()).collect(),
         }
@@ -480,6 +498,12 @@ impl CoreCells {
     /// A write that `failed` could not take ended on `success` (indexes of the view).
     pub fn write_failover(&self, failed: usize, success: usize) -> &Counter {
         self.write_failovers.at(failed, success)
+    }
+
+    /// A request that no backend's monthly budget had room for; the second kind are writes.
+    pub fn usage_limit_rejections(&self, operation: Operation, is_read: bool) -> &Counter {
+        let row = Operation::ALL.iter().position(|one| *one == operation).expect("ALL holds every operation");
+        self.usage_limit_rejections.at(row, usize::from(!is_read))
     }
 
     pub fn service(&self, service: Service) -> &ServiceCells {
@@ -580,6 +604,7 @@ mod tests {
         assert!(Method::ALL.iter().enumerate().all(|(i, label)| label.index() == i));
         assert!(Operation::ALL.iter().enumerate().all(|(i, label)| label.index() == i));
         assert!(BodyPath::ALL.iter().enumerate().all(|(i, label)| label.index() == i));
+        assert!(BackendCall::ALL.iter().enumerate().all(|(i, label)| label.index() == i));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::cells::{
 };
 use super::circuit::{Circuit, TRANSITIONS};
 use super::process::Process;
+use super::redis::{RedisCall, RedisCells};
 use crate::policy::body_path::BodyPath;
 use crate::policy::breaker::State;
 use crate::proto::http1::Method;
@@ -35,6 +36,15 @@ pub struct BackendGauges {
     pub api_requests: u64,
     pub egress_bytes: u64,
     pub ingress_bytes: u64,
+    pub pools: Vec<PoolGauge>,
+}
+
+/// A pool of requests: this month's, and what it may have; 0 = as many as come.
+#[derive(Clone, Debug, Default)]
+pub struct PoolGauge {
+    pub name: String,
+    pub requests: u64,
+    pub limit: u64,
 }
 
 /// Everything that a scrape shows.
@@ -44,6 +54,9 @@ pub struct Snapshot<'a> {
     pub cores: &'a [Arc<CoreCells>],
     pub desk: &'a DeskCells,
     pub circuits: &'a [&'a Circuit],
+    /// None: no Redis is configured.
+    pub redis: Option<&'a RedisCells>,
+    pub redis_healthy: bool,
     pub db_healthy: bool,
     /// None while the database does not answer; what it would say is then left out rather than shown as 0.
     pub backends: Option<&'a [BackendGauges]>,
@@ -56,8 +69,10 @@ pub fn render(snapshot: &Snapshot<'_>) -> String {
     text.family("s3o_build_info", |series| series.sample(&[snapshot.version], 1));
     requests(&mut text, snapshot.cores);
     bodies(&mut text, snapshot.cores);
+    refused_by_budgets(&mut text, snapshot.cores);
     backends(&mut text, snapshot.cores);
     metadata(&mut text, snapshot);
+    redis(&mut text, snapshot);
     database(&mut text, snapshot);
     workers(&mut text, snapshot.cores);
     program(&mut text, snapshot);
@@ -123,10 +138,23 @@ fn bodies(text: &mut Text, cores: &[Arc<CoreCells>]) {
     });
 }
 
+fn refused_by_budgets(text: &mut Text, cores: &[Arc<CoreCells>]) {
+    text.family("s3o_usage_limit_rejections_total", |series| {
+        for core in cores {
+            for operation in Operation::ALL {
+                for (limit_type, is_read) in [("read", true), ("write", false)] {
+                    let count = core.usage_limit_rejections(operation, is_read).value();
+                    series.sample_if_any(&[operation.name(), limit_type, &core.core], count);
+                }
+            }
+        }
+    });
+}
+
 fn backends(text: &mut Text, cores: &[Arc<CoreCells>]) {
     text.family("s3o_backend_requests_total", |series| {
         each_backend(cores, |core, backend| {
-            for &call in BackendCall::ALL {
+            for call in BackendCall::ALL {
                 for &status in CallStatus::ALL {
                     let labels = [call.as_str(), backend.name.as_str(), status.as_str(), core];
                     series.sample_if_any(&labels, backend.calls(call, status).value());
@@ -136,7 +164,7 @@ fn backends(text: &mut Text, cores: &[Arc<CoreCells>]) {
     });
     text.family("s3o_backend_duration_seconds", |series| {
         each_backend(cores, |core, backend| {
-            for &call in BackendCall::ALL {
+            for call in BackendCall::ALL {
                 let labels = [call.as_str(), backend.name.as_str(), core];
                 series.histogram_if_any(&labels, backend.call_micros(call));
             }
@@ -209,6 +237,18 @@ fn per_operation(series: &mut Series<'_>, cores: &[Arc<CoreCells>], read: impl F
     }
 }
 
+fn redis(text: &mut Text, snapshot: &Snapshot<'_>) {
+    let Some(cells) = snapshot.redis else { return };
+    text.single("s3o_redis_fallback_active", u64::from(!snapshot.redis_healthy));
+    text.family("s3o_redis_operations_total", |series| {
+        for &call in RedisCall::ALL {
+            for (status, succeeded) in [("success", true), ("error", false)] {
+                series.sample(&[call.as_str(), status], cells.calls(call, succeeded));
+            }
+        }
+    });
+}
+
 fn database(text: &mut Text, snapshot: &Snapshot<'_>) {
     if let Some(pending) = snapshot.replication_pending {
         text.single("s3o_replication_pending", pending);
@@ -238,6 +278,15 @@ fn database(text: &mut Text, snapshot: &Snapshot<'_>) {
         text.family(name, |series| {
             for backend in backends {
                 series.sample(&[&backend.name], read(backend));
+            }
+        });
+    }
+    let pools: [(&str, fn(&PoolGauge) -> u64); 2] =
+        [("s3o_usage_pool_requests", |pool| pool.requests), ("s3o_usage_pool_limit", |pool| pool.limit)];
+    for (name, read) in pools {
+        text.family(name, |series| {
+            for (backend, pool) in backends.iter().flat_map(|one| one.pools.iter().map(move |pool| (one, pool))) {
+                series.sample(&[&backend.name, &pool.name], read(pool));
             }
         });
     }
@@ -450,8 +499,15 @@ mod tests {
         cells.write_failover(0, 1).inc();
         cells.backends[0].called(BackendCall::Get, CallStatus::Success, Duration::from_millis(3));
         cells.backends[1].dlq_enqueued.inc();
+        cells.usage_limit_rejections(Operation::PutObject, false).inc();
         cells.service(Service::Cleanup).succeeded(1_790_000_000);
         Arc::new(cells)
+    }
+
+    fn redis_cells() -> RedisCells {
+        let cells = RedisCells::default();
+        cells.called(RedisCall::Ping, false);
+        cells
     }
 
     fn broken_circuit() -> Circuit {
@@ -469,6 +525,7 @@ mod tests {
             orphan_bytes: 15,
             bytes_limit: 100,
             dlq_depth: 2,
+            pools: vec![PoolGauge { name: "class-a".into(), requests: 7, limit: 1000 }],
             ..BackendGauges::default()
         };
         render(&Snapshot {
@@ -476,6 +533,8 @@ mod tests {
             cores,
             desk: &DeskCells::default(),
             circuits: &[&broken_circuit()],
+            redis: Some(&redis_cells()),
+            redis_healthy: false,
             db_healthy: false,
             backends: Some(&[backend("one"), backend("t\"w\\o")]),
             replication_pending: Some(7),
@@ -521,12 +580,17 @@ mod tests {
             "s3o_write_failover_total{operation=\"PutObject\",failed_backend=\"one\",success_backend=\"two\",core=\"0\"} 1",
             "s3o_quota_bytes_available{backend=\"one\"} 5",
             "s3o_quota_bytes_used{backend=\"t\\\"w\\\\o\"} 60",
+            "s3o_usage_limit_rejections_total{operation=\"PutObject\",limit_type=\"write\",core=\"0\"} 1",
+            "s3o_usage_pool_requests{backend=\"one\",pool=\"class-a\"} 7",
+            "s3o_usage_pool_limit{backend=\"one\",pool=\"class-a\"} 1000",
             "s3o_cleanup_dlq_depth 4",
             "s3o_cleanup_dlq_enqueued_total{backend=\"two\"} 2",
             "s3o_replication_pending 7",
             "s3o_degraded_mode_active 1",
             "s3o_degraded_reads_total{operation=\"GetObject\",core=\"0\"} 1",
             "s3o_circuit_breaker_state{name=\"one\"} 1",
+            "s3o_redis_fallback_active 1",
+            "s3o_redis_operations_total{operation=\"ping\",status=\"error\"} 1",
             "s3o_circuit_breaker_transitions_total{name=\"one\",from=\"closed\",to=\"open\"} 1",
             "s3o_circuit_breaker_transitions_total{name=\"one\",from=\"half-open\",to=\"closed\"} 0",
             "s3o_worker_last_success_timestamp_seconds{service=\"cleanup\"} 1790000000",
@@ -544,6 +608,8 @@ mod tests {
             cores: &[],
             desk: &DeskCells::default(),
             circuits: &[],
+            redis: None,
+            redis_healthy: false,
             db_healthy: false,
             backends: None,
             replication_pending: None,

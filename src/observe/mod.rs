@@ -8,6 +8,7 @@ mod json_line;
 pub mod logs;
 pub mod metrics;
 pub mod process;
+pub mod redis;
 pub mod request_id;
 
 pub use request_id::RequestId;

@@ -8,3 +8,4 @@ pub mod cors;
 pub mod placement;
 pub mod read_order;
 pub mod retry;
+pub mod usage;

@@ -20,6 +20,8 @@ pub struct BackendFacts {
     /// 0 = unlimited.
     pub limit_bytes: u64,
     pub draining: bool,
+    /// Its budget of the month may have room for the blob (policy/usage.rs).
+    pub affordable: bool,
     /// No recent failures (backend/health.rs). Others come last, but they come: the client may still get its 200.
     pub healthy: bool,
     /// Bigger objects never go here; 0 = no such limit.
@@ -50,6 +52,7 @@ pub fn rank(strategy: Strategy, bucket: &str, key: &str, size_bytes: u64, backen
 
 fn could_take(backend: &BackendFacts, size_bytes: u64) -> bool {
     !backend.draining
+        && backend.affordable
         && (backend.max_object_bytes == 0 || size_bytes <= backend.max_object_bytes)
         && (backend.limit_bytes == 0 || size_bytes <= backend.limit_bytes)
 }
@@ -73,6 +76,7 @@ mod tests {
         used_bytes: 0,
         limit_bytes: 100,
         draining: false,
+        affordable: true,
         healthy: true,
         max_object_bytes: 0,
         max_key_bytes: 1024,
@@ -89,6 +93,7 @@ mod tests {
         let unlimited = BackendFacts { limit_bytes: 0, used_bytes: 1_000_000, ..PLAIN };
         let draining = BackendFacts { draining: true, ..PLAIN };
         let sick = BackendFacts { healthy: false, ..PLAIN };
+        let spent = BackendFacts { affordable: false, ..PLAIN };
         let small = BackendFacts { max_object_bytes: 9, ..PLAIN };
         let half = BackendFacts { used_bytes: 100, limit_bytes: 200, ..PLAIN };
 
@@ -97,6 +102,7 @@ mod tests {
         check(Spread, 10, &[used(50), half, used(49)], &[2, 0, 1]);
         check(Spread, 10, &[used(1), unlimited], &[1, 0]);
         check(Pack, 10, &[draining, small, used(0)], &[2]);
+        check(Spread, 10, &[spent, used(50)], &[1]);
         check(Pack, 9, &[draining, small, used(0)], &[1, 2]);
         check(Spread, 1, &[sick, used(99), used(98)], &[2, 1, 0]);
         check(Pack, 101, &[used(0), unlimited], &[1]); // larger than the whole quota

@@ -174,6 +174,11 @@ pub fn http(at: Timestamp) -> DateText<29> {
         .done()
 }
 
+/// `2026-11`, UTC: the month that budgets and usage are counted in.
+pub fn month(at: Timestamp) -> String {
+    iso8601(at).as_str()[..7].to_owned()
+}
+
 /// `2026-11-22T17:00:00.000Z` of the whole second, for XML: what a listing says of an object is what its Last-Modified says.
 pub fn xml(at: Timestamp) -> DateText<24> {
     iso8601(Timestamp { millis: at.seconds().saturating_mul(1000) })

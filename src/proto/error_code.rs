@@ -17,7 +17,8 @@ macro_rules! codes {
 
             /// As the `Code` element spells it.
             pub fn name(self) -> &'static str {
-                match self { $(Self::$name => stringify!($name)),* }
+                let name = match self { $(Self::$name => stringify!($name)),* };
+                if self == Self::UsageLimitExceeded { "SlowDown" } else { name }
             }
 
             pub fn http_status(self) -> u16 {
@@ -122,6 +123,8 @@ codes! {
         "The request signature we calculated does not match the signature you provided. Check your key and signing method.",
     SlowDown 503 "Please reduce your request rate.",
     TooManyBuckets 400 "You have attempted to create more buckets than allowed",
+    /// The reference system's answer to a read that no backend's monthly budget has room for: `SlowDown`, with status 429.
+    UsageLimitExceeded 429 "The monthly usage limits of the backends leave no room for this request.",
     XAmzContentSHA256Mismatch 400 "The provided 'x-amz-content-sha256' header does not match what was computed.",
 }
 

@@ -163,6 +163,7 @@ async fn splice_in(
     let source = relay::Source::Socket(exchange.stream);
     let core = exchange.site.core();
     let moved = splice_body(core, source, sink.relay(), size - first as u64, patience, &mut pipe).await;
+    sink.moved(moved.bytes);
     exchange.site.cells().relayed(BodyPath::Splice, moved.bytes);
     exchange.note_path(BodyPath::Splice);
     let bytes = first as u64 + moved.bytes;
@@ -196,6 +197,7 @@ async fn copy_in(exchange: &mut ClientExchange<'_>, sinks: &mut [Sink], size: u6
     let body = Body { wire, size, ahead: ahead.as_mut().unwrap_or(&mut nothing) };
     let moved = copy_body(exchange.site.core(), source, &mut ends, body, &mut intake, patience).await;
     drop(ends);
+    sinks.iter_mut().for_each(|sink| sink.moved(moved.bytes));
     exchange.ahead = ahead;
     exchange.site.cells().relayed(BodyPath::Copy, moved.bytes);
     exchange.note_path(BodyPath::Copy);

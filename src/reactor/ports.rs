@@ -7,6 +7,7 @@ use super::dice::CoreDice;
 use super::metadata::CoreMetadata;
 use super::publication::{CoreRegistry, Publication};
 use super::wake::Wake;
+use crate::backend::budget::Budgets;
 use crate::backend::health::Health;
 use crate::backend::port::{Backends, BlobHead, BlobPage, Moved, Put, Span, Stored};
 use crate::backend::standing::Standing;
@@ -41,6 +42,7 @@ pub struct Shared {
     pub standing: Arc<Standing>,
     pub tenure: Arc<Tenure>,
     pub database: Arc<DatabaseState>,
+    pub budgets: Arc<Budgets>,
     pub cleanup: Wake,
     pub replicate: Wake,
 }
@@ -137,6 +139,10 @@ impl Ports for CorePorts {
 
     fn standing(&self) -> &Standing {
         &self.shared.standing
+    }
+
+    fn budgets(&self) -> &Budgets {
+        &self.shared.budgets
     }
 
     fn health(&self) -> &Health {

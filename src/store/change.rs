@@ -526,6 +526,51 @@ pub struct Usage {
     pub ingress_bytes: u64,
 }
 
+/// Asks for this incarnation's leases of backends' budgets (policy/usage.rs). Every value is absolute for the month, so that
+/// a lost answer or a second asking lends nothing twice: what is lent is what the row says afterwards, whoever heard of it.
+/// Of a budget's limit, each incarnation takes the most that it was lent, says that it has used, or has recorded as usage
+/// under the same counter; one that has died keeps that. In a transaction of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaseBudgets {
+    pub incarnation: Incarnation,
+    /// `YYYY-MM`, UTC.
+    pub period: String,
+    pub asks: Vec<BudgetAsk>,
+}
+
+/// One budget of a backend, as an incarnation has it and wants it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BudgetAsk {
+    pub backend: BackendName,
+    /// `egress_bytes`, `ingress_bytes`, `api_requests`, or `pool:` and a pool's name.
+    pub counter: String,
+    /// 0 = unlimited: it is only counted.
+    pub limit: u64,
+    /// What it holds: it will spend no more without a new answer. Less than it was lent gives the rest back; more was spent on
+    /// what is never refused.
+    pub holds: u64,
+    /// What it has spent.
+    pub used: u64,
+    /// As `policy::usage::lend` takes them.
+    pub least: u64,
+    pub waiting: u64,
+    pub slice: u64,
+}
+
+/// One per ask, in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BudgetsLeased {
+    pub leases: Vec<BudgetLease>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BudgetLease {
+    /// What it may spend in all: `holds` or more.
+    pub granted: u64,
+    /// What nobody has been lent, afterwards.
+    pub free: u64,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RecordFacts {
     pub backend: BackendName,
@@ -647,6 +692,7 @@ steps! {
     CleanupDone -> Done,
     CleanupFailed -> CleanupFailedOutcome,
     RecordUsage -> Done,
+    LeaseBudgets -> BudgetsLeased,
     RecordFacts -> Done,
     SetDraining -> Done,
     CreateBucket -> BucketCreated,
@@ -679,7 +725,7 @@ impl Change {
         match self {
             // A bucket ends for all of its keys, and both are rare.
             Self::Register(_) | Self::CreateBucket(_) | Self::DeleteBucket(_) => [Some(Subject::Everything), None],
-            Self::Renew(_) | Self::TakeService(_) => [Some(Subject::Everything), None],
+            Self::Renew(_) | Self::TakeService(_) | Self::LeaseBudgets(_) => [Some(Subject::Everything), None],
             Self::BeginWrite(one) => [key(&one.bucket, &one.key), None],
             Self::CommitWrite(one) => [key(&one.bucket, &one.key), None],
             Self::AbandonWrite(one) => [Some(Subject::Blob(one.given_up.blob)), None],

@@ -22,7 +22,7 @@
 pub mod board;
 pub mod change;
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 pub mod database_state;
 pub mod desk;
 pub mod direct;

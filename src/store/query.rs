@@ -3,7 +3,7 @@
 
 use super::change::{Upload, Usage};
 use super::record::{BlobAt, BlobState, Located, PartRecord, StoredChecksum};
-use crate::base::{BackendName, BlobId, BucketName, ObjectKey, Timestamp, UploadId, Version};
+use crate::base::{BackendName, BlobId, BucketName, Incarnation, ObjectKey, Timestamp, UploadId, Version};
 use std::time::Duration;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,6 +78,10 @@ pub enum Query {
     /// All stored buckets, unless this is still their generation.
     Buckets {
         unless: Option<u64>,
+    },
+    /// What each incarnation has recorded of a month, and what it was lent.
+    Usage {
+        period: String,
     },
     /// Every blob row on a backend in pages ordered by name; for tests and audits of charges against bytes.
     Blobs {
@@ -276,6 +280,24 @@ pub struct Buckets {
     pub rows: Vec<BucketRow>,
 }
 
+/// What one incarnation has recorded of one backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UsageRow {
+    pub backend: String,
+    pub incarnation: Incarnation,
+    pub usage: Usage,
+}
+
+/// What one incarnation was lent of one budget, and what it said that it has used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BudgetRow {
+    pub backend: String,
+    pub counter: String,
+    pub incarnation: Incarnation,
+    pub granted: u64,
+    pub used: u64,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     Lookup(Option<Located>),
@@ -300,6 +322,11 @@ pub enum Answer {
     NextCleanup(Option<Timestamp>),
     Buckets(Option<Buckets>),
     Status(Vec<BackendStatus>),
+    /// Both in byte order of their names, then by incarnation.
+    Usage {
+        usage: Vec<UsageRow>,
+        budgets: Vec<BudgetRow>,
+    },
     Blobs(Vec<BlobRow>),
     Cleanups(Vec<CleanupRow>),
     Restored(bool),

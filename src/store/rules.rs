@@ -4,6 +4,7 @@ use super::change::Refusal;
 use super::record::PartRecord;
 use crate::base::limits::{OBJECT_BYTES_MAX, PART_BYTES_MIN};
 use crate::base::{Nonce, PartNumber, Timestamp, UploadId, Version};
+use crate::proto::date;
 
 /// Versions that one call of a scan over all versions examines, so that no read transaction is long.
 pub const SCAN_VERSIONS_MAX: u32 = 1000;
@@ -13,6 +14,12 @@ pub const FORGET_UPLOADS_MAX: u32 = 100;
 pub const BATCH_KEPT: std::time::Duration = std::time::Duration::from_secs(3600);
 /// How long an ended upload is remembered at least.
 pub const UPLOAD_KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// Leases of months before this one (`YYYY-MM`) have had their time: the last two months are kept, whatever an instance's
+/// clock says.
+pub fn oldest_leases(now: Timestamp) -> String {
+    date::month(now.minus(std::time::Duration::from_secs(62 * 24 * 3600)))
+}
 
 /// A version by the database's clock, above `floor`, the highest version of the key that a row names. Where the clock does
 /// not reach (many writes in a millisecond, a clock that was set back), the floor's millisecond is outbid. `chance` differs

@@ -29,7 +29,7 @@ pub struct Table {
 
 /// Every table of the target, each after those that its foreign keys name. Only `batches` and `services` begin empty: what
 /// they hold concerns runs that are over.
-pub const TABLES: [Table; 12] = [
+pub const TABLES: [Table; 13] = [
     Table {
         name: "deployment",
         columns: "name, value",
@@ -79,6 +79,13 @@ pub const TABLES: [Table; 12] = [
         select: "SELECT backend, period, incarnation, counter, value FROM usage
                  ORDER BY period, backend, incarnation, counter",
         key: "period, backend, incarnation, counter",
+    },
+    Table {
+        name: "budget_leases",
+        columns: "period, backend, counter, incarnation, granted, used",
+        select: "SELECT period, backend, counter, incarnation, granted, used FROM budget_leases
+                 ORDER BY period, backend, counter, incarnation",
+        key: "period, backend, counter, incarnation",
     },
     Table {
         name: "buckets",

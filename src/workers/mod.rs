@@ -1,11 +1,11 @@
 //! One file per background job. Each is one pass over the ports; when passes run is the schedule's business (control).
-//! They run on the mover, and in the simulator under a virtual clock.
+//! They run on the mover (the lender on the control core), and in the simulator under a virtual clock.
 
 pub mod cleanup;
 pub mod drain;
+pub mod lend;
 pub mod recover;
 pub mod replicate;
 pub mod stale_uploads;
 pub mod sync;
 pub mod trim;
-pub mod usage;

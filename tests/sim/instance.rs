@@ -5,29 +5,34 @@ use super::exchange::piece_bytes;
 use super::executor::{Group, Sim};
 use super::mutant::Mutant;
 use super::store::FaultyStore;
-use super::world::World;
+use super::world::{World, count};
+use s3_orchestrator::backend::budget::{Budgets, Denied, Spend};
 use s3_orchestrator::backend::health::Health;
 use s3_orchestrator::backend::port::{Backends, BlobHead, BlobPage, MoveEnd, Moved, Put, PutTarget, Span, Stored};
 use s3_orchestrator::backend::standing::Standing;
 use s3_orchestrator::base::failure::Kind;
-use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnation};
+use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnation, Retry};
 use s3_orchestrator::config::View;
 use s3_orchestrator::config::registry::Published;
 use s3_orchestrator::handlers::ports::{Ports, Worker};
 use s3_orchestrator::handlers::searched::Searched;
 use s3_orchestrator::observe::cells::CoreCells;
 use s3_orchestrator::policy::breaker::BreakerSettings;
+use s3_orchestrator::policy::usage::BackendCall;
 use s3_orchestrator::proto::body_check::BodyCheck;
+use s3_orchestrator::proto::date;
 use s3_orchestrator::store::board::Board;
 use s3_orchestrator::store::database_state::DatabaseState;
 use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, Locations, local};
 use s3_orchestrator::store::location_cache::LocationCache;
 use s3_orchestrator::store::port::*;
 use s3_orchestrator::store::record::{BackendFacts, BlobAt, Located, ObjectRecord, PartRecord};
+use s3_orchestrator::workers::lend::{Lender, Occasion};
 use s3_orchestrator::workers::{cleanup, recover, replicate, stale_uploads};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::backend::Backend as Model;
@@ -40,6 +45,11 @@ pub struct Instance {
     meta: SimMeta,
     board: Arc<Board>,
     standing: Arc<Standing>,
+    budgets: Arc<Budgets>,
+    /// For the lender.
+    rung: Arc<AtomicBool>,
+    /// The month that the lender lends of.
+    period: RefCell<String>,
     health: Health,
     cells: CoreCells,
     searched: Searched,
@@ -88,6 +98,10 @@ impl Instance {
             standing.set_usable(backend.index, true);
             standing.set_facts(backend.index, &facts);
         }
+        let rung = Arc::new(AtomicBool::new(false));
+        let rings = Arc::clone(&rung);
+        let metered = world.view.backends.iter().map(|backend| (&backend.name, &backend.budget));
+        let budgets = Arc::new(Budgets::new(metered, Box::new(move || rings.store(true, Ordering::Relaxed))));
         let instance = Rc::new_cyclic(|this| Self {
             meta: SimMeta { desk: calls, world: world.clone() },
             group,
@@ -95,6 +109,9 @@ impl Instance {
             board,
             health: Health::new(names.len(), Arc::clone(&standing)),
             standing,
+            budgets,
+            rung,
+            period: RefCell::new(date::month(world.calendar())),
             cells: CoreCells::new("0", names),
             searched: Searched::default(),
             incarnation: registered.incarnation,
@@ -104,6 +121,9 @@ impl Instance {
         });
         sim.spawn(group, instance.clone().clean_up());
         sim.spawn(group, instance.clone().replicate());
+        if instance.world.setting.metered {
+            sim.spawn(group, instance.clone().lend());
+        }
         sim.spawn(group, instance.clone().end_stale_uploads());
         instance
     }
@@ -119,6 +139,45 @@ impl Instance {
         loop {
             self.until_wanted(Worker::Cleanup, Duration::from_millis(400)).await;
             while let Ok(cleanup::Report { more: true, .. }) = cleanup::pass(&*self).await {}
+        }
+    }
+
+    async fn lend(self: Rc<Self>) {
+        let mut lender = Lender::new(Arc::clone(&self.budgets), self.world.calendar());
+        let mut occasion = Occasion::Regular;
+        while lender.has_work() {
+            let now = self.world.calendar();
+            *self.period.borrow_mut() = date::month(now);
+            // Whoever waits is told; the next round asks again.
+            let _ = lender.run(&self.meta, self.incarnation, occasion, now).await;
+            let since = self.world.sim.tick();
+            occasion = Occasion::Regular;
+            while self.world.sim.tick().since(since) < Duration::from_millis(250) {
+                if self.rung.swap(false, Ordering::Relaxed) {
+                    occasion = Occasion::Rung;
+                    break;
+                }
+                self.world.sim.sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    /// Takes a call from the budget of its backend, as a reactor's account does.
+    async fn pay(&self, model: &Model, call: BackendCall) -> Result<(), Failure> {
+        if !self.budgets.is_metered(model.index) {
+            return Ok(());
+        }
+        match self.budgets.admit(&self.world.sim, model.index, &Spend::call(call)).await {
+            Ok(_) => {
+                self.world.admitted(&self.period.borrow());
+                Ok(())
+            }
+            Err(Denied::Unanswered) => Err(Failure::metadata("nothing was lent")),
+            Err(Denied::Spent) => {
+                count(&self.world.counts.over_budget);
+                let kind = if call.is_read() { Kind::ReadBudget } else { Kind::WriteBudget };
+                Err(Failure::new(kind, Blame::Ourselves, Retry::OtherBackend, "the month is spent"))
+            }
         }
     }
 
@@ -225,6 +284,10 @@ impl Ports for Instance {
         &self.standing
     }
 
+    fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
     fn health(&self) -> &Health {
         &self.health
     }
@@ -271,12 +334,14 @@ impl Backends for Instance {
 
     async fn open(&self, blob: &BlobAt, size: u64, span: Span) -> Result<Source, Failure> {
         let model = self.model(&blob.backend);
+        self.pay(model, BackendCall::Get).await?;
         self.noted(model, model.open(&blob.name, size, span.from, span.len).await)
     }
 
     async fn create(&self, put: Put<'_>) -> Result<Sink, Failure> {
         self.tell_world(&put);
         let model = self.model(&put.blob.backend);
+        self.pay(model, BackendCall::Put).await?;
         self.noted(model, model.create(put).await)
     }
 
@@ -292,6 +357,7 @@ impl Backends for Instance {
     async fn put_bytes(&self, put: Put<'_>, body: &[u8]) -> Result<Stored, Failure> {
         self.tell_world(&put);
         let model = self.model(&put.blob.backend);
+        self.pay(model, BackendCall::Put).await?;
         self.noted(model, model.put_bytes(put, body).await)
     }
 
@@ -324,11 +390,13 @@ impl Backends for Instance {
 
     async fn delete(&self, blob: &BlobAt) -> Result<(), Failure> {
         let model = self.model(&blob.backend);
+        self.budgets.charge(model.index, &Spend::call(BackendCall::Delete));
         self.noted(model, model.delete(&blob.name).await)
     }
 
     async fn head(&self, blob: &BlobAt) -> Result<Option<BlobHead>, Failure> {
         let model = self.model(&blob.backend);
+        self.pay(model, BackendCall::Head).await?;
         let found = self.noted(model, model.head(&blob.name).await)?;
         let record = self.world.records.borrow().get(&blob.name).cloned().unwrap_or_default();
         Ok(found.map(|head| BlobHead { record, ..head }))
@@ -337,11 +405,13 @@ impl Backends for Instance {
     async fn create_upload(&self, blob: &BlobAt, record: &ObjectRecord) -> Result<String, Failure> {
         self.world.records.borrow_mut().insert(blob.name.clone(), record.clone());
         let model = self.model(&blob.backend);
+        self.pay(model, BackendCall::CreateUpload).await?;
         self.noted(model, model.create_upload(&blob.name).await)
     }
 
     async fn complete_upload(&self, blob: &BlobAt, id: &str, parts: &[PartRecord]) -> Result<Stored, Failure> {
         let model = self.model(&blob.backend);
+        self.pay(model, BackendCall::CompleteUpload).await?;
         self.noted(model, model.complete_upload(&blob.name, id, parts).await)
     }
 
@@ -420,6 +490,10 @@ impl Metadata for SimMeta {
                 let blob = commit.blobs[0].blob;
                 self.world.erase_key_of(blob);
                 Err(Failure::metadata("deadlock detected"))
+            }
+            (Mutant::DeadLeasesLentAgain, Change::LeaseBudgets(mut lease)) => {
+                lease.incarnation = Incarnation(0);
+                self.desk.change(lease.into()).await
             }
             (_, change) => self.desk.change(change).await,
         }

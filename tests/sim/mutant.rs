@@ -30,11 +30,13 @@ pub enum Mutant {
     NoSyncDirectory,
     /// A database that does not.
     NoSyncStore,
+    /// L20: what a dead instance held of a budget is lent again.
+    DeadLeasesLentAgain,
 }
 
 impl Mutant {
     /// Each, with the checks that may be the first to catch it.
-    pub const ALL: [(Self, &[&str]); 13] = [
+    pub const ALL: [(Self, &[&str]); 14] = [
         (Self::NamesReused, &["I1", "I4"]),
         (Self::BytesBeforeRow, &["I4"]),
         (Self::ChargeFreedEarly, &["I5"]),
@@ -48,6 +50,7 @@ impl Mutant {
         (Self::NoSettleTime, &["I5"]),
         (Self::ResumeOnAnotherVersion, &["I2"]),
         (Self::NoSyncDirectory, &["I4", "I5"]),
+        (Self::DeadLeasesLentAgain, &["I6"]),
         (Self::NoSyncStore, &["I1", "I1-I3", "I4", "I5"]),
     ];
 }

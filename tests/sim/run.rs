@@ -19,7 +19,7 @@ pub struct Outcome {
     pub steps: u64,
     pub hash: u64,
     pub violation: Option<String>,
-    pub counts: [(&'static str, u64); 15],
+    pub counts: [(&'static str, u64); 16],
     pub summary: String,
     pub story: String,
 }
@@ -30,6 +30,9 @@ pub fn run(setting: Setting, steps: u64) -> Outcome {
     let sim = world.sim.clone();
     let quiet = Rc::new(Cell::new(false));
     sim.spawn(WORLD, operator(world.clone(), steps, quiet.clone()));
+    if setting.metered {
+        sim.spawn(WORLD, world.clone().turn_months());
+    }
     for _ in 0..CLIENTS {
         sim.spawn(WORLD, Client { world: world.clone() }.run());
     }

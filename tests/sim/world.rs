@@ -8,6 +8,7 @@ use super::instance::Instance;
 use super::mutant::Mutant;
 use super::store::StoreFaults;
 use s3_orchestrator::base::{BlobId, BucketName, Incarnation, Nonce, ObjectKey, Version};
+use s3_orchestrator::base::{Clock, Timestamp};
 use s3_orchestrator::config::registry::Published;
 use s3_orchestrator::config::{Registry, View};
 use s3_orchestrator::observe::cells::CoreCells;
@@ -30,6 +31,12 @@ pub const VALUE_NAME: &str = "value";
 /// User metadata that every write carries, to see that nothing is lost on the way.
 pub const MARK: (&str, &str) = ("mark", "kept");
 
+/// Requests that `b0` may be asked for in a month, deletes apart, and how long a month is here.
+pub const MONTH_CALLS: u64 = 24;
+pub const MONTH: Duration = Duration::from_millis(4_000);
+/// In peace nobody should have to wait for the next.
+pub const MONTH_IN_PEACE: Duration = Duration::from_millis(100);
+
 const STORY_LINES: usize = 4_000;
 
 /// What a seed decides about a whole run.
@@ -41,6 +48,8 @@ pub struct Setting {
     pub cached: bool,
     pub spread: bool,
     pub quota_bytes: u64,
+    /// Whether `b0` has a monthly limit.
+    pub metered: bool,
     /// Whether the instance is killed now and then. If not, what it forgets to end is still there when all is quiet.
     pub killed: bool,
     /// Keep a story of what happens.
@@ -58,6 +67,10 @@ impl Setting {
             spread: pick.chance(500),
             quota_bytes: [60_000, 700_000, 4_000_000][pick.below(3) as usize],
             killed: pick.chance(700),
+            metered: match mutant {
+                Mutant::None => pick.chance(500),
+                other => other == Mutant::DeadLeasesLentAgain,
+            },
             told: false,
         }
     }
@@ -75,10 +88,12 @@ impl Setting {
 
     fn view(&self) -> View {
         let strategy = if self.spread { "spread" } else { "pack" };
-        let endpoint = |name: &str, unsigned: bool| {
+        let limit = if self.metered { MONTH_CALLS } else { 0 };
+        let endpoint = |name: &str, unsigned: bool, limit: u64| {
             format!(
                 "  - name: {name}\n    endpoint: http://127.0.0.1:9\n    bucket: {name}\n    access_key_id: k\n    \
-                 secret_access_key: s\n    quota_bytes: {}\n    unsigned_payload: {unsigned}\n",
+                 secret_access_key: s\n    quota_bytes: {}\n    unsigned_payload: {unsigned}\n    \
+                 api_request_limit: {limit}\n",
                 self.quota_bytes
             )
         };
@@ -89,8 +104,8 @@ impl Setting {
              write_path:\n  multipart:\n    enforce_min_part_size: false\nbackends:\n\
              {}{}  - name: b2\n    directory: d\n    quota_bytes: {}\n",
             self.factor,
-            endpoint("b0", false),
-            endpoint("b1", true),
+            endpoint("b0", false, limit),
+            endpoint("b1", true, 0),
             self.quota_bytes
         );
         let checked = s3_orchestrator::config::from_text(&text, Path::new("/nowhere"), &|_| None);
@@ -130,6 +145,10 @@ pub struct World {
     /// For mutants: where a blob was to be, whose row was taken away.
     pub unnamed: RefCell<BTreeMap<BlobId, BlobAt>>,
     blob_names: RefCell<BTreeMap<BlobId, BlobAt>>,
+    /// Months since the start.
+    pub month: Cell<u32>,
+    /// Calls to `b0` that the budget had to admit, by month.
+    admitted: RefCell<BTreeMap<String, u64>>,
     pub last_incarnation: Cell<Option<Incarnation>>,
     charged: RefCell<Vec<u64>>,
     /// Names and sizes of live blobs, by backend.
@@ -165,10 +184,11 @@ pub struct Counts {
     pub completed_uploads: Cell<u64>,
     pub stale_uploads: Cell<u64>,
     pub object_copies: Cell<u64>,
+    pub over_budget: Cell<u64>,
 }
 
 impl Counts {
-    pub fn all(&self) -> [(&'static str, u64); 15] {
+    pub fn all(&self) -> [(&'static str, u64); 16] {
         [
             ("acknowledged writes", &self.acknowledged_writes),
             ("unknown writes", &self.unknown_writes),
@@ -185,6 +205,7 @@ impl Counts {
             ("completed uploads", &self.completed_uploads),
             ("stale uploads", &self.stale_uploads),
             ("object copies", &self.object_copies),
+            ("calls over budget", &self.over_budget),
         ]
         .map(|(name, cell)| (name, cell.get()))
     }
@@ -230,6 +251,8 @@ impl World {
             minted: RefCell::default(),
             unnamed: RefCell::default(),
             blob_names: RefCell::default(),
+            month: Cell::new(0),
+            admitted: RefCell::default(),
             last_incarnation: Cell::new(None),
             records: RefCell::default(),
             charged: RefCell::new(vec![0; backends.len()]),
@@ -253,6 +276,32 @@ impl World {
             }));
         }
         world
+    }
+
+    /// The clock that months are counted by.
+    pub fn calendar(&self) -> Timestamp {
+        self.sim.now().plus(Duration::from_secs(31 * 24 * 3600) * self.month.get())
+    }
+
+    /// Months come and go, and faster in peace.
+    pub async fn turn_months(self: Rc<Self>) {
+        loop {
+            self.sim.sleep(if self.stopping.get() { MONTH_IN_PEACE } else { MONTH }).await;
+            self.month.set(self.month.get() + 1);
+        }
+    }
+
+    /// I6: a call to `b0` was admitted in this month, on behalf of whichever run of the instance.
+    pub fn admitted(&self, month: &str) {
+        let so_far = {
+            let mut admitted = self.admitted.borrow_mut();
+            let so_far = admitted.entry(month.to_owned()).or_default();
+            *so_far += 1;
+            *so_far
+        };
+        if so_far > MONTH_CALLS {
+            self.violated("I6 (a budget is never overshot)", format!("call {so_far} of {month}"));
+        }
     }
 
     /// The database as it is now.

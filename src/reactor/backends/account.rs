@@ -1,13 +1,17 @@
 //! One backend's account on one core: every call to it is counted, and its health remembered.
 
+use super::charge::Charge;
+use crate::backend::budget::{Budgets, Denied, Spend};
 use crate::backend::health::Health;
+use crate::backend::marker;
 use crate::backend::s3::Ask;
 use crate::base::failure::Kind;
-use crate::base::{Clock, Dice, Failure, Tick};
+use crate::base::{Blame, Clock, Dice, Failure, Retry, Tick};
 use crate::observe::cells::{BackendCall, BackendCells, CallStatus};
 use crate::reactor::core::Core;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 #[derive(Clone)]
 pub(super) struct Account {
@@ -15,11 +19,44 @@ pub(super) struct Account {
     pub(super) index: usize,
     pub(super) name: Rc<str>,
     health: Rc<Health>,
+    /// None: the backend has no budget, and nothing is asked.
+    budgets: Option<Arc<Budgets>>,
 }
 
 impl Account {
-    pub(super) fn new(core: &Rc<Core>, health: &Rc<Health>, index: usize, name: &str) -> Self {
-        Self { core: Rc::clone(core), index, name: name.into(), health: Rc::clone(health) }
+    pub(super) fn new(core: &Rc<Core>, health: &Rc<Health>, budgets: &Arc<Budgets>, index: usize, name: &str) -> Self {
+        let budgets = budgets.is_metered(index).then(|| Arc::clone(budgets));
+        Self { core: Rc::clone(core), index, name: name.into(), health: Rc::clone(health), budgets }
+    }
+
+    /// Takes what a call needs from the backend's budget; a call that is never refused is counted. Not to be sent if it
+    /// fails. Cancel: safe, nothing is taken.
+    pub(super) async fn pay(&self, spend: Spend, is_exempt: bool) -> Result<Option<Charge>, Failure> {
+        let Some(budgets) = &self.budgets else { return Ok(None) };
+        let month = if is_exempt {
+            budgets.charge(self.index, &spend)
+        } else {
+            match budgets.admit_now(self.index, &spend) {
+                Some(month) => month,
+                // Boxed, since hardly any call waits.
+                None => Box::pin(budgets.admit(&*self.core.clock, self.index, &spend))
+                    .await
+                    .map_err(|denied| self.denied(denied, &spend))?,
+            }
+        };
+        Ok(Some(Charge::new(budgets, self.index, month, spend)))
+    }
+
+    fn denied(&self, denied: Denied, spend: &Spend) -> Failure {
+        let is_read = spend.call.map_or(spend.ingress == 0, BackendCall::is_read);
+        match denied {
+            Denied::Spent => {
+                let kind = if is_read { Kind::ReadBudget } else { Kind::WriteBudget };
+                let cause = format!("backend {}: this month's budget is spent", self.name);
+                Failure::new(kind, Blame::Ourselves, Retry::OtherBackend, cause)
+            }
+            Denied::Unanswered => Failure::metadata(format!("backend {}: its budget was not lent in time", self.name)),
+        }
     }
 
     pub(super) fn cells(&self) -> &BackendCells {
@@ -104,13 +141,23 @@ impl Account {
     }
 }
 
-/// None: our own limit, nothing was asked.
+/// None: our own limit, or the database's silence; nothing was asked.
 fn status_of(failure: &Failure) -> Option<CallStatus> {
     match failure.kind {
+        _ if failure.blame == Blame::Metadata => None,
         Kind::NotFound => Some(CallStatus::NotFound),
         Kind::Refused | Kind::NoSpace => Some(CallStatus::Refused),
-        Kind::Overloaded => None,
+        Kind::Overloaded | Kind::ReadBudget | Kind::WriteBudget => None,
         Kind::Unavailable | Kind::Corrupt | Kind::Gone => Some(CallStatus::Error),
+    }
+}
+
+/// Whether a call is made whatever the budget says: deletes and what belongs to them, and looks at whose backend it is and
+/// what it does.
+pub(super) fn is_exempt(ask: &Ask<'_>) -> bool {
+    match ask {
+        Ask::Delete { .. } | Ask::AbortUpload { .. } | Ask::ListUploads { .. } | Ask::ListVersions { .. } => true,
+        _ => ask.name().starts_with(marker::FOLDER),
     }
 }
 

@@ -4,6 +4,7 @@ use super::account::call_of;
 use super::remote::Remote;
 use super::source::wrong_body;
 use super::{CoreBackends, Reach, Sink, Source};
+use crate::backend::budget::Spend;
 use crate::backend::port::{
     Backends, BlobHead, BlobPage, MoveEnd, Moved, Put, PutTarget, Span, Stored, UpstreamPayload,
 };
@@ -34,8 +35,8 @@ impl Backends for CoreBackends {
         match self.reach(&blob.backend)?.1 {
             Reach::Remote(remote) => open_remote(remote, blob, size, span).await,
             Reach::Local(local) => {
-                let (file, ahead) = local.open(&blob.name, size, span).await?;
-                Ok(Source::of_local(local, file, ahead))
+                let (file, ahead, charge) = local.open(&blob.name, size, span).await?;
+                Ok(Source::of_local(local, file, ahead, charge))
             }
         }
     }
@@ -45,14 +46,17 @@ impl Backends for CoreBackends {
         match reach {
             Reach::Remote(remote) => {
                 let ask = ask_of(&put)?;
+                let spend = Spend { ingress: put.size, ..Spend::call(call_of(&ask)) };
+                let charge = remote.account.pay(spend, false).await?;
                 let start = remote.account.now();
                 let line =
                     remote.line(start).await.inspect_err(|cause| remote.account.failed(call_of(&ask), start, cause))?;
-                Ok(Sink::of_remote(remote, line, &put, &ask, start))
+                Ok(Sink::of_remote(remote, line, &put, &ask, start, charge))
             }
             Reach::Local(local) => {
                 let start = local.account.now();
-                Ok(Sink::of_local(local, local.create(&put).await?, &put, start))
+                let (draft, charge) = local.create(&put).await?;
+                Ok(Sink::of_local(local, draft, &put, start, charge))
             }
         }
     }
@@ -214,6 +218,7 @@ impl CoreBackends {
         };
         self.core.cells.relayed(path, moved.bytes);
         source.moved(moved.bytes);
+        sink.moved(moved.bytes);
         *bytes += moved.bytes;
         match moved.end {
             End::Done => {
@@ -284,6 +289,8 @@ fn etag_there(part: &PartRecord) -> &str {
 
 async fn open_remote(remote: &Rc<Remote>, blob: &BlobAt, size: u64, span: Option<Span>) -> Result<Source, Failure> {
     let ask = Ask::Get { name: &blob.name, span, if_match: &blob.foreign_etag };
+    let len = span.map_or(size, |span| span.len);
+    let charge = remote.account.pay(Spend { egress: len, ..Spend::default() }, false).await?;
     let start = remote.account.now();
     let is_right = |head: &crate::proto::http1::ResponseHead<'_>| {
         if !answer::is_success(&ask, head.status) {
@@ -299,7 +306,7 @@ async fn open_remote(remote: &Rc<Remote>, blob: &BlobAt, size: u64, span: Option
     checked.inspect_err(|failure| remote.account.failed(call_of(&ask), start, failure))?;
     remote.account.opened(call_of(&ask), start);
     let (line, ahead, keep_alive) = answer.into_body();
-    Ok(Source::of_remote(remote, line, ahead, keep_alive, span.map_or(size, |span| span.len)))
+    Ok(Source::of_remote(remote, line, ahead, keep_alive, len, charge))
 }
 
 pub(super) async fn head_remote(remote: &Remote, name: &str, version_id: &str) -> Result<Option<BlobHead>, Failure> {

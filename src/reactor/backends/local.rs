@@ -1,6 +1,8 @@
 //! A directory as one core reaches it: every call on a disk thread, within a time.
 
 use super::account::Account;
+use super::charge::Charge;
+use crate::backend::budget::Spend;
 use crate::backend::port::{BlobHead, BlobPage, Put, PutTarget, Span, Stored};
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{Failure, Tick};
@@ -40,17 +42,35 @@ impl Local {
         work: impl FnOnce(&Arc<Directory>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let directory = Arc::clone(&self.directory);
-        self.counted(call, patience, self.disk.run(move || work(&directory))).await
+        let is_exempt = matches!(call, BackendCall::Delete | BackendCall::AbortUpload);
+        let charge = self.account.pay(Spend::call(call), is_exempt).await?;
+        self.counted(call, patience, charge, self.disk.run(move || work(&directory))).await
+    }
+
+    /// As `run`, for the marker and the directory itself, whatever the budget says.
+    async fn look<T: Send + 'static>(
+        &self,
+        call: BackendCall,
+        patience: Duration,
+        work: impl FnOnce(&Arc<Directory>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let directory = Arc::clone(&self.directory);
+        let charge = self.account.pay(Spend::call(call), true).await?;
+        self.counted(call, patience, charge, self.disk.run(move || work(&directory))).await
     }
 
     async fn counted<T>(
         &self,
         call: BackendCall,
         patience: Duration,
+        charge: Option<Charge>,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let start = self.account.now();
         self.account.cells().api_requests.inc();
+        if let Some(charge) = charge {
+            charge.all_sent();
+        }
         let done = self.in_time(patience, work).await;
         self.account.noted(call, start, done)
     }
@@ -69,25 +89,41 @@ impl Local {
         }
     }
 
-    /// A span of a blob, and what of it is in hand: all, if it is small. Then one hop did it.
-    pub(super) async fn open(&self, name: &str, size: u64, span: Option<Span>) -> Result<(OpenFile, Buffer), Failure> {
-        if span.map_or(size, |span| span.len) > HEAD_BYTES_MAX as u64 {
+    /// A span of a blob, and what of it is in hand: all, if it is small. Then one hop did it. With what its bytes take from
+    /// the budget.
+    pub(super) async fn open(
+        &self,
+        name: &str,
+        size: u64,
+        span: Option<Span>,
+    ) -> Result<(OpenFile, Buffer, Option<Charge>), Failure> {
+        let len = span.map_or(size, |span| span.len);
+        let bytes = self.account.pay(Spend { egress: len, ..Spend::default() }, false).await?;
+        let call = self.account.pay(Spend::call(BackendCall::Get), false).await?;
+        if len > HEAD_BYTES_MAX as u64 {
             let opening = self.disk.read(&self.directory, name, size, span);
             let start = self.account.now();
             self.account.cells().api_requests.inc();
+            if let Some(call) = call {
+                call.all_sent();
+            }
             let file = self.in_time(self.patience, opening).await;
             let file = file.inspect_err(|failure| self.account.failed(BackendCall::Get, start, failure))?;
             self.account.opened(BackendCall::Get, start);
-            return Ok((file, Buffer::from_bytes(&[])));
+            return Ok((file, Buffer::from_bytes(&[]), bytes));
         }
         let room = self.account.core.heads.take().await;
         let reading = self.disk.read_whole(&self.directory, name, size, span, room);
-        self.counted(BackendCall::Get, self.patience, reading).await
+        let (file, ahead) = self.counted(BackendCall::Get, self.patience, call, reading).await?;
+        Ok((file, ahead, bytes))
     }
 
-    /// A draft. Its call is counted at its end.
-    pub(super) async fn create(&self, put: &Put<'_>) -> Result<Draft, Failure> {
+    /// A draft, and what its bytes take from the budget. Its call is counted at its end.
+    pub(super) async fn create(&self, put: &Put<'_>) -> Result<(Draft, Option<Charge>), Failure> {
         let (directory, name, size) = (&self.directory, put.blob.name.as_str(), put.size);
+        let is_part = matches!(put.target, PutTarget::Part { .. });
+        let spend = Spend { ingress: size, ..Spend::call(Self::put_call(is_part)) };
+        let charge = self.account.pay(spend, false).await?;
         let start = self.account.now();
         self.account.cells().api_requests.inc();
         let created = match put.target {
@@ -98,8 +134,8 @@ impl Local {
                 self.in_time(self.patience, self.disk.create_part(directory, name, number, nonce, size)).await
             }
         };
-        let is_part = matches!(put.target, PutTarget::Part { .. });
-        created.inspect_err(|failure| self.account.failed(Self::put_call(is_part), start, failure))
+        let created = created.inspect_err(|failure| self.account.failed(Self::put_call(is_part), start, failure));
+        Ok((created?, charge))
     }
 
     pub(super) async fn commit(&self, draft: Draft, start: Tick, is_part: bool) -> Result<Stored, Failure> {
@@ -116,6 +152,7 @@ impl Local {
         let (name, size, bytes) = (put.blob.name.clone(), put.size, body.to_owned());
         let patience = self.patience.max(SLOW_PATIENCE);
         let len = body.len() as u64;
+        let charge = self.account.pay(Spend { ingress: len, ..Spend::default() }, false).await?;
         let stored = match put.target {
             PutTarget::Object { record } => {
                 let record = record.clone();
@@ -146,6 +183,9 @@ impl Local {
                 .await
             }
         };
+        if let (Ok(_), Some(charge)) = (&stored, charge) {
+            charge.all_sent();
+        }
         stored.inspect(|_| self.account.cells().ingress_bytes.add(len))
     }
 
@@ -217,14 +257,14 @@ impl Local {
     /// What stands in the marker's place; None also when the directory itself is not there. The directory goes on using the
     /// handle that it has.
     pub(super) async fn marker(&self) -> Result<Option<Vec<u8>>, Failure> {
-        self.run(BackendCall::Get, self.patience, |directory| Ok(directory.look_for()?.and_then(|seen| seen.marker)))
+        self.look(BackendCall::Get, self.patience, |directory| Ok(directory.look_for()?.and_then(|seen| seen.marker)))
             .await
     }
 
     /// Opens the directory for use if its marker, read once more from the handle that is kept, is still `marker`; written
     /// first, together with the directory itself, if `is_new`.
     pub(super) async fn adopt(&self, marker: Vec<u8>, is_new: bool) -> Result<(), Failure> {
-        self.run(BackendCall::Put, self.patience.max(SLOW_PATIENCE), move |directory| {
+        self.look(BackendCall::Put, self.patience.max(SLOW_PATIENCE), move |directory| {
             if is_new {
                 directory.make()?;
             }

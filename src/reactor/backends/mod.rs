@@ -6,6 +6,7 @@
 mod account;
 mod calls;
 mod care;
+mod charge;
 mod local;
 mod remote;
 mod sink;
@@ -25,6 +26,7 @@ use super::dns::{self, DnsPostbox, Resolver};
 use super::tls;
 use super::upstream::connect::Target;
 use super::upstream::pool::{Pool, PoolLimits};
+use crate::backend::budget::Budgets;
 use crate::backend::health::Health;
 use crate::backend::s3::Endpoint;
 use crate::backend::standing::Standing;
@@ -51,6 +53,7 @@ pub struct BackendParts {
     /// In the view's order.
     ways: Arc<[Way]>,
     standing: Arc<Standing>,
+    budgets: Arc<Budgets>,
     dns: DnsPostbox,
 }
 
@@ -63,9 +66,14 @@ enum Way {
 impl BackendParts {
     /// Starts the disk and resolver threads, so it is called before the reactors pin themselves. Fails when certificates
     /// cannot be read. No backend is asked yet.
-    pub fn open(view: &View, standing: &Arc<Standing>) -> io::Result<Self> {
+    pub fn open(view: &View, standing: &Arc<Standing>, budgets: &Arc<Budgets>) -> io::Result<Self> {
         let ways = view.backends.iter().map(|backend| Way::to(&backend.place)).collect::<io::Result<_>>()?;
-        Ok(Self { ways, standing: Arc::clone(standing), dns: dns::start(DNS_THREADS, dns::system_lookup)? })
+        Ok(Self {
+            ways,
+            standing: Arc::clone(standing),
+            budgets: Arc::clone(budgets),
+            dns: dns::start(DNS_THREADS, dns::system_lookup)?,
+        })
     }
 }
 
@@ -103,7 +111,8 @@ impl CoreBackends {
         let patience = view.server.backend_timeout;
         let mut reaches = Vec::with_capacity(parts.ways.len());
         for (index, way) in parts.ways.iter().enumerate() {
-            let account = Account::new(core, &health, index, view.backends[index].name.as_str());
+            let name = view.backends[index].name.as_str();
+            let account = Account::new(core, &health, &parts.budgets, index, name);
             reaches.push(match way {
                 Way::Directory { directory, disk } => {
                     let disk = Disk::open(core, disk.clone(), DISK_CALLS_MAX)?;

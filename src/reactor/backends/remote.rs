@@ -1,7 +1,9 @@
 //! An S3 endpoint as one core reaches it: a request out, an answer in, on a pooled connection; a stale one is replaced
 //! once, unseen.
 
-use super::account::{Account, call_of};
+use super::account::{Account, call_of, is_exempt};
+use super::charge::Charge;
+use crate::backend::budget::Spend;
 use crate::backend::s3::answer::{self, ERROR_BYTES_MAX};
 use crate::backend::s3::{Ask, Endpoint, RequestWriter};
 use crate::base::failure::Kind;
@@ -116,19 +118,30 @@ impl Remote {
         start: Tick,
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> Result<(Answer, R), Failure> {
+        let mut charge = self.pay(ask, body).await?;
         let mut line = self.line(start).await?;
         loop {
             let is_reused = line.reused();
+            if let Some(charge) = charge.take() {
+                charge.all_sent();
+            }
             match self.try_call(ask, body, line, &look).await {
                 Ok(answered) => return Ok(answered),
                 // It may have been carried out all the same; every request of ours may be repeated.
                 Err(NoAnswer::Closed(_)) if is_reused => {
                     self.account.cells().stale_retries.inc();
+                    charge = self.pay(ask, body).await?;
                     line = self.fresh_line().await?;
                 }
                 Err(none) => return Err(self.no_answer(ask, &none)),
             }
         }
+    }
+
+    /// For the request, and for a body that is in hand. Cancel: safe.
+    async fn pay(&self, ask: &Ask<'_>, body: &[u8]) -> Result<Option<Charge>, Failure> {
+        let ingress = body.len() as u64;
+        self.account.pay(Spend { ingress, ..Spend::call(call_of(ask)) }, is_exempt(ask)).await
     }
 
     async fn try_call<R>(

@@ -1,11 +1,14 @@
 //! A place for a new blob or part, as whoever moves the bytes sees it.
 
-use super::account::{Account, call_of};
+use super::account::Account;
+use super::charge::Charge;
 use super::local::Local;
 use super::remote::Remote;
+use crate::backend::budget::Spend;
 use crate::backend::port::{Put, PutTarget, Stored, UpstreamPayload};
 use crate::backend::s3::{Ask, answer};
 use crate::base::{Failure, PartNumber, Tick};
+use crate::observe::cells::BackendCall;
 use crate::proto::aws_chunked::SignedFrames;
 use crate::reactor::disk::Draft;
 use crate::reactor::relay::{self, Cause};
@@ -23,6 +26,8 @@ use std::rc::Rc;
 pub struct Sink {
     to: To,
     size: u64,
+    /// Of a backend with a budget: the request and the whole body, less what was sent of them.
+    charge: Option<Charge>,
 }
 
 enum To {
@@ -44,17 +49,30 @@ struct ToRemote {
 }
 
 impl Sink {
-    pub(super) fn of_remote(remote: &Rc<Remote>, line: Lent, put: &Put<'_>, ask: &Ask<'_>, start: Tick) -> Self {
+    pub(super) fn of_remote(
+        remote: &Rc<Remote>,
+        line: Lent,
+        put: &Put<'_>,
+        ask: &Ask<'_>,
+        start: Tick,
+        charge: Option<Charge>,
+    ) -> Self {
         let part = if let PutTarget::Part { number, .. } = put.target { Some(number) } else { None };
         let ((head, signer), name) = (remote.head_and_signer(ask), ask.name().to_owned());
         let signed = signer.map(|signer| SignedFrames::new(signer, put.size));
         let to = ToRemote { remote: Rc::clone(remote), line: Some(line), head, signed, name, part, start };
-        Self { to: To::Remote(to), size: put.size }
+        Self { to: To::Remote(to), size: put.size, charge }
     }
 
-    pub(super) fn of_local(local: &Rc<Local>, draft: Draft, put: &Put<'_>, start: Tick) -> Self {
+    pub(super) fn of_local(
+        local: &Rc<Local>,
+        draft: Draft,
+        put: &Put<'_>,
+        start: Tick,
+        charge: Option<Charge>,
+    ) -> Self {
         let is_part = matches!(put.target, PutTarget::Part { .. });
-        Self { to: To::Local { local: Rc::clone(local), draft, start, is_part }, size: put.size }
+        Self { to: To::Local { local: Rc::clone(local), draft, start, is_part }, size: put.size, charge }
     }
 
     /// The backend's index in the view.
@@ -77,14 +95,26 @@ impl Sink {
 
     /// Sends the head and the first bytes of the body, in one call where the kernel takes them. A pooled connection that
     /// turns out to have gone stale is replaced. Called once, before `relay`. A directory, and a body in signed chunks, take
-    /// all bytes through the relay: `first` is empty then. The whole body counts as sent from here on. Cancel: NOT safe.
+    /// all bytes through the relay: `first` is empty then. Cancel: NOT safe.
     pub async fn start(&mut self, first: &[u8]) -> Result<(), Failure> {
         assert!(first.len() as u64 <= self.size, "more bytes than were announced");
         assert!(first.is_empty() || self.is_plain_socket(), "other bytes than a plain socket's go through the relay");
-        self.account().cells().ingress_bytes.add(self.size);
+        if let Some(charge) = &mut self.charge {
+            charge.head_sent();
+        }
         match &mut self.to {
-            To::Remote(to) => to.send_head(first).await,
-            To::Local { .. } => Ok(()),
+            To::Remote(to) => to.send_head(first).await?,
+            To::Local { .. } => {}
+        }
+        self.moved(first.len() as u64);
+        Ok(())
+    }
+
+    /// So many bytes more have gone through `relay`.
+    pub fn moved(&mut self, bytes: u64) {
+        self.account().cells().ingress_bytes.add(bytes);
+        if let Some(charge) = &mut self.charge {
+            charge.moved(bytes);
         }
     }
 
@@ -179,6 +209,10 @@ impl ToRemote {
         let mut sent = self.send_on(&mut line, &head, first).await;
         if line.reused() && sent.as_ref().is_err_and(exchange::is_closing) {
             remote.account.cells().stale_retries.inc();
+            // Another request than the one that was paid for.
+            if let Some(charge) = remote.account.pay(Spend::call(self.call()), false).await? {
+                charge.all_sent();
+            }
             line = remote.fresh_line().await.inspect_err(|failure| self.count_failure(failure))?;
             sent = self.send_on(&mut line, &head, first).await;
         }
@@ -236,7 +270,7 @@ impl ToRemote {
                     answer.read_body(&remote.account.core, answer::ERROR_BYTES_MAX, remote.patience, &mut body).await;
                 let mut failure = answer::failure(&ask, &answer.head(), &body);
                 failure.cause = format!("backend {}: {}", remote.account.name, failure.cause);
-                remote.account.refused(call_of(&ask), self.start, answer.status(), &failure);
+                remote.account.refused(self.call(), self.start, answer.status(), &failure);
                 failure
             }
             Ok(_) => {
@@ -261,8 +295,11 @@ impl ToRemote {
         }
     }
 
+    fn call(&self) -> BackendCall {
+        if self.part.is_some() { BackendCall::UploadPart } else { BackendCall::Put }
+    }
+
     fn count_failure(&self, failure: &Failure) {
-        let record = ObjectRecord::default();
-        self.remote.account.failed(call_of(&self.ask(&record)), self.start, failure);
+        self.remote.account.failed(self.call(), self.start, failure);
     }
 }

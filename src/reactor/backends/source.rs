@@ -1,6 +1,7 @@
 //! A blob opened for reading, as whoever moves its bytes sees it.
 
 use super::account::Account;
+use super::charge::Charge;
 use super::local::Local;
 use super::remote::Remote;
 use crate::base::failure::Kind;
@@ -21,6 +22,8 @@ pub struct Source {
     ahead: Buffer,
     /// Bytes of the span that have not been moved, those in `ahead` included.
     left: u64,
+    /// Of a backend with a budget: what was not moved yet.
+    charge: Option<Charge>,
 }
 
 enum From {
@@ -30,19 +33,26 @@ enum From {
 
 impl Source {
     /// `ahead` is what came of the body already.
-    pub(super) fn of_remote(remote: &Rc<Remote>, line: Lent, ahead: Buffer, keep_alive: bool, len: u64) -> Self {
+    pub(super) fn of_remote(
+        remote: &Rc<Remote>,
+        line: Lent,
+        ahead: Buffer,
+        keep_alive: bool,
+        len: u64,
+        charge: Option<Charge>,
+    ) -> Self {
         let surplus = ahead.len() as u64 > len;
         // A whole pooled buffer is not kept for nothing while a long body is moved.
         let mut ahead = if ahead.is_empty() { Buffer::from_bytes(&[]) } else { ahead };
         ahead.truncate(usize::try_from(len).unwrap_or(usize::MAX));
         let keep_alive = keep_alive && !surplus;
-        Self { from: From::Remote { remote: Rc::clone(remote), line, keep_alive }, ahead, left: len }
+        Self { from: From::Remote { remote: Rc::clone(remote), line, keep_alive }, ahead, left: len, charge }
     }
 
     /// `ahead` is what was read as the file was opened.
-    pub(super) fn of_local(local: &Rc<Local>, file: OpenFile, ahead: Buffer) -> Self {
+    pub(super) fn of_local(local: &Rc<Local>, file: OpenFile, ahead: Buffer, charge: Option<Charge>) -> Self {
         let left = ahead.len() as u64 + file.left();
-        Self { from: From::Local { local: Rc::clone(local), file }, ahead, left }
+        Self { from: From::Local { local: Rc::clone(local), file }, ahead, left, charge }
     }
 
     /// Bytes that are still to be moved.
@@ -92,6 +102,9 @@ impl Source {
         assert!(bytes <= self.left, "more was moved than there was");
         self.left -= bytes;
         self.account().cells().egress_bytes.add(bytes);
+        if let Some(charge) = &mut self.charge {
+            charge.moved(bytes);
+        }
     }
 
     /// All was moved: a connection goes back to its pool.

@@ -2,6 +2,7 @@
 
 use super::stub::{Fault, Stub, etag_of};
 use super::{BackendParts, CoreBackends, Source};
+use crate::backend::budget::Budgets;
 use crate::backend::directory;
 use crate::backend::health::Health;
 use crate::backend::marker;
@@ -88,7 +89,9 @@ backends:
         let core = Core::start(core.driver, CoreLimits::default(), cells).expect("a core starts");
         let standing = Arc::new(Standing::new(2));
         let health = Rc::new(Health::new(2, Arc::clone(&standing)));
-        let parts = BackendParts::open(&view, &standing).expect("threads start");
+        let metered = view.backends.iter().map(|backend| (&backend.name, &backend.budget));
+        let budgets = Arc::new(Budgets::new(metered, Box::new(|| {})));
+        let parts = BackendParts::open(&view, &standing, &budgets).expect("threads start");
         let super::Way::Directory { disk, .. } = &parts.ways[NAS] else { panic!("the second is a directory") };
         let disks = Disk::open(&core, disk.clone(), 64).expect("a mailbox opens");
         let backends = CoreBackends::open(&core, &view, parts, Rc::clone(&health)).expect("it opens");

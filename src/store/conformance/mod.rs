@@ -4,6 +4,7 @@
 //! `conforms!` instantiates it for one implementation; `random` compares implementations outcome by outcome.
 
 mod buckets;
+mod budgets;
 mod cleanup;
 mod copies;
 mod listing;
@@ -26,14 +27,14 @@ use std::time::Duration;
 
 /// A clock that stands still until it is moved.
 #[derive(Clone, Debug)]
-pub(super) struct TestClock(Arc<AtomicI64>);
+pub(crate) struct TestClock(Arc<AtomicI64>);
 
 impl TestClock {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(AtomicI64::new(1_790_000_000_000)))
     }
 
-    pub(super) fn advance(&self, wait: Duration) {
+    pub(crate) fn advance(&self, wait: Duration) {
         self.0.fetch_add(wait.as_millis() as i64, Ordering::SeqCst);
     }
 }
@@ -53,7 +54,7 @@ impl Clock for TestClock {
 }
 
 /// Runs a future on this thread; a store's own threads wake it.
-pub(super) fn wait_for<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn wait_for<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(future)
 }
@@ -342,6 +343,9 @@ macro_rules! conforms {
                     uploads_on_a_dropped_backend_end, versions_with_too_many_copies, found_blobs_are_adopted,
                     known_deletes_are_not_revived, found_bytes_are_charged_above_the_limit, foreign_objects_are_imported,
                     a_restored_database_deletes_nothing, what_is_found_on_a_drained_backend],
+                budgets: [slices_never_exceed_the_limit, the_dead_keep_what_they_were_lent, asking_twice_lends_once,
+                    what_is_given_back_is_lent_again, recorded_usage_counts, what_is_never_refused_counts,
+                    months_and_counters_are_apart],
                 scans: [under_replicated_versions, status_and_usage, facts_and_draining_are_told, blobs_page_by_name],
             );
         }

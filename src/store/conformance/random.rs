@@ -280,6 +280,21 @@ impl Known {
                 drop_copy(bucket(), key.clone(), begun.blob.id, z).into()
             }
             61..=62 => self.adopt(x, y, z)?.into(),
+            64 => {
+                let ask = |backend: &str, number: u16| BudgetAsk {
+                    backend: name(backend),
+                    counter: ["api_requests", "egress_bytes", "pool:a"][usize::from(number % 3)].into(),
+                    limit: [1000, 0, 70_000][usize::from(number / 3 % 3)],
+                    holds: u64::from(number % 977),
+                    used: u64::from(number % 499),
+                    least: u64::from(number % 7),
+                    waiting: u64::from(number % 89),
+                    slice: u64::from(y % 300),
+                };
+                let asks = vec![ask(pick(&BACKENDS, x)?, y), ask(pick(&BACKENDS, y)?, x)];
+                let period = if x.is_multiple_of(9) { "2026-07" } else { "2026-11" }.into();
+                LeaseBudgets { incarnation: Incarnation(1 + i64::from(y % 3)), period, asks }.into()
+            }
             63 => SetRestored { restored: x.is_multiple_of(2) }.into(),
             _ => return None,
         })
@@ -374,6 +389,8 @@ impl Known {
         let backends = || BACKENDS.iter().map(|one| name(one)).collect::<Vec<_>>();
         let mut queries = vec![
             Query::Status { period: "2026-11".into() },
+            Query::Usage { period: "2026-11".into() },
+            Query::Usage { period: "2026-07".into() },
             Query::Audit,
             Query::DueCleanups { on: backends(), max: 1000 },
             Query::DueCleanups { on: vec![name("b")], max: 1 },
@@ -422,7 +439,7 @@ fn compare<S: MetadataStore>(steps: &[Vec<Numbers>], make: fn(TestClock, Rules) 
     for (i, numbers) in std::iter::once(&Vec::new()).chain(steps).enumerate() {
         if i > 0 {
             // A step whose first number is above the changes lets time pass.
-            let waits = numbers.iter().filter(|one| one.0 >= 64);
+            let waits = numbers.iter().filter(|one| one.0 >= 65);
             waits
                 .for_each(|one| clock.advance(Duration::from_secs([1, 60, 300, 1200, 90_000][usize::from(one.1 % 5)])));
             batches.push(independent(numbers.iter().filter_map(|one| known.change(*one)).collect()));
@@ -485,7 +502,7 @@ fn check_invariants(books: &[BackendAudit]) -> Result<(), TestCaseError> {
 }
 
 fn run<S: MetadataStore>(cases: u32, make: fn(TestClock, Rules) -> S) {
-    let numbers = (0_u8..68, any::<u16>(), any::<u16>(), any::<u16>());
+    let numbers = (0_u8..69, any::<u16>(), any::<u16>(), any::<u16>());
     let steps = prop::collection::vec(prop::collection::vec(numbers, 1..6), 1..80);
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
     TestRunner::new(config).run(&steps, |steps| compare(&steps, make)).unwrap_or_else(|error| panic!("{error}"));

@@ -66,6 +66,7 @@ impl Tables {
             Query::NextCleanup { on } => {
                 Answer::NextCleanup(self.doomed_on(&on).map(|(_, blob)| blob.not_before).min())
             }
+            Query::Usage { period } => self.recorded_usage(&period),
             Query::Status { period } => {
                 Answer::Status(self.backends.keys().map(|name| self.status(name, &period)).collect())
             }

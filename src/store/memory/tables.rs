@@ -28,6 +28,13 @@ pub(in crate::store) struct Share {
     pub(in crate::store) charged: i64,
 }
 
+/// What an incarnation was lent of a budget, and what it said that it has used of it.
+#[derive(Debug, Default, Clone, Copy)]
+pub(in crate::store) struct Lent {
+    pub(in crate::store) granted: u64,
+    pub(in crate::store) used: u64,
+}
+
 /// A live version. Its row ends with its being live: what is left of it are blobs.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::store) struct Live {
@@ -113,6 +120,8 @@ pub(in crate::store) struct Tables {
     pub(in crate::store) buckets: BTreeMap<BucketName, BucketRow>,
     pub(in crate::store) buckets_generation: u64,
     pub(in crate::store) usage: BTreeMap<(BackendName, String, Incarnation), Usage>,
+    /// By backend, month, counter and incarnation.
+    pub(in crate::store) budgets: BTreeMap<(BackendName, String, String, Incarnation), Lent>,
     pub(in crate::store) batches: HashMap<BatchId, (Timestamp, Applied)>,
     /// Backends whose charge the running batch has changed.
     pub(in crate::store) touched: BTreeSet<BackendName>,
@@ -138,6 +147,7 @@ impl Tables {
             buckets: BTreeMap::new(),
             buckets_generation: 0,
             usage: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             batches: HashMap::new(),
             touched: BTreeSet::new(),
             found: BTreeMap::new(),

@@ -5,7 +5,7 @@ use super::super::port::{
     SetDraining, UploadState, WRITER_GONE,
 };
 use super::super::record::BlobState;
-use super::super::rules::{BATCH_KEPT, FORGET_UPLOADS_MAX, UPLOAD_KEPT};
+use super::super::rules::{BATCH_KEPT, FORGET_UPLOADS_MAX, UPLOAD_KEPT, oldest_leases};
 use super::tables::{Backend, Share, Tables};
 use crate::base::{BackendName, BlobId, Incarnation, PartNumber, Timestamp, UploadId};
 use std::collections::BTreeSet;
@@ -155,6 +155,8 @@ impl Tables {
         for (_, upload) in oldest.into_iter().take(FORGET_UPLOADS_MAX as usize) {
             self.uploads.remove(&upload);
         }
+        let oldest = oldest_leases(now);
+        self.budgets.retain(|(_, period, ..), _| *period >= oldest);
         Done
     }
 }

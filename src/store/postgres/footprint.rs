@@ -128,6 +128,7 @@ impl Footprint {
             | Change::Renew(_)
             | Change::TakeService(_)
             | Change::RecordUsage(_)
+            | Change::LeaseBudgets(_)
             | Change::RecordFacts(_)
             | Change::SetDraining(_)
             | Change::SetRestored(_)

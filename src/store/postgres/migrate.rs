@@ -10,6 +10,7 @@ pub(super) const LOCKS: i32 = 0x7333_6f72;
 /// Second keys.
 const LOCK_MIGRATE: i32 = 1;
 pub(super) const LOCK_REGISTER: i32 = 2;
+pub(super) const LOCK_BUDGETS: i32 = 5;
 
 mod migrations {
     refinery::embed_migrations!("migrations/postgres");

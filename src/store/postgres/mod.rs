@@ -14,6 +14,7 @@
 mod alone;
 mod batch;
 mod buckets;
+mod budgets;
 #[cfg(test)]
 pub(super) mod cluster;
 mod diff;
@@ -116,6 +117,7 @@ impl MetadataStore for PostgresStore {
         match &changes[..] {
             [Change::Register(register)] => self.register(id, register).await,
             [Change::CreateBucket(create)] => self.create_bucket(id, create).await,
+            [Change::LeaseBudgets(lease)] => self.lease_budgets(id, lease).await,
             [Change::DeleteBucket(delete)] => self.delete_bucket(id, delete).await,
             [Change::Renew(renew)] => self.renew(id, *renew).await,
             [Change::TakeService(take)] => self.take_service(id, take).await,

@@ -75,6 +75,7 @@ impl PostgresStore {
             }
             Query::NextCleanup { on } => Answer::NextCleanup(self.next_cleanup(&on).await?),
             Query::Status { period } => Answer::Status(self.status(&period).await?),
+            Query::Usage { period } => self.recorded_usage(&period).await?,
             Query::Blobs { backend, after, max } => Answer::Blobs(self.blobs(&backend, &after, max).await?),
             Query::Audit => Answer::Audit(self.audit().await?),
         })

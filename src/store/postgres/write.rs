@@ -6,6 +6,7 @@
 
 use super::super::memory::tables::{Key, Tables};
 use super::super::port::Committed;
+use super::super::rules::oldest_leases;
 use super::diff::{Delta, Diff};
 use super::faults::{failure, is_stale};
 use super::load::{KeyColumns, Loaded};
@@ -292,6 +293,7 @@ static CHARGED: Sql = sql!(
     TEXT_ARRAY
 );
 static FORGET_BATCHES: Sql = sql!("DELETE FROM batches WHERE at < $1", INT8);
+static FORGET_LEASES: Sql = sql!("DELETE FROM budget_leases WHERE period < $1", TEXT);
 static FORGET_UPLOADS: Sql = sql!(
     "DELETE FROM uploads WHERE upload IN
          (SELECT upload FROM uploads WHERE forgettable AND ended < $1 ORDER BY ended, upload LIMIT $2)",
@@ -360,6 +362,7 @@ pub(super) fn statements(around: &Around<'_>, before: &Tables, loaded: &Loaded, 
     put_usage(diff, &mut all);
     if let Some(forget) = &around.forget {
         all.push(bound!(FORGET_BATCHES, forget.batches_before.millis));
+        all.push(bound!(FORGET_LEASES, oldest_leases(loaded.now)));
         all.push(bound!(FORGET_UPLOADS, forget.uploads_before.millis, i64::from(forget.uploads_max)));
     }
     put_shares(around, diff, &mut all);

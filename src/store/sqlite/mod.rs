@@ -7,6 +7,7 @@
 //! Each read begins after the last acknowledged batch: what a caller was told of, the next lookup sees.
 
 mod buckets;
+mod budgets;
 mod ledger;
 mod list;
 mod open;

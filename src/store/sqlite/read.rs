@@ -81,6 +81,7 @@ impl Reader {
             Query::NextCleanup { on } => Answer::NextCleanup(self.next_cleanup(&on)?),
             Query::Status { period } => Answer::Status(self.status(&period)?),
             Query::Buckets { unless } => Answer::Buckets(self.stored_buckets(unless)?),
+            Query::Usage { period } => self.recorded_usage(&period)?,
             Query::Blobs { backend, after, max } => Answer::Blobs(self.blobs(&backend, &after, max)?),
             Query::Audit => Answer::Audit(self.audit()?),
         })

@@ -52,6 +52,11 @@ pub(super) fn count(row: &Row<'_>, column: usize) -> Result<u64> {
     u64::try_from(row.get::<_, i64>(column)?).map_err(|_| damaged(row, column))
 }
 
+/// As SQLite holds it; what is above its integers is no count of ours.
+pub(super) fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<T> {
     serde_json::from_str(text(row, column)?).map_err(|_| damaged(row, column))
 }

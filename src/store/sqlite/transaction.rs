@@ -142,6 +142,7 @@ impl Transaction<'_> {
             Change::CleanupDone(one) => settle!(CleanupDone, self.cleanup_done(*one)),
             Change::CleanupFailed(one) => settle!(CleanupFailed, self.cleanup_failed(one)),
             Change::RecordUsage(one) => settle!(RecordUsage, self.record_usage(one)),
+            Change::LeaseBudgets(one) => settle!(LeaseBudgets, self.lease_budgets(one)),
             Change::RecordFacts(one) => settle!(RecordFacts, self.record_facts(one)),
             Change::SetDraining(one) => settle!(SetDraining, self.set_draining(one)),
             Change::CreateBucket(one) => settle!(CreateBucket, self.create_bucket(one)),

@@ -5,7 +5,7 @@ use super::super::port::{
     SetDraining, WRITER_GONE,
 };
 use super::super::record::{BackendFacts, BlobState};
-use super::super::rules::{FORGET_UPLOADS_MAX, UPLOAD_KEPT};
+use super::super::rules::{FORGET_UPLOADS_MAX, UPLOAD_KEPT, oldest_leases};
 use super::ledger::Ledger;
 use super::operator::is_restored;
 use super::rows;
@@ -176,13 +176,7 @@ impl Transaction<'_> {
                 self.execute(
                     "INSERT INTO usage (period, backend, incarnation, counter, value) VALUES (?1, ?2, ?3, ?4, ?5)
                      ON CONFLICT DO UPDATE SET value = excluded.value",
-                    params![
-                        record.period,
-                        backend.as_str(),
-                        record.incarnation.0,
-                        counter,
-                        i64::try_from(value).unwrap_or(i64::MAX)
-                    ],
+                    params![record.period, backend.as_str(), record.incarnation.0, counter, rows::signed(value)],
                 )?;
             }
         }
@@ -210,6 +204,7 @@ impl Transaction<'_> {
                  WHERE forgettable = 1 AND ended < ?1 ORDER BY ended, upload LIMIT ?2)",
             params![self.now.minus(UPLOAD_KEPT).millis, FORGET_UPLOADS_MAX],
         )?;
+        self.execute("DELETE FROM budget_leases WHERE period < ?1", [oldest_leases(self.now)])?;
         Ok(Done)
     }
 }

@@ -6,36 +6,45 @@ use crate::proto::date;
 use crate::store::port::Usage;
 use std::sync::Arc;
 
-/// `YYYY-MM`, UTC.
-pub fn period(now: Timestamp) -> String {
-    date::iso8601(now).as_str()[..7].to_owned()
-}
-
 /// The cells count from the start of the process; a month begins at whatever they said then.
 #[derive(Debug)]
 pub struct UsageBook {
     cells: Vec<Arc<CoreCells>>,
     period: String,
     base: Vec<Usage>,
+    /// Months that have ended and were not told since.
+    ended: Vec<(String, Vec<Usage>)>,
 }
 
 impl UsageBook {
     pub fn new(cells: Vec<Arc<CoreCells>>, now: Timestamp) -> Self {
         let backends = cells.first().map_or(0, |core| core.backends.len());
-        Self { cells, period: period(now), base: vec![Usage::default(); backends] }
+        Self { cells, period: date::month(now), base: vec![Usage::default(); backends], ended: Vec::new() }
     }
 
-    /// The period and, by backend, what was used in it. In a new month the old one is answered once more, as it ended.
-    pub fn read(&mut self, now: Timestamp) -> (String, Vec<Usage>) {
+    /// This month, and what was used in it by backend.
+    pub fn this_month(&mut self, now: Timestamp) -> (String, Vec<Usage>) {
         let total = self.total();
         let used = total.iter().zip(&self.base).map(|(total, base)| minus(total, base)).collect();
-        let answered = self.period.clone();
-        let current = period(now);
-        if current != answered {
-            self.period = current;
-            self.base = total;
+        let current = date::month(now);
+        // A clock that was set back does not bring the old month back.
+        if current <= self.period {
+            return (self.period.clone(), used);
         }
-        (answered, used)
+        self.ended.push((std::mem::replace(&mut self.period, current.clone()), used));
+        self.base = total;
+        (current, vec![Usage::default(); self.base.len()])
+    }
+
+    /// Months to be told: those that have ended, as they ended, and this one.
+    pub fn untold(&mut self, now: Timestamp) -> Vec<(String, Vec<Usage>)> {
+        let current = self.this_month(now);
+        self.ended.iter().cloned().chain([current]).collect()
+    }
+
+    /// If it has ended, nothing more is to be told of it.
+    pub fn told(&mut self, period: &str) {
+        self.ended.retain(|(ended, _)| ended != period);
     }
 
     fn total(&self) -> Vec<Usage> {
@@ -70,12 +79,20 @@ mod tests {
         let november = Timestamp { millis: 1_795_996_800_000 };
         let december = Timestamp { millis: 1_796_083_200_000 };
         let mut book = UsageBook::new(vec![Arc::clone(&core)], november);
+        let requests = |api_requests| vec![Usage { api_requests, ..Usage::default() }];
         core.backends[0].api_requests.add(3);
-        assert_eq!(book.read(november), ("2026-11".to_owned(), vec![Usage { api_requests: 3, ..Usage::default() }]));
+        assert_eq!(book.untold(november), [("2026-11".to_owned(), requests(3))]);
+        book.told("2026-11");
         core.backends[0].api_requests.add(2);
-        assert_eq!(book.read(december).0, "2026-11");
-        core.backends[0].egress_bytes.add(7);
-        let (period, used) = book.read(december);
-        assert_eq!((period.as_str(), used[0].api_requests, used[0].egress_bytes), ("2026-12", 0, 7));
+        // The database does not answer for a while: November is kept until it was told.
+        for _ in 0..2 {
+            let months = book.untold(december);
+            assert_eq!(months, [("2026-11".to_owned(), requests(5)), ("2026-12".to_owned(), requests(0))]);
+        }
+        core.backends[0].api_requests.add(7);
+        book.told("2026-11");
+        book.told("2026-12");
+        assert_eq!(book.this_month(december), ("2026-12".to_owned(), requests(7)));
+        assert_eq!(book.untold(december), [("2026-12".to_owned(), requests(7))]);
     }
 }

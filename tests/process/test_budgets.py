@@ -1,0 +1,190 @@
+"""Monthly limits of backends: what the backend itself counts is never more than the limit (I6)."""
+
+import contextlib
+import threading
+
+import harness
+import lean
+import pytest
+import stub
+
+
+class Clients:
+    """Many connections that do one thing until they are told that it is over."""
+
+    def __init__(self, servers, number, work):
+        self.answers, self.lock = [], threading.Lock()
+        self.servers, self.work = servers, work
+        self.threads = [threading.Thread(target=self.run, args=(i,)) for i in range(number)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, i):
+        server = self.servers[i % len(self.servers)]
+        with server.client() as client:
+            for round in range(10_000):
+                status = self.work(client, f"{i}-{round}")
+                with self.lock:
+                    self.answers.append(status)
+                if status != 200:
+                    return
+
+    def ended(self):
+        for thread in self.threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a client hangs"
+        return self.answers
+
+
+def put(client, key, size=100):
+    return client.put(harness.BUCKET, key, b"x" * size).status
+
+
+def get(client, key):
+    return client.get(harness.BUCKET, key).status
+
+
+def asked(backend, *methods):
+    """Requests that the stub got for objects, by method."""
+    with backend.lock:
+        return sum(one[0] in methods and ".s3o/" not in one[1] for one in backend.requests)
+
+
+def budget_of(server, counter):
+    return next(one for one in server.status()["budgets"] if one["counter"] == counter)
+
+
+# One pool that the looks at the marker are no part of, so that the numbers are the test's own.
+PUTS = [{"name": "puts", "operations": ["PutObject"], "limit": 500}]
+
+
+@pytest.fixture
+def backend(place):
+    with contextlib.closing(stub.Stub(harness.free_port())) as one:
+        yield one
+
+
+def server_of(place, name, backends, **settings):
+    return harness.Server(place / name, backends, settings)
+
+
+def test_many_clients_get_every_call_of_a_limit_and_not_one_more(place, backend):
+    with server_of(place, "exact", [backend.backend("cloud", request_limits=PUTS)]) as server:
+        probes = asked_probes(backend)
+        answers = Clients([server], 24, put).ended()
+        assert answers.count(200) == asked(backend, "PUT") == 500 - probes
+        assert set(answers) == {200, 507}
+        assert server.metric("s3o_usage_limit_rejections_total", operation="PutObject", limit_type="write") == 24
+        assert server.metric("s3o_usage_pool_requests", pool="puts") == 500
+        assert server.metric("s3o_usage_pool_limit", pool="puts") == 500
+        # Reads and deletes go on.
+        with server.client() as client:
+            assert get(client, "0-0") == 200
+            assert client.delete(harness.BUCKET, "0-0").status == 204
+    # A restart changes nothing: all was spent, and nothing is lent twice.
+    with server.start(), server.client() as client:
+        assert put(client, "again") == 507
+        assert budget_of(server, "pool:puts")["used"] == 500
+
+
+def asked_probes(backend):
+    """PUTs that the measuring of the backend took: they count."""
+    with backend.lock:
+        return sum(one[0] == "PUT" and ".s3o/" in one[1] for one in backend.requests)
+
+
+def test_a_killed_instance_has_spent_what_it_held(place, backend):
+    with server_of(place, "killed", [backend.backend("cloud", request_limits=PUTS)]) as server:
+        for _ in range(4):
+            clients = Clients([server], 8, lambda client, key: put_unless_killed(client, key))
+            harness.wait_for("some calls", lambda: len(clients.answers) > 40)
+            server.kill()
+            clients.ended()
+            server.start()
+        Clients([server], 8, put).ended()
+        admitted = asked(backend, "PUT") + asked_probes(backend)
+        assert admitted <= 500, "never more than the limit"
+        assert admitted >= 200, "what four deaths cost is a part"
+        budget = budget_of(server, "pool:puts")
+        assert budget["lent"] <= 500 and budget["used"] <= admitted
+
+
+def put_unless_killed(client, key):
+    try:
+        return put(client, key)
+    except (OSError, lean.Cut):
+        return 0
+
+
+def test_writes_go_on_elsewhere_and_reads_take_another_copy(place, backend):
+    pools = [
+        {"name": "puts", "operations": ["PutObject"], "limit": 40},
+        {"name": "gets", "operations": ["GetObject"], "limit": 60},
+    ]
+    settings = {"replication": {"factor": 2, "worker_interval": "200ms"}}
+    with contextlib.closing(stub.Stub(harness.free_port())) as other:
+        backends = [backend.backend("cloud", request_limits=pools), other.backend("other")]
+        with server_of(place, "elsewhere", backends, **settings) as server, server.client() as client:
+            for i in range(60):
+                assert put(client, f"k{i}") == 200
+            first = asked(backend, "PUT")
+            assert 20 <= first <= 40 and first == 40 - asked_probes(backend)
+            harness.wait_for("copies", lambda: server.backend_status("other")["object_count"] == 60)
+            assert server.backend_status("cloud")["object_count"] == first, "no copy is made beyond the limit either"
+            # Reads prefer what is clearly faster.
+            other.delay = 0.03
+            for _ in range(3):
+                for i in range(60):
+                    assert get(client, f"k{i}") == 200, "the other has every object"
+            with backend.lock:
+                assert sum(method == "GET" for method, _ in backend.requests) == 60, "looks at the marker count"
+            assert server.metric("s3o_usage_limit_rejections_total") == 0
+
+
+def test_bytes_are_given_back_when_they_were_not_moved(place, backend):
+    size = 8 * harness.MIB
+    limit = 6 * size
+    limits = {"egress_byte_limit": limit, "ingress_byte_limit": 2 * size}
+    with server_of(place, "bytes", [backend.backend("cloud", **limits)]) as server, server.client() as client:
+        assert put(client, "big", size) == 200
+        used = budget_of(server, "ingress_bytes")["used"]
+        assert size <= used <= size + 100_000, "the object, the marker and the probes"
+        assert announce(client, "too-much", size + 1) == 507
+        # Clients that leave midway: what was moved counts, not what was asked for.
+        for _ in range(4):
+            leave_midway(server, "big")
+
+        def used_exactly():
+            used = budget_of(server, "egress_bytes")["used"]
+            return used if used == server.metric("s3o_backend_egress_bytes_total") else None
+
+        used = harness.wait_for("what was not moved is given back", used_exactly)
+        assert 0 < used < 4 * size
+        whole = (limit - used) // size
+        statuses = [client.get(harness.BUCKET, "big").status for _ in range(whole + 2)]
+        assert statuses == [200] * whole + [429] * 2
+        assert client.get(harness.BUCKET, "big").code == "SlowDown"
+        assert used_exactly() == used + whole * size <= limit
+        assert server.metric("s3o_usage_limit_rejections_total", operation="GetObject", limit_type="read") == 3
+        # A range that still fits is served, to the last byte.
+        left = limit - used - whole * size
+        ranged = lambda length: client.get(harness.BUCKET, "big", headers=[("range", f"bytes=0-{length - 1}")]).status
+        assert ranged(left + 1) == 429
+        assert left == 0 or ranged(left) == 206
+        assert harness.wait_for("counted", used_exactly) == limit
+
+
+def announce(client, key, size):
+    """Asks whether a body of this size may come, and sends none."""
+    headers = [("content-length", str(size)), ("expect", "100-continue")]
+    signed = client.signed("PUT", harness.BUCKET, key, headers=headers, payload_hash="UNSIGNED-PAYLOAD")
+    with client.connect() as connection:
+        connection.send(signed.head())
+        return connection.response("PUT").status
+
+
+def leave_midway(server, key):
+    with server.client() as client, client.connect() as connection:
+        connection.send(client.signed("GET", harness.BUCKET, key).head())
+        assert connection.head()[0] == 200
+        connection.sock.recv(100_000)
