@@ -186,9 +186,7 @@ async fn compare<S: MetadataStore + Send + 'static>(
     while let Ok(event) = found.recv_async().await {
         told(event);
     }
-    if let Err(failure) = works.operations.flush_usage().await {
-        tracing::warn!(%failure, "usage could not be recorded");
-    }
+    tell_usage_at_the_end(&works.operations).await;
     lease::leave(&works.terms).await;
     Ok(())
 }
@@ -575,6 +573,11 @@ async fn stop_in_order(view: &View, operations: &Operations, stop: &Stop, reacto
         let open: u64 = operations.cores.iter().map(|core| core.connections_open.value()).sum();
         tracing::warn!(connections = open, "requests did not finish in time and are cut");
     }
+    tell_usage_at_the_end(operations).await;
+}
+
+/// Nothing will be used any more.
+async fn tell_usage_at_the_end(operations: &Operations) {
     if let Err(failure) = operations.flush_usage().await {
         tracing::warn!(%failure, "usage could not be recorded");
     }
