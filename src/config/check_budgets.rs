@@ -42,7 +42,7 @@ fn pools(reader: &mut Reader, at: &Section<'_>, unmetered: CallSet) -> Vec<Reque
             match call {
                 None => {
                     calls =
-                        BackendCall::ALL.into_iter().filter(|one| !unmetered.contains(*one)).fold(calls, CallSet::with)
+                        BackendCall::ALL.into_iter().filter(|one| !unmetered.contains(*one)).fold(calls, CallSet::with);
                 }
                 Some(call) if unmetered.contains(call) => {
                     let message = format!("`{}` is `unmetered`; take it out of one of them", call.operation());

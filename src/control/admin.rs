@@ -509,7 +509,7 @@ async fn metrics_text(State(operations): State<Arc<Operations>>) -> Response {
         desk: &operations.desk,
         circuits: &operations.circuits(),
         redis: redis.map(|redis| &redis.cells),
-        redis_healthy: redis.is_some_and(|redis| redis.is_answering()),
+        redis_healthy: redis.is_some_and(SharedCounters::is_answering),
         db_healthy: backends.is_ok(),
         backends: gauges.as_deref(),
         replication_pending: (pending != u64::MAX).then_some(pending),

@@ -202,7 +202,7 @@ fn write_head<P: Ports, X: Exchange<P>>(exchange: &mut X, scratch: &Scratch, err
     head.field("content-type", "application/xml");
     match error.code {
         ErrorCode::SlowDown | ErrorCode::UsageLimitExceeded | ErrorCode::ServiceUnavailable => {
-            head.field("retry-after", RETRY_AFTER)
+            head.field("retry-after", RETRY_AFTER);
         }
         ErrorCode::InvalidRange => {
             head.format("content-range", format_args!("bytes */{}", scratch.located.size));

@@ -178,7 +178,7 @@ impl Label for BodyPath {
 }
 
 impl Label for BackendCall {
-    const ALL: &'static [Self] = &BackendCall::ALL;
+    const ALL: &'static [Self] = &Self::ALL;
 
     fn as_str(self) -> &'static str {
         match self {
