@@ -151,7 +151,8 @@ def test_password_database_and_tls(place, certificates):
     with contextlib.closing(Ending(plain)):
         with serve(place, "password", plain, password="open-sesame", db=3) as server:
             work(server, 1)
-            harness.wait_for("redis is told", lambda: fallback(server) == 0 and server.metric("s3o_redis_operations_total", operation="write", status="success"))
+            shared = lambda: fallback(server) == 0 and server.metric("s3o_redis_operations_total", operation="write", status="success")
+            harness.wait_for("redis is told", shared)
             assert plain.ask("INFO", "keyspace", password="open-sesame").count("db3:") == 1
         with serve(place, "wrong-password", plain, password="open") as server:
             harness.wait_for("it falls back", lambda: fallback(server) == 1)
