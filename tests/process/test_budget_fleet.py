@@ -24,7 +24,7 @@ LEASE = 1.0
 class Fleet:
     """Three instances, one database, one backend that counts for itself, and a Redis if there is to be one."""
 
-    def __init__(self, place, stack, redis=False, **settings):
+    def __init__(self, place, stack, redis=False, lease="20s", **settings):
         self.stack = stack
         place.mkdir()
         self.postgres = harness.Postgres(place / "postgres.log")
@@ -36,7 +36,7 @@ class Fleet:
             settings = {**settings, "redis": {"address": f"127.0.0.1:{self.redis.port}", **QUICK}}
         settings = {
             "database": self.postgres.settings(call_timeout="5s"),
-            "write_path": {"lease": f"{LEASE}s"},
+            "write_path": {"lease": lease},
             # Only what Redis tells is told in time.
             "usage_flush": {"interval": "1h"},
             **settings,
@@ -197,7 +197,7 @@ def test_bytes_of_three_instances_stay_within_their_limit(fleet):
 
 
 def test_whoever_dies_has_spent_what_it_held(fleet):
-    fleet = fleet()
+    fleet = fleet(lease=f"{LEASE}s")
     fleet.backend.put_delay = 0.02
     writers = Writers(fleet.servers)
     dies, stands_still, _ = fleet.servers
