@@ -468,13 +468,22 @@ pub(super) fn ended_uploads_are_forgotten<S: MetadataStore>(bench: &Bench<S>) {
     let (live, displaced) = (made("live"), made("displaced"));
     let open = bench.upload("open");
     bench.delete("displaced");
+    // Its backend's own id comes only when all is over.
+    let named_late = bench.step(bench.create_upload("late")).unwrap();
+    bench.part(&named_late, 1, 10, "e1");
+    bench.start(&named_late, &[(1, "e1")]);
+    bench.step(bench.finish_complete(&named_late)).expect("nothing is in the way");
+    bench.delete("late");
+    bench
+        .step(SetBackendUpload { upload: named_late.upload.clone(), backend_upload: "id".into() })
+        .expect("it is done");
     let forget = || bench.step(ForgetOld).expect("forgetting is not refused");
     bench.advance(24 * 3600);
     forget();
     assert!(bench.shown(&aborted).is_some() && bench.shown(&displaced).is_some(), "remembered for a day");
     bench.advance(1);
     forget();
-    assert_eq!((bench.shown(&aborted), bench.shown(&displaced)), (None, None));
+    assert_eq!((bench.shown(&aborted), bench.shown(&displaced), bench.shown(&named_late)), (None, None, None));
     assert_eq!(bench.parts(&live), vec![(1, "e1".into())], "as long as the version lives");
     assert!(bench.shown(&open).is_some(), "an open upload is never forgotten");
     bench.put("live", 1);

@@ -175,7 +175,7 @@ static PUT_VERSIONS: Sql = sql!(
     TEXT_ARRAY
 );
 
-/// Uploads are few beside objects: one statement each.
+/// Uploads are few beside objects: one statement each. What became forgettable with its version stays so.
 static PUT_UPLOAD: Sql = sql!(
     "INSERT INTO uploads (upload, bucket, key, blob, backend, name, backend_upload, record, checksum_algorithm,
          checksum_full_object, initiated, state, version, manifest, outcome, final_etag, final_record, ended, forgettable)
@@ -184,7 +184,7 @@ static PUT_UPLOAD: Sql = sql!(
      ON CONFLICT (upload) DO UPDATE SET backend_upload = excluded.backend_upload, state = excluded.state,
          version = excluded.version, manifest = excluded.manifest, outcome = excluded.outcome,
          final_etag = excluded.final_etag, final_record = excluded.final_record, ended = excluded.ended,
-         forgettable = excluded.forgettable",
+         forgettable = uploads.forgettable OR excluded.forgettable",
     TEXT,
     TEXT,
     BYTEA,
