@@ -245,6 +245,14 @@ pub(super) fn found_blobs_are_adopted<S: MetadataStore>(bench: &Bench<S>) {
     let written = bench.put("known", 1);
     assert!(written.version > newer, "later writes are above it");
     assert_eq!(bench.step(Adopt { backend: name("nowhere"), ..older }), Err(Refusal::Lost));
+
+    // A blob's row ends in the same batch in which bytes of its name are found.
+    let given_up = bench.begin("again", 5);
+    bench.abandon(&given_up.blob, false);
+    let due = bench.due().into_iter().find(|due| due.blob.id == given_up.blob.id).expect("it is due at once");
+    let again = Adopt { name: given_up.blob.name.clone(), ..found(bench, "again", given_up.version, 5) };
+    let applied = bench.batch(vec![CleanupDone { blob: due.blob.id, found: due.found }.into(), again.into()]);
+    assert_eq!(applied.outcomes[1], Outcome::Adopt(Ok(Adopted::Live { version: given_up.version, displaced: false })));
 }
 
 pub(super) fn known_deletes_are_not_revived<S: MetadataStore>(bench: &Bench<S>) {

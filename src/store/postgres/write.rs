@@ -453,6 +453,10 @@ fn put_blobs(loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
             diff.blobs.iter().map(|(_, $blob)| $value).collect::<Vec<_>>()
         };
     }
+    // First: what is adopted in the same batch may have the name of one that ends.
+    if !diff.blobs_ended.is_empty() {
+        all.push(bound!(END_BLOBS, diff.blobs_ended.clone()));
+    }
     if !diff.blobs.is_empty() {
         all.push(bound!(
             PUT_BLOBS,
@@ -478,9 +482,6 @@ fn put_blobs(loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
             column!(blob => storable(&blob.foreign_etag)),
             loaded.now.millis
         ));
-    }
-    if !diff.blobs_ended.is_empty() {
-        all.push(bound!(END_BLOBS, diff.blobs_ended.clone()));
     }
 }
 
