@@ -56,10 +56,10 @@ def server(place, stack):
 
 
 class Row:
-    """How a code is provoked. `message` is the text that AWS sends, None for the table's own."""
+    """How a code is provoked. `message` is the text that AWS sends, None for the table's own; `told` the code, if another."""
 
-    def __init__(self, status, ask, message=None, resource=None, head=False):
-        self.status, self.ask, self.message, self.resource, self.head = status, ask, message, resource, head
+    def __init__(self, status, ask, message=None, resource=None, head=False, told=None):
+        self.status, self.ask, self.message, self.resource, self.head, self.told = status, ask, message, resource, head, told
 
 
 def ask(method="GET", bucket=BUCKET, key="there", query=(), headers=(), body=b"", user=None, edit=None, **more):
@@ -258,6 +258,17 @@ def backend_that_is_gone(server):
         return answer, f"/{BUCKET}/far"
 
 
+def spent_budget(server):
+    """An object whose only copy is on a backend that may not be asked any more this month."""
+    folder = server.folder.parent / "spent"
+    disk = harness.directory_backend("disk", folder / "disk", request_limits=[{"name": "reads", "operations": ["GetObject"], "limit": 9}])
+    with harness.Server(folder / "server", [disk]) as other, other.client() as client:
+        assert client.put(BUCKET, "far", b"x").status == 200
+        answers = [client.get(BUCKET, "far") for _ in range(10)]
+        assert answers[0].status == 200 and answers[-1].header("retry-after"), answers[-1].headers
+        return answers[-1], f"/{BUCKET}/far"
+
+
 def too_many_uploads(server):
     with server.client(region=REGION) as client:
         client.access_key, client.secret = "fewkey", "fewsecret"
@@ -401,6 +412,8 @@ ROWS = {
     "SignatureDoesNotMatch": Row(403, ask(edit=forge), head=True),
     "SlowDown": Row(503, too_many_uploads),
     "TooManyBuckets": Row(400, ask("PUT", "one-too-many", None, user="rich")),
+    # Clients know how to go about this code, and not that one.
+    "UsageLimitExceeded": Row(429, spent_budget, told="SlowDown"),
     "XAmzContentSHA256Mismatch": Row(400, ask("PUT", key="bad", body=b"x", payload_hash="0" * 64)),
 }
 
@@ -423,7 +436,7 @@ def test_errors(server, code):
     else:
         assert answer.header("content-type") == "application/xml"
         texts = {name: lean.xml_texts(answer.body, name) for name in ("Code", "Message", "Resource", "RequestId")}
-        wanted = {"Code": code, "Message": row.message or TABLE[code][1], "Resource": resource, "RequestId": request_id}
+        wanted = {"Code": row.told or code, "Message": row.message or TABLE[code][1], "Resource": resource, "RequestId": request_id}
         assert texts == {name: [text] for name, text in wanted.items()}
         assert answer.body.startswith(b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>'), answer.body
     if row.head:
