@@ -33,6 +33,8 @@ pub struct Terms {
     held: RefCell<Vec<(Service, Incarnation)>>,
     /// Passes of exclusive jobs that are under way.
     running: Cell<u32>,
+    /// That a job waits for the database was said; it is said again when it was answered in between.
+    wait_told: Cell<bool>,
 }
 
 /// Whether only one run at a time may do it.
@@ -44,7 +46,14 @@ fn is_exclusive(service: Service) -> bool {
 impl Terms {
     pub fn new(view: &View, tenure: Arc<Tenure>, metadata: ControlMetadata) -> Rc<Self> {
         let term = view.write_path.lease;
-        Rc::new(Self { tenure, term, metadata, held: RefCell::default(), running: Cell::new(0) })
+        Rc::new(Self {
+            tenure,
+            term,
+            metadata,
+            held: RefCell::default(),
+            running: Cell::new(0),
+            wait_told: Cell::new(false),
+        })
     }
 
     /// The database knows this run by this number.
@@ -58,7 +67,14 @@ impl Terms {
 
     /// Returns when this run may do the job, and a pass of it begins. Cancel: safe.
     pub async fn wait_for(&self, service: Service) {
-        if !self.tenure.has_lease() || !is_exclusive(service) {
+        if !self.tenure.has_lease() || service == Service::Standing {
+            return;
+        }
+        if !is_exclusive(service) {
+            // An ended run is about to register anew.
+            while self.tenure.has_ended() {
+                tokio::time::sleep(LOOK).await;
+            }
             return;
         }
         while !self.hold(service).await {
@@ -83,7 +99,9 @@ impl Terms {
             return true;
         }
         let take = TakeService { incarnation, service: service.as_str().to_owned() };
-        match self.metadata.step(take).await {
+        let taken = self.metadata.step(take).await;
+        let was_told = self.wait_told.replace(taken.is_err());
+        match taken {
             Ok(Ok(_)) => {
                 tracing::info!(
                     service = service.as_str(),
@@ -97,7 +115,9 @@ impl Terms {
             }
             Ok(Err(_)) => false,
             Err(failure) => {
-                tracing::warn!(service = service.as_str(), %failure, "a background job waits for the database");
+                if !was_told {
+                    tracing::warn!(service = service.as_str(), %failure, "a background job waits for the database");
+                }
                 false
             }
         }
@@ -109,10 +129,20 @@ pub async fn keep(terms: Rc<Terms>, view: Arc<View>, cleanup: Wake) {
     let clock = CoreClock::default();
     let mut answering_since: Option<Tick> = None;
     let mut renewed_at = clock.tick();
+    // Said once, not at each attempt.
+    let (mut is_unrenewed, mut is_unregistered) = (false, false);
     loop {
         tokio::time::sleep(LOOK.min(terms.term / RENEWALS_PER_TERM)).await;
         if terms.tenure.has_ended() {
-            register_anew(&terms, &view).await;
+            match register_anew(&terms, &view).await {
+                Ok(registered) => is_unregistered = !registered,
+                Err(cause) => {
+                    if !is_unregistered {
+                        tracing::warn!(%cause, "this instance's lease has lapsed, and it cannot register anew yet");
+                    }
+                    is_unregistered = true;
+                }
+            }
             continue;
         }
         if clock.tick().since(renewed_at) < terms.term / RENEWALS_PER_TERM {
@@ -123,13 +153,18 @@ pub async fn keep(terms: Rc<Terms>, view: Arc<View>, cleanup: Wake) {
         match renew(&terms, judge, false).await {
             Ok(doomed) => {
                 answering_since.get_or_insert(renewed_at);
+                if std::mem::take(&mut is_unrenewed) {
+                    tracing::info!("the lease is renewed again");
+                }
                 if doomed > 0 {
                     cleanup.ring();
                 }
             }
             Err(failure) => {
                 answering_since = None;
-                tracing::warn!(%failure, "the lease could not be renewed");
+                if !std::mem::replace(&mut is_unrenewed, true) {
+                    tracing::warn!(%failure, "the lease could not be renewed");
+                }
             }
         }
     }
@@ -154,30 +189,22 @@ async fn renew(terms: &Terms, judge: bool, leave: bool) -> Result<u64, Failure> 
     }
 }
 
-/// Others have ended this run: it was stopped, or cut off from the database, for longer than its lease.
-async fn register_anew(terms: &Terms, view: &View) {
+/// Others have ended this run: it was stopped, or cut off from the database, for longer than its lease. Whether it is
+/// registered again; not while the database does not answer.
+async fn register_anew(terms: &Terms, view: &View) -> anyhow::Result<bool> {
     let clock = CoreClock::default();
     let since = clock.tick();
     while terms.running.get() > 0 && clock.tick().since(since) < PASSES_END_WITHIN {
         tokio::time::sleep(LOOK).await;
     }
-    let registered = match register_change(view) {
-        Ok(register) => register_once(&terms.metadata, &register).await,
-        Err(cause) => Err(cause),
-    };
-    match registered {
-        Ok(Some(registered)) => {
-            tracing::warn!(
-                was = terms.tenure.incarnation().0,
-                incarnation = registered.incarnation.0,
-                "this instance's lease had lapsed: it registered anew"
-            );
-            terms.set_incarnation(registered.incarnation);
-        }
-        // Said already.
-        Ok(None) => {}
-        Err(cause) => tracing::warn!(%cause, "this instance's lease has lapsed, and it cannot register anew yet"),
-    }
+    let Some(registered) = register_once(&terms.metadata, &register_change(view)?).await? else { return Ok(false) };
+    tracing::warn!(
+        was = terms.tenure.incarnation().0,
+        incarnation = registered.incarnation.0,
+        "this instance's lease had lapsed: it registered anew"
+    );
+    terms.set_incarnation(registered.incarnation);
+    Ok(true)
 }
 
 /// At the end of an orderly stop: the others need not wait for the lease to lapse.

@@ -5,6 +5,7 @@ mod backend_checks;
 mod certificate;
 pub mod counters;
 pub mod drains;
+mod flush;
 pub mod lease;
 pub mod metadata;
 pub mod mover;

@@ -5,6 +5,7 @@ use super::admin::{self, Operations, Rings};
 use super::certificate::{self, Certificate};
 use super::counters::redis::RedisCounters;
 use super::drains;
+use super::flush;
 use super::lease::{self, Terms};
 use super::metadata::{self, ControlMetadata};
 use super::mover;
@@ -29,7 +30,7 @@ use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
-use crate::reactor::wake::{self, Wake, Woken};
+use crate::reactor::wake::{self, Wake};
 use crate::store::board::Board;
 use crate::store::database_state::DatabaseState;
 use crate::store::desk::Locations;
@@ -142,7 +143,7 @@ async fn run<S: MetadataStore + Send + 'static>(
         .await?;
     }
     serve_admin(&view, &operations, admin_listener).await?;
-    flush_usage_regularly(Arc::clone(&operations));
+    flush::regularly(Arc::clone(&operations));
     // Writes need a backend whose marker was seen; one that does not answer must not keep the others from serving.
     let _ = tokio::time::timeout(FIRST_CHECK, checked.recv_async()).await;
     operations.readiness.set_ready(true);
@@ -186,7 +187,7 @@ async fn compare<S: MetadataStore + Send + 'static>(
     while let Ok(event) = found.recv_async().await {
         told(event);
     }
-    tell_usage_at_the_end(&works.operations).await;
+    flush::at_the_end(&works.operations).await;
     lease::leave(&works.terms).await;
     Ok(())
 }
@@ -297,7 +298,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     }
     // Otherwise the first calls wait for it; without the database they do.
     let _ = operations.lend(Occasion::Regular).await;
-    lend_when_rung(Arc::clone(&operations), borrow_woken);
+    flush::lend_when_rung(Arc::clone(&operations), borrow_woken);
     let (checked_in, checked) = flume::bounded(1);
     mover::spawn(parts.clone(), asks_in, checked_in, services).await?;
     let bells = Bells { drain: drain_woken, cleanup: cleanup_woken, replicate: replicate_woken };
@@ -440,7 +441,8 @@ pub(super) async fn register_once(
         Ok(Ok(registered)) => Ok(Some(registered)),
         Ok(Err(refusal)) => bail!("the database refused this instance: {refusal:?}"),
         Err(failure) if failure.is_of_database() => {
-            tracing::warn!(%failure, "this instance is not registered yet");
+            // The breaker's log says so.
+            tracing::debug!(%failure, "this instance is not registered yet");
             Ok(None)
         }
         Err(failure) => bail!("the database cannot be used: {failure}"),
@@ -449,6 +451,7 @@ pub(super) async fn register_once(
 
 /// Once the database answers; nothing is begun before that.
 async fn register_later(known: Known, metadata: ControlMetadata, register: Register) {
+    let mut is_told = false;
     loop {
         tokio::time::sleep(REGISTER_AGAIN).await;
         if !known.database.circuit.is_closed() {
@@ -457,7 +460,11 @@ async fn register_later(known: Known, metadata: ControlMetadata, register: Regis
         match register_once(&metadata, &register).await {
             Ok(Some(registered)) => return known.note(registered),
             Ok(None) => {}
-            Err(cause) => tracing::error!(%cause, "this instance stays without writes"),
+            Err(cause) if !is_told => {
+                is_told = true;
+                tracing::error!(%cause, "this instance stays without writes");
+            }
+            Err(_) => {}
         }
     }
 }
@@ -478,7 +485,8 @@ impl Known {
         }
         if registered.restored {
             tracing::warn!(
-                "the database was restored from a backup: nothing is deleted from any backend until `sync --restored` has run"
+                "the database was restored from a backup: nothing is deleted from any backend until `sync --restored` has run, \
+                 and what it does not know of this month's budgets counts as spent"
             );
         }
         for (name, blobs) in &registered.unknown_backends {
@@ -524,31 +532,6 @@ fn spawn_server(what: &'static str, listener: TcpListener, router: axum::Router)
     });
 }
 
-fn flush_usage_regularly(operations: Arc<Operations>) {
-    tokio::task::spawn_local(async move {
-        loop {
-            tokio::time::sleep(operations.usage_interval().await).await;
-            if let Err(failure) = operations.flush_usage().await {
-                tracing::warn!(%failure, "usage could not be recorded");
-            }
-            if let Err(failure) = operations.lend(Occasion::Regular).await {
-                tracing::warn!(%failure, "spending of monthly budgets could not be told");
-            }
-        }
-    });
-}
-
-fn lend_when_rung(operations: Arc<Operations>, borrow: Woken) {
-    tokio::task::spawn_local(async move {
-        loop {
-            borrow.heard().await;
-            if let Err(failure) = operations.lend(Occasion::Rung).await {
-                tracing::warn!(%failure, "nothing more of the monthly budgets was lent");
-            }
-        }
-    });
-}
-
 async fn wait_for_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -573,17 +556,7 @@ async fn stop_in_order(view: &View, operations: &Operations, stop: &Stop, reacto
         let open: u64 = operations.cores.iter().map(|core| core.connections_open.value()).sum();
         tracing::warn!(connections = open, "requests did not finish in time and are cut");
     }
-    tell_usage_at_the_end(operations).await;
-}
-
-/// Nothing will be used any more.
-async fn tell_usage_at_the_end(operations: &Operations) {
-    if let Err(failure) = operations.flush_usage().await {
-        tracing::warn!(%failure, "usage could not be recorded");
-    }
-    if let Err(failure) = operations.lend(Occasion::End).await {
-        tracing::warn!(%failure, "what is left of the monthly budgets was not given back");
-    }
+    flush::at_the_end(operations).await;
 }
 
 #[cfg(test)]

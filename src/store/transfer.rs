@@ -191,7 +191,7 @@ pub async fn transfer(
     watch: Watch<'_>,
 ) -> Result<Moved, TransferError> {
     let label = target.label();
-    let mut source = Source::open(source)?;
+    let mut source = Source::open(source, now)?;
     let target = Target::connect(target).await?;
     if let Some(table) = target.first_with_rows().await? {
         let is_same = source.is_moved()? && target.deployment().await? == source.deployment()?;

@@ -15,7 +15,8 @@ const AGAIN: Backoff = Backoff { first: Duration::from_millis(100), cap: Duratio
 pub async fn end<P: Ports>(ports: &P, end: Change) {
     let mut attempt = 0;
     while let Err(failure) = ports.meta().change(end.clone()).await {
-        if attempt == 0 {
+        // While the breaker is open, its own message has said so, for all of them.
+        if attempt == 0 && ports.meta().database().is_none_or(|database| database.circuit.is_closed()) {
             tracing::warn!(%failure, "the end of an attempt waits for the database");
         }
         ports.clock().sleep(AGAIN.delay(attempt, ports.dice().roll())).await;

@@ -7,12 +7,14 @@ import pathlib
 import re
 import sqlite3
 import subprocess
+import time
 
 import pytest
 
 import harness
 from conftest import QUICK_CLEANUP
 from stub import Stub
+from test_redis import Redis
 
 GUIDE = pathlib.Path(__file__).parent.parent.parent / "docs" / "disaster-recovery.md"
 BUCKET = harness.BUCKET
@@ -100,6 +102,8 @@ class Deployment:
 def test_every_section_with_commands_has_its_test():
     tested = {
         "What holds the state",
+        "The database does not answer",
+        "Redis does not answer",
         "A backend that is lost for good",
         "A backend that is to be given up, and still answers",
         "Deletes that fail",
@@ -119,6 +123,64 @@ def test_status(tmp_path):
         (block,) = BLOCKS["What holds the state"]
         told = place.run(block)
         assert "database healthy" in told and '"name": "cloud"' in told, told
+
+
+def test_the_database_does_not_answer(tmp_path):
+    # What else this section and "Several instances" promise: test_outage.py, test_degraded.py and test_instances.py.
+    with contextlib.closing(harness.Postgres(tmp_path / "postgres.log")) as postgres:
+        path = {**QUICK_CLEANUP["write_path"], "lease": "400ms"}
+        place = Deployment(tmp_path, database=postgres.settings(), circuit_breaker={"open_timeout": "1s"}, write_path=path)
+        (block,) = BLOCKS["The database does not answer"]
+        with place.server.start():
+            place.put(5)
+            postgres.stop()
+            harness.wait_for("degraded", lambda: '"degraded"' in place.server.health()[1])
+            harness.wait_for("it opens", lambda: "circuit breaker opened" in place.server.log.read_text())
+            told = place.run(block)
+            assert "database NOT ANSWERING" in told and '"circuit breaker opened"' in told and '"name":"database"' in told, told
+            assert "degraded_duration" in told and '"failures":' in told, told
+            assert [place.server.health(path)[0] for path in ("/health", "/health/ready")] == [200, 200]
+            with place.server.client() as client:
+                for key, body in place.objects.items():
+                    answer = client.get(BUCKET, key)
+                    assert (answer.status, answer.body, answer.header("x-s3o-degraded")) == (200, body, "remembered")
+                answer = client.get(BUCKET, "nobody's")
+                assert (answer.status, answer.code, answer.header("x-s3o-degraded")) == (404, "NoSuchKey", "searched")
+                for answer in (client.put(BUCKET, "k", b""), client.delete(BUCKET, "k"), client.request("GET", BUCKET)):
+                    assert (answer.status, answer.code, answer.header("retry-after")) == (503, "ServiceUnavailable", "1")
+            # That it fails is said once, not at each attempt: ten renewals and more have failed by now.
+            time.sleep(1.2)
+            messages = [line["msg"] for line in place.server.lines()]
+            assert messages.count("the lease could not be renewed") in (1, 2), messages
+            postgres.restart()
+            harness.wait_for("it closes", lambda: "circuit breaker closed" in place.server.log.read_text())
+            told = place.run(block)
+            assert "database healthy" in told and '"circuit breaker half-open"' in told, told
+            place.check()
+
+
+def test_redis_does_not_answer(tmp_path):
+    # What else this section promises: test_redis.py and test_budget_fleet.py.
+    redis = Redis(tmp_path / "redis")
+    try:
+        place = Deployment(tmp_path, redis={"address": f"127.0.0.1:{redis.port}"})
+        (block,) = BLOCKS["Redis does not answer"]
+        with place.server.start():
+            place.put(2)
+            used = lambda: {one["name"]: one["ingress_bytes"] for one in place.server.status()["backends"]}  # noqa: E731
+            before = used()
+            redis.end()
+            harness.wait_for("it opens", lambda: place.server.metric("s3o_circuit_breaker_state", name="redis") > 0)
+            assert place.server.metric("s3o_redis_fallback_active") == 1
+            told = place.run(block)
+            assert '"circuit breaker opened"' in told and '"name":"redis"' in told and f'"ingress_bytes": {before["near"]}' in told, told
+            place.check()
+            redis.start()
+            harness.wait_for("it closes", lambda: place.server.metric("s3o_redis_fallback_active") == 0, 60)
+            assert '"circuit breaker closed"' in place.run(block)
+            assert used() == before, "nothing was written meanwhile"
+    finally:
+        redis.end()
 
 
 def test_a_lost_backend(tmp_path):

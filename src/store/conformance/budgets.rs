@@ -1,6 +1,7 @@
 //! I6: what all incarnations have been lent of a budget is never more than its limit.
 
 use super::*;
+use crate::proto::date;
 
 const MONTH: &str = "2026-11";
 
@@ -84,6 +85,31 @@ pub(super) fn what_is_never_refused_counts<S: MetadataStore>(bench: &Bench<S>) {
         used,
     };
     assert_eq!(budgets, [row("api_requests", 1, 97, 97), row("api_requests", 2, 8, 8), row("pool:free", 1, 7, 7)]);
+}
+
+pub(super) fn a_restored_database_lends_nothing_of_a_month_in_doubt<S: MetadataStore>(bench: &Bench<S>) {
+    let month = date::month(bench.now());
+    let lease = |incarnation, ask: BudgetAsk| {
+        let change = LeaseBudgets { incarnation: Incarnation(incarnation), period: month.clone(), asks: vec![ask] };
+        bench.step(change).expect("a lease is not refused").leases[0]
+    };
+    let hold = |restored| bench.step(SetRestored { restored }).expect("never refused");
+    assert_eq!(lease(1, ask(100, 0, 30, 0)), lent(30, 70));
+    hold(true);
+    // A run that goes on knows what it holds; what others may hold, or have held, is all the rest.
+    assert_eq!(lease(1, ask(100, 50, 10, 8)), lent(50, 0));
+    assert_eq!(lease(2, ask(100, 0, 5, 8)), lent(0, 0));
+    assert_eq!(lease(1, BudgetAsk { backend: name("b"), ..ask(100, 0, 5, 8) }), lent(0, 0), "of which no row tells");
+    assert_eq!(lease(1, BudgetAsk { counter: "pool:free".into(), ..ask(0, 7, 5, 5) }), lent(7, 0));
+    hold(false);
+    assert_eq!(lease(2, ask(100, 0, 5, 8)), lent(0, 0), "the comparison with the backends tells nothing of it");
+    assert_eq!(lease(1, ask(100, 40, 0, 0)), lent(40, 10), "what is given back is known");
+    assert_eq!(lease(2, ask(110, 0, 25, 0)), lent(20, 0), "and a higher limit lends more");
+    // Restored again: what was reckoned then is reckoned anew.
+    hold(true);
+    assert_eq!(lease(2, ask(200, 20, 25, 0)), lent(20, 0));
+    let change = LeaseBudgets { incarnation: Incarnation(2), period: "2026-12".into(), asks: vec![ask(100, 0, 30, 0)] };
+    assert_eq!(bench.step(change).expect("not refused").leases, [lent(30, 70)], "other months are not in doubt");
 }
 
 pub(super) fn months_and_counters_are_apart<S: MetadataStore>(bench: &Bench<S>) {

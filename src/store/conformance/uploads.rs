@@ -24,7 +24,7 @@ fn manifest(parts: &[(u16, &str)]) -> Vec<(PartNumber, String)> {
 }
 
 impl<S: MetadataStore> Bench<S> {
-    pub(super) fn create_upload(&self, text: &str) -> CreateUpload {
+    pub(in crate::store) fn create_upload(&self, text: &str) -> CreateUpload {
         CreateUpload {
             bucket: bucket(),
             in_stored: false,

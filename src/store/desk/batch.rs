@@ -133,7 +133,9 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 }
                 Err(failure) => {
                     self.noted(begun, false, Err::<(), _>(&failure));
-                    tracing::warn!(cause = %failure, "a lost answer is not resolved yet");
+                    if wait == ASK_AGAIN_FIRST {
+                        tracing::warn!(cause = %failure, "a lost answer is not resolved yet");
+                    }
                 }
             }
             if self.clock.tick().since(since) >= self.limits.answer_within {

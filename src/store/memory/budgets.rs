@@ -1,9 +1,9 @@
 //! Monthly budgets: leases, and what has been recorded of a month.
 
 use super::super::port::{Answer, BudgetAsk, BudgetLease, BudgetRow, BudgetsLeased, LeaseBudgets, Usage, UsageRow};
+use super::super::rules::{SPENT_UNSEEN, lend_of};
 use super::tables::{Lent, Tables};
 use crate::base::Incarnation;
-use crate::policy::usage::lend;
 use std::collections::BTreeMap;
 
 impl Tables {
@@ -12,19 +12,16 @@ impl Tables {
     }
 
     fn lease(&mut self, lease: &LeaseBudgets, ask: &BudgetAsk) -> BudgetLease {
-        let holds = ask.holds.max(ask.used);
-        let lent = if ask.limit == 0 {
-            BudgetLease { granted: holds, free: 0 }
-        } else {
-            let mut taken = self.taken(&lease.period, ask, lease.incarnation);
-            let mine = taken.remove(&lease.incarnation).unwrap_or(0).max(holds);
-            let others = taken.values().fold(0_u64, |sum, one| sum.saturating_add(*one));
-            let free = ask.limit.saturating_sub(others).saturating_sub(mine);
-            let more = lend(free, ask.least, ask.waiting, ask.slice);
-            BudgetLease { granted: holds + more, free: free - more }
-        };
-        let place = (ask.backend.clone(), lease.period.clone(), ask.counter.clone(), lease.incarnation);
-        self.budgets.insert(place, Lent { granted: lent.granted, used: ask.used });
+        let place = |by| (ask.backend.clone(), lease.period.clone(), ask.counter.clone(), by);
+        let mut taken = self.taken(&lease.period, ask, lease.incarnation);
+        let in_doubt = self.budgets_in_doubt == lease.period && !self.budgets.contains_key(&place(SPENT_UNSEEN));
+        let mine = taken.remove(&lease.incarnation).unwrap_or(0);
+        let others = taken.values().fold(0_u64, |sum, one| sum.saturating_add(*one));
+        let (lent, unseen) = lend_of(ask, mine, others, in_doubt);
+        if let Some(granted) = unseen {
+            self.budgets.insert(place(SPENT_UNSEEN), Lent { granted, used: 0 });
+        }
+        self.budgets.insert(place(lease.incarnation), Lent { granted: lent.granted, used: ask.used });
         lent
     }
 

@@ -104,7 +104,7 @@ impl Tables {
             Change::FinishDrain(one) => Outcome::FinishDrain(self.finish_drain(&one)),
             Change::DropCopy(one) => Outcome::DropCopy(self.drop_copy(now, &one)),
             Change::Adopt(one) => Outcome::Adopt(self.adopt(now, one)),
-            Change::SetRestored(one) => Outcome::SetRestored(Ok(self.set_restored(one))),
+            Change::SetRestored(one) => Outcome::SetRestored(Ok(self.set_restored(now, one))),
         }
     }
 }

@@ -5,9 +5,10 @@ use super::super::port::{
     WRITER_GONE, WriteCondition, WriteOff, was_live,
 };
 use super::super::record::BlobState;
-use super::super::rules::{chance_of_nonce, mint_version};
+use super::super::rules::{SPENT_UNSEEN, chance_of_nonce, mint_version};
 use super::tables::{Blob, Key, Live, Tables};
 use crate::base::{BackendName, BlobId, Timestamp, Version};
+use crate::proto::date;
 
 impl Tables {
     pub(super) fn requeue(&mut self, now: Timestamp, one: Requeue) -> Result<Done, Refusal> {
@@ -181,7 +182,11 @@ impl Tables {
         id
     }
 
-    pub(super) fn set_restored(&mut self, one: SetRestored) -> Done {
+    pub(super) fn set_restored(&mut self, now: Timestamp, one: SetRestored) -> Done {
+        if one.restored && !self.restored {
+            self.budgets_in_doubt = date::month(now);
+            self.budgets.retain(|(_, period, _, by), _| *by != SPENT_UNSEEN || *period != self.budgets_in_doubt);
+        }
         self.restored = one.restored;
         Done
     }

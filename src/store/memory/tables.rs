@@ -106,6 +106,8 @@ pub(in crate::store) struct Tables {
     pub(in crate::store) deployment: Option<String>,
     /// Restored from a backup: nothing is deleted until `sync` has run.
     pub(in crate::store) restored: bool,
+    /// The month of whose budgets more may have been lent than is known here; empty: none.
+    pub(in crate::store) budgets_in_doubt: String,
     /// The incarnation that lives; the last one registered.
     pub(in crate::store) current: Incarnation,
     pub(in crate::store) backends: BTreeMap<BackendName, Backend>,
@@ -135,6 +137,7 @@ impl Tables {
             rules,
             deployment: None,
             restored: false,
+            budgets_in_doubt: String::new(),
             current: Incarnation(0),
             backends: BTreeMap::new(),
             shares: BTreeMap::new(),

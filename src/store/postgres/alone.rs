@@ -7,6 +7,7 @@ use super::faults::failure;
 use super::rows::damaged;
 use super::sessions::{Blamed, Params, Session, Sql, sql};
 use crate::base::{Failure, Timestamp};
+use std::time::Duration;
 use tokio_postgres::types::FromSql;
 
 static BATCH: Sql = sql!("INSERT INTO batches (id, at, outcome) VALUES ($1, $2, 'applied')", BYTEA, INT8);
@@ -28,6 +29,26 @@ impl PostgresStore {
         id: BatchId,
         work: impl AsyncFnOnce(&Session) -> Result<Outcome, Failure>,
     ) -> Result<Applied, ApplyError> {
+        self.alone_within(Duration::MAX, id, work).await
+    }
+
+    /// The same for what a client waits for: like a batch, it is not committed any more when that has been told that there
+    /// is no answer. Cancel: NOT safe.
+    pub(super) async fn alone_for_client(
+        &self,
+        id: BatchId,
+        work: impl AsyncFnOnce(&Session) -> Result<Outcome, Failure>,
+    ) -> Result<Applied, ApplyError> {
+        self.alone_within(self.decide_within, id, work).await
+    }
+
+    async fn alone_within(
+        &self,
+        within: Duration,
+        id: BatchId,
+        work: impl AsyncFnOnce(&Session) -> Result<Outcome, Failure>,
+    ) -> Result<Applied, ApplyError> {
+        let began = (self.tick)();
         let session = self.sessions.get().await.map_err(ApplyError::NotApplied)?;
         let outcome = match work(&session).await {
             Ok(outcome) => outcome,
@@ -36,6 +57,10 @@ impl PostgresStore {
                 return Err(ApplyError::NotApplied(cause));
             }
         };
+        if (self.tick)().since(began) >= within {
+            session.give_up();
+            return Err(ApplyError::NotApplied(Failure::metadata("postgres: a transaction did not end in time")));
+        }
         let applied = Applied { outcomes: vec![outcome], charged: Vec::new() };
         self.remember(id, applied.clone());
         match session.command("COMMIT").await {

@@ -48,7 +48,8 @@ pub(super) fn read(row: &Row) -> Read<BucketRow> {
 impl PostgresStore {
     /// Cancel: NOT safe.
     pub(super) async fn create_bucket(&self, id: BatchId, create: &CreateBucket) -> Result<Applied, ApplyError> {
-        self.alone(id, async |session| Ok(Outcome::CreateBucket(self.creation(session, id, create).await?))).await
+        self.alone_for_client(id, async |session| Ok(Outcome::CreateBucket(self.creation(session, id, create).await?)))
+            .await
     }
 
     async fn creation(
@@ -82,7 +83,8 @@ impl PostgresStore {
 
     /// Cancel: NOT safe.
     pub(super) async fn delete_bucket(&self, id: BatchId, delete: &DeleteBucket) -> Result<Applied, ApplyError> {
-        self.alone(id, async |session| Ok(Outcome::DeleteBucket(self.deletion(session, id, delete).await?))).await
+        self.alone_for_client(id, async |session| Ok(Outcome::DeleteBucket(self.deletion(session, id, delete).await?)))
+            .await
     }
 
     async fn deletion(

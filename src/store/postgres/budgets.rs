@@ -2,14 +2,15 @@
 
 use super::super::port::{
     Answer, Applied, ApplyError, BatchId, BudgetAsk, BudgetLease, BudgetRow, BudgetsLeased, LeaseBudgets, Outcome,
-    Usage, UsageRow,
+    Refusal, Usage, UsageRow,
 };
+use super::super::rules::{SPENT_UNSEEN, lend_of};
 use super::PostgresStore;
+use super::alone::one;
 use super::migrate::{LOCK_BUDGETS, LOCKS};
 use super::rows::{Columns, Read};
 use super::sessions::{Blamed, Session, Sql, sql};
 use crate::base::{Failure, Incarnation};
-use crate::policy::usage::lend;
 
 static LOCK: Sql = sql!("SELECT pg_advisory_xact_lock($1, $2)", INT4, INT4);
 static TAKEN: Sql = sql!(
@@ -24,6 +25,8 @@ static TAKEN: Sql = sql!(
     TEXT,
     INT8
 );
+static IN_DOUBT: Sql =
+    sql!("SELECT EXISTS (SELECT 1 FROM deployment WHERE name = 'budgets_in_doubt' AND value = $1)", TEXT);
 static PUT: Sql = sql!(
     "INSERT INTO budget_leases (period, backend, counter, incarnation, granted, used) VALUES ($1, $2, $3, $4, $5, $6)
      ON CONFLICT (period, backend, counter, incarnation)
@@ -49,11 +52,17 @@ impl PostgresStore {
     /// Cancel: NOT safe.
     pub(super) async fn lease_budgets(&self, id: BatchId, lease: &LeaseBudgets) -> Result<Applied, ApplyError> {
         self.alone(id, async |session| {
-            self.begin_alone(session, id).await?;
+            let now = self.begin_alone(session, id).await?;
             session.query(&LOCK, &[&LOCKS, &LOCK_BUDGETS]).await.blamed()?;
+            // Nothing is lent by what a rewound database says.
+            if self.is_rewound(session).await? {
+                self.hold_noticed(session, now).await?;
+                return Ok(Outcome::LeaseBudgets(Err(Refusal::Lost)));
+            }
+            let in_doubt = one(session, &IN_DOUBT, &[&lease.period.as_str()]).await?;
             let mut leases = Vec::with_capacity(lease.asks.len());
             for ask in &lease.asks {
-                leases.push(lease_one(session, lease, ask).await?);
+                leases.push(lease_one(session, lease, ask, in_doubt).await?);
             }
             Ok(Outcome::LeaseBudgets(Ok(BudgetsLeased { leases })))
         })
@@ -93,26 +102,29 @@ impl PostgresStore {
     }
 }
 
-async fn lease_one(session: &Session, lease: &LeaseBudgets, ask: &BudgetAsk) -> Result<BudgetLease, Failure> {
+async fn lease_one(
+    session: &Session,
+    lease: &LeaseBudgets,
+    ask: &BudgetAsk,
+    in_doubt: bool,
+) -> Result<BudgetLease, Failure> {
     let (period, backend, counter) = (lease.period.as_str(), ask.backend.as_str(), ask.counter.as_str());
-    let holds = ask.holds.max(ask.used);
-    let lent = if ask.limit == 0 {
-        BudgetLease { granted: holds, free: 0 }
-    } else {
-        let (mut mine, mut others) = (0, 0_u64);
-        for row in &session.query(&TAKEN, &[&period, &backend, &counter, &lease.incarnation.0]).await.blamed()? {
-            let mut columns = Columns::of(row);
-            let (incarnation, taken): (i64, u64) = (columns.value()?, columns.count()?);
-            if incarnation == lease.incarnation.0 {
-                mine = taken;
-            } else {
-                others = others.saturating_add(taken);
-            }
+    let (mut mine, mut others, mut is_reckoned) = (0, 0_u64, false);
+    for row in &session.query(&TAKEN, &[&period, &backend, &counter, &lease.incarnation.0]).await.blamed()? {
+        let mut columns = Columns::of(row);
+        let (incarnation, taken): (i64, u64) = (columns.value()?, columns.count()?);
+        is_reckoned |= incarnation == SPENT_UNSEEN.0;
+        if incarnation == lease.incarnation.0 {
+            mine = taken;
+        } else {
+            others = others.saturating_add(taken);
         }
-        let free = ask.limit.saturating_sub(others).saturating_sub(mine.max(holds));
-        let more = lend(free, ask.least, ask.waiting, ask.slice);
-        BudgetLease { granted: holds + more, free: free - more }
-    };
+    }
+    let (lent, unseen) = lend_of(ask, mine, others, in_doubt && !is_reckoned);
+    if let Some(granted) = unseen {
+        let none = 0_i64;
+        session.query(&PUT, &[&period, &backend, &counter, &SPENT_UNSEEN.0, &signed(granted), &none]).await.blamed()?;
+    }
     let (granted, used) = (signed(lent.granted), signed(ask.used));
     session.query(&PUT, &[&period, &backend, &counter, &lease.incarnation.0, &granted, &used]).await.blamed()?;
     Ok(lent)

@@ -6,12 +6,14 @@
 //! that the deployment was last used with, whoever runs over it first.
 
 use super::super::port::{Applied, ApplyError, BatchId, Done, Outcome, SetRestored};
+use super::super::rules::SPENT_UNSEEN;
 use super::PostgresStore;
 use super::alone::one;
 use super::batch::BlobIds;
 use super::rows::Columns;
 use super::sessions::{Blamed, Session, Sql, sql};
 use crate::base::{Failure, Incarnation, Timestamp};
+use crate::proto::date;
 
 static IS_RESTORED: Sql = sql!("SELECT EXISTS (SELECT 1 FROM deployment WHERE name = 'restored')");
 static HOLD: Sql = sql!(
@@ -20,6 +22,12 @@ static HOLD: Sql = sql!(
 );
 /// Numbers that were given out and are not known any more are not given out again; those of runs follow the clock.
 static SKIP_NUMBERS: Sql = sql!("UPDATE counters SET value = value + 1000000000 WHERE name <> 'incarnation'");
+static IN_DOUBT: Sql = sql!(
+    "INSERT INTO deployment (name, value) VALUES ('budgets_in_doubt', $1)
+     ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+    TEXT
+);
+static NOT_RECKONED: Sql = sql!("DELETE FROM budget_leases WHERE period = $1 AND incarnation = $2", TEXT, INT8);
 static RELEASE: Sql = sql!("DELETE FROM deployment WHERE name = 'restored'");
 static ROW: Sql = sql!("SELECT mark FROM incarnations WHERE id = $1", INT8);
 static NOW: Sql = sql!("SELECT coalesce($1, now_millis())", INT8);
@@ -74,7 +82,14 @@ pub(super) async fn is_restored(session: &Session) -> Result<bool, Failure> {
 
 /// False if it was held already.
 async fn hold(session: &Session, now: Timestamp) -> Result<bool, Failure> {
-    Ok(!session.query(&HOLD, &[&now.millis.to_string()]).await.blamed()?.is_empty())
+    if session.query(&HOLD, &[&now.millis.to_string()]).await.blamed()?.is_empty() {
+        return Ok(false);
+    }
+    // Of this month's budgets, what the database does not know counts as spent.
+    let month = date::month(now);
+    session.query(&IN_DOUBT, &[&month]).await.blamed()?;
+    session.query(&NOT_RECKONED, &[&month, &SPENT_UNSEEN.0]).await.blamed()?;
+    Ok(true)
 }
 
 /// Whether this incarnation has ever had a row here. Cancel: safe.
@@ -114,6 +129,13 @@ impl PostgresStore {
     pub(super) fn was_rewound(&self, has_row: bool, mark: Option<i64>) -> bool {
         let lives = self.incarnation.get() != Incarnation(0);
         lives && (!has_row || mark.is_some_and(|mark| mark < self.told_mark.get()))
+    }
+
+    /// The same, looked up. Cancel: safe.
+    pub(super) async fn is_rewound(&self, session: &Session) -> Result<bool, Failure> {
+        let rows = session.query(&ROW, &[&self.incarnation.get().0]).await.blamed()?;
+        let mark = rows.first().map(|row| Columns::of(row).value()).transpose()?;
+        Ok(self.was_rewound(mark.is_some(), mark))
     }
 
     /// A transaction of its own, before anything is decided on such a database. The run then ends and registers anew: what the

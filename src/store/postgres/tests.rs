@@ -3,12 +3,13 @@
 
 use super::super::conformance::{Bench, TestClock, bucket, key, name, on, wait_for};
 use super::super::port::{
-    Answer, ApplyError, BatchId, BeginWrite, Delete, MetadataStore, Query, Refusal, Renew, Renewed, Rules, SetRestored,
-    WriteCondition,
+    Answer, ApplyError, BatchId, BeginWrite, BudgetAsk, Change, CreateBucket, Delete, DeleteBucket, LeaseBudgets,
+    MetadataStore, Query, Refusal, Renew, Renewed, Rules, SetBackendUpload, SetRestored, WriteCondition,
 };
 use super::super::record::BlobState;
 use super::cluster::{self, OnPostgres};
 use super::options::PostgresOptions;
+use crate::base::BucketName;
 use std::time::Duration;
 
 fn bench() -> (PostgresOptions, Bench<OnPostgres>) {
@@ -101,6 +102,26 @@ fn a_run_whose_row_is_gone_holds_the_database() {
 }
 
 #[test]
+fn nothing_is_lent_by_what_a_rewound_database_says() {
+    let (options, bench) = bench();
+    let lease = |waiting| {
+        let (backend, counter) = (name("a"), "api_requests".to_owned());
+        let asked = BudgetAsk { backend, counter, limit: 100, holds: 0, used: 0, least: 1, waiting, slice: 0 };
+        let period = crate::proto::date::month(bench.now());
+        let lease = LeaseBudgets { incarnation: bench.incarnation.get(), period, asks: vec![asked] };
+        bench.step(lease).map(|leased| leased.leases[0].granted)
+    };
+    bench.put("k", 10);
+    assert_eq!(lease(10), Ok(10));
+    execute(&options, "UPDATE incarnations SET mark = 0; DELETE FROM budget_leases");
+    assert_eq!(lease(10), Err(Refusal::Lost));
+    assert!(is_held(&bench));
+    bench.register(&BACKENDS);
+    release(&bench);
+    assert_eq!(lease(10), Ok(0), "others may hold all of it");
+}
+
+#[test]
 fn other_tables_than_the_last_ones_are_a_restored_copy() {
     let (options, bench) = bench();
     assert!(!bench.register(&BACKENDS).restored);
@@ -149,4 +170,33 @@ fn a_batch_that_has_waited_too_long_is_not_decided() {
     );
     assert!(bench.lookup("k").is_some());
     assert!(bench.delete("k"), "in time");
+}
+
+#[test]
+fn what_a_client_waits_for_is_not_committed_late() {
+    let (patient, clock) = (cluster::options(), TestClock::new());
+    let options = PostgresOptions { decide_within: Duration::from_millis(200), ..patient };
+    let bench = Bench::new(OnPostgres::on(options.clone(), clock.clone(), Rules::default()), clock);
+    let stored = BucketName::parse("stored").expect("a bucket's name");
+    let (owner, region) = ("ann".to_owned(), String::new());
+    let create = CreateBucket { bucket: stored.clone(), owner, region, buckets_max: 9 };
+    let delete = Change::from(DeleteBucket { bucket: stored.clone() });
+    let upload = bench.step(bench.create_upload("u")).expect("there is room");
+    let set = SetBackendUpload { upload: upload.upload.clone(), backend_upload: "theirs".into() };
+    for (table, change) in [("buckets", create.clone().into()), ("uploads", set.clone().into()), ("buckets", delete)] {
+        if matches!(change, Change::DeleteBucket(_)) {
+            bench.step(create.clone()).expect("in time");
+        }
+        let (of_holder, hold) = (options.clone(), format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"));
+        let holder = std::thread::spawn(move || {
+            execute(&of_holder, &format!("BEGIN; {hold}; SELECT pg_sleep(1); COMMIT"));
+        });
+        execute(&options, "SELECT pg_sleep(0.3)");
+        let late = wait_for(bench.store.apply(BatchId(9, bench.roll()), vec![change.clone()].into()));
+        holder.join().expect("it was held");
+        assert!(matches!(late, Err(ApplyError::NotApplied(_))), "{change:?}: {late:?}");
+    }
+    let Answer::Buckets(Some(buckets)) = bench.query(Query::Buckets { unless: None }) else { panic!("no buckets") };
+    assert_eq!(buckets.rows.len(), 1, "made in time, and not deleted late");
+    assert_eq!(bench.step(set).expect("in time").backend_upload, "theirs");
 }

@@ -1,11 +1,11 @@
 //! Monthly budgets: leases, and what has been recorded of a month.
 
 use super::super::port::{Answer, BudgetAsk, BudgetLease, BudgetRow, BudgetsLeased, LeaseBudgets, Usage, UsageRow};
+use super::super::rules::{SPENT_UNSEEN, lend_of};
 use super::read::Reader;
 use super::rows;
 use super::transaction::{Step, Transaction};
 use crate::base::Incarnation;
-use crate::policy::usage::lend;
 use rusqlite::{Result, params};
 
 impl Transaction<'_> {
@@ -15,15 +15,34 @@ impl Transaction<'_> {
     }
 
     fn lease(&self, lease: &LeaseBudgets, ask: &BudgetAsk) -> Result<BudgetLease> {
-        let holds = ask.holds.max(ask.used);
-        let lent = if ask.limit == 0 {
-            BudgetLease { granted: holds, free: 0 }
-        } else {
-            let (mine, others) = self.taken(lease, ask)?;
-            let free = ask.limit.saturating_sub(others).saturating_sub(mine.max(holds));
-            let more = lend(free, ask.least, ask.waiting, ask.slice);
-            BudgetLease { granted: holds + more, free: free - more }
-        };
+        let (mine, others) = self.taken(lease, ask)?;
+        let (lent, unseen) = lend_of(ask, mine, others, self.is_in_doubt(lease, ask)?);
+        if let Some(granted) = unseen {
+            self.put_lease(lease, ask, SPENT_UNSEEN, granted, 0)?;
+        }
+        self.put_lease(lease, ask, lease.incarnation, lent.granted, ask.used)?;
+        Ok(lent)
+    }
+
+    /// Whether more of this budget may have been lent than is known, and nobody has reckoned yet how much.
+    fn is_in_doubt(&self, lease: &LeaseBudgets, ask: &BudgetAsk) -> Result<bool> {
+        self.conn
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM deployment WHERE name = 'budgets_in_doubt' AND value = ?1)
+                     AND NOT EXISTS (SELECT 1 FROM budget_leases
+                         WHERE period = ?1 AND backend = ?2 AND counter = ?3 AND incarnation = ?4)",
+            )?
+            .query_row(params![lease.period, ask.backend.as_str(), ask.counter, SPENT_UNSEEN.0], |row| row.get(0))
+    }
+
+    fn put_lease(
+        &self,
+        lease: &LeaseBudgets,
+        ask: &BudgetAsk,
+        holder: Incarnation,
+        granted: u64,
+        used: u64,
+    ) -> Result<()> {
         self.execute(
             "INSERT INTO budget_leases (period, backend, counter, incarnation, granted, used)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -32,12 +51,12 @@ impl Transaction<'_> {
                 lease.period,
                 ask.backend.as_str(),
                 ask.counter,
-                lease.incarnation.0,
-                rows::signed(lent.granted),
-                rows::signed(ask.used)
+                holder.0,
+                rows::signed(granted),
+                rows::signed(used)
             ],
         )?;
-        Ok(lent)
+        Ok(())
     }
 
     /// What this incarnation has recorded as usage, and what the others have taken.

@@ -60,7 +60,7 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens the database, makes it if it is missing, brings it up to date and starts its threads. Blocks: at start only.
     pub fn open(path: &Path, rules: Rules, wall: Wall) -> Result<Self, OpenError> {
-        let opened = open::open(path)?;
+        let opened = open::open(path, wall())?;
         let database = |cause| OpenError::Database { path: path.to_owned(), cause };
         let thread = |cause| OpenError::File { path: path.to_owned(), cause };
         let lock = Arc::new(opened.lock);

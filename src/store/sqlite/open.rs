@@ -1,5 +1,7 @@
 //! Opening the database: the lock that keeps other processes out, the connections' settings, the migrations.
 
+use super::operator::hold;
+use crate::base::Timestamp;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -56,8 +58,8 @@ pub(super) struct Opened {
 }
 
 /// Blocks on files: called at start only.
-pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
-    let opened = open_moved_too(path)?;
+pub(super) fn open(path: &Path, now: Timestamp) -> Result<Opened, OpenError> {
+    let opened = open_moved_too(path, now)?;
     match moved_to(&opened.writer) {
         Ok(None) => Ok(opened),
         Ok(Some(to)) => Err(OpenError::Moved { path: path.to_owned(), to }),
@@ -71,7 +73,7 @@ pub(super) fn moved_to(conn: &Connection) -> rusqlite::Result<Option<String>> {
 }
 
 /// As `open`, even if its rows were moved to another database.
-pub(super) fn open_moved_too(path: &Path) -> Result<Opened, OpenError> {
+pub(super) fn open_moved_too(path: &Path, now: Timestamp) -> Result<Opened, OpenError> {
     make_parents(path).map_err(|cause| OpenError::File { path: path.to_owned(), cause })?;
     let (lock, is_new) = lock(path)?;
     let mark = Mark::read(&lock, is_new).map_err(|cause| OpenError::File { path: path.to_owned(), cause })?;
@@ -80,7 +82,7 @@ pub(super) fn open_moved_too(path: &Path) -> Result<Opened, OpenError> {
     migrations::migrations::runner()
         .run(&mut writer)
         .map_err(|cause| OpenError::Migration { path: path.to_owned(), cause: Box::new(cause) })?;
-    mark.hold_if_rewound(&writer).map_err(database)?;
+    mark.hold_if_rewound(&writer, now).map_err(database)?;
     let reader = connect(path, READER_CACHE_KIB).and_then(read_only).map_err(database)?;
     let scanner = connect(path, SCAN_CACHE_KIB).and_then(read_only).map_err(database)?;
     Ok(Opened { writer, reader, scanner, lock, mark })
@@ -139,15 +141,12 @@ impl Mark {
     }
 
     /// Holds a database that was put back from a backup: until `sync` has run, nothing is deleted from any backend.
-    fn hold_if_rewound(&self, conn: &Connection) -> rusqlite::Result<()> {
+    fn hold_if_rewound(&self, conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
         let in_use: bool =
             conn.query_row("SELECT EXISTS (SELECT 1 FROM deployment WHERE name = 'id')", [], |row| row.get(0))?;
         let batch: i64 = conn.query_row("SELECT coalesce(max(seq), 0) FROM batches", [], |row| row.get(0))?;
         if in_use && (self.alone || self.last.is_some_and(|last| last > batch)) {
-            conn.execute(
-                "INSERT OR IGNORE INTO deployment (name, value) VALUES ('restored', ?1)",
-                [format!("batch {batch} after {}", self.last.unwrap_or(0))],
-            )?;
+            hold(conn, &format!("batch {batch} after {}", self.last.unwrap_or(0)), now)?;
         }
         self.write(batch);
         Ok(())

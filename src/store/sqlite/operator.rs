@@ -5,17 +5,31 @@ use super::super::port::{
     WriteOff,
 };
 use super::super::record::BlobState;
-use super::super::rules::{chance_of_nonce, mint_version};
+use super::super::rules::{SPENT_UNSEEN, chance_of_nonce, mint_version};
 use super::rows;
 use super::transaction::{Blob, Key, Live, Step, Transaction};
 use super::writes::{Coming, signed};
 use crate::base::{BlobId, Timestamp, Version};
+use crate::proto::date;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 /// Whether the database was restored from a backup and `sync` has not run since.
 pub(super) fn is_restored(conn: &Connection) -> Result<bool> {
     conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM deployment WHERE name = 'restored')")?
         .query_row([], |row| row.get(0))
+}
+
+/// Holds the database as restored, if it is not held already; of this month's budgets, what it does not know counts as spent.
+pub(super) fn hold(conn: &Connection, why: &str, now: Timestamp) -> Result<()> {
+    let held = "INSERT OR IGNORE INTO deployment (name, value) VALUES ('restored', ?1)";
+    if conn.execute(held, [why])? == 0 {
+        return Ok(());
+    }
+    let month = date::month(now);
+    conn.execute("INSERT OR REPLACE INTO deployment (name, value) VALUES ('budgets_in_doubt', ?1)", [&month])?;
+    let reckoned = "DELETE FROM budget_leases WHERE period = ?1 AND incarnation = ?2";
+    conn.execute(reckoned, params![month, SPENT_UNSEEN.0])?;
+    Ok(())
 }
 
 impl Transaction<'_> {
@@ -238,10 +252,7 @@ impl Transaction<'_> {
 
     pub(super) fn set_restored(&mut self, one: SetRestored) -> Step<Done> {
         if one.restored {
-            self.execute(
-                "INSERT OR REPLACE INTO deployment (name, value) VALUES ('restored', ?1)",
-                [self.now.millis.to_string()],
-            )?;
+            hold(self.conn, &self.now.millis.to_string(), self.now)?;
         } else {
             self.execute("DELETE FROM deployment WHERE name = 'restored'", [])?;
         }

@@ -16,11 +16,11 @@ pub struct Source {
 
 impl Source {
     /// Brings the database up to date; it must be there. Blocks.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, now: Timestamp) -> Result<Self, OpenError> {
         if let Err(cause) = std::fs::metadata(path) {
             return Err(OpenError::File { path: path.to_owned(), cause });
         }
-        let opened = open::open_moved_too(path)?;
+        let opened = open::open_moved_too(path, now)?;
         Ok(Self { conn: opened.writer, _lock: opened.lock })
     }
 

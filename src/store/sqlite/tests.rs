@@ -116,8 +116,8 @@ fn what_was_acknowledged_is_there_after_a_restart() {
 }
 
 fn writer(path: &Path) -> (writer::Writer, std::fs::File) {
-    let opened = open::open(path).expect("opens");
     let clock = TestClock::new();
+    let opened = open::open(path, clock.now()).expect("opens");
     let writer = writer::Writer::new(opened.writer, opened.mark, Rules::default(), Arc::new(move || clock.now()));
     (writer.expect("reads its books"), opened.lock)
 }
