@@ -163,7 +163,7 @@ def test_redis_does_not_answer(tmp_path):
     # What else this section promises: test_redis.py and test_budget_fleet.py.
     redis = Redis(tmp_path / "redis")
     try:
-        place = Deployment(tmp_path, redis={"address": f"127.0.0.1:{redis.port}"})
+        place = Deployment(tmp_path, redis={"address": f"127.0.0.1:{redis.port}", "open_timeout": "1s"})
         (block,) = BLOCKS["Redis does not answer"]
         with place.server.start():
             place.put(2)
@@ -266,7 +266,8 @@ def test_a_restored_postgres(tmp_path, running):
     with contextlib.closing(harness.Postgres(tmp_path / "postgres.log")) as postgres:
         environment = {"PGHOST": str(postgres.directory), "PGPORT": str(postgres.port), "PGUSER": "s3o"}
         path = {**QUICK_CLEANUP["write_path"], "lease": "1s"}
-        place = Deployment(tmp_path, environment=environment, database=postgres.settings(call_timeout="5s"), write_path=path)
+        quick = {"write_path": path, "circuit_breaker": {"open_timeout": "1s"}}
+        place = Deployment(tmp_path, environment=environment, database=postgres.settings(call_timeout="5s"), **quick)
         _, backup, _, restore, verify = BLOCKS["The database is restored from a backup"]
         with place.server.start():
             place.put(10, "before")
