@@ -5,7 +5,7 @@
 //! `Kind::NotFound` only when the backend itself was seen (its marker), never for a missing bucket or an unmounted
 //! directory.
 
-use crate::base::{BackendName, Failure, PartNumber};
+use crate::base::{BackendName, Failure, Incarnation, PartNumber};
 use crate::proto::body_check::BodyCheck;
 use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
 
@@ -37,6 +37,8 @@ pub enum PutTarget<'a> {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Put<'a> {
+    /// Who has reserved the blob, or begun the part: nothing is written when its lease has passed.
+    pub incarnation: Incarnation,
     pub blob: &'a BlobAt,
     pub target: PutTarget<'a>,
     /// Exact length of the body.

@@ -34,8 +34,14 @@ impl Tenure {
 
     /// Whether the lease lasts. `now` is only asked for where there is one.
     pub fn lasts(&self, now: impl FnOnce() -> Tick) -> bool {
-        let until = self.until.load(Ordering::Relaxed);
+        let until = self.until.load(Ordering::Acquire);
         until == FOR_EVER || now().nanos < until
+    }
+
+    /// Whether it lasts and is still this incarnation's: of one that has lapsed since, nothing goes on under the next one's.
+    pub fn lasts_for(&self, incarnation: Incarnation, now: impl FnOnce() -> Tick) -> bool {
+        // In this order: whoever registers anew says first who it is.
+        self.lasts(now) && self.incarnation() == incarnation
     }
 
     /// Whether there is a lease at all.
@@ -44,7 +50,7 @@ impl Tenure {
     }
 
     pub fn renew(&self, until: Tick) {
-        self.until.store(until.nanos.min(FOR_EVER - 1), Ordering::Relaxed);
+        self.until.store(until.nanos.min(FOR_EVER - 1), Ordering::Release);
     }
 
     /// The database says that the incarnation has ended.
@@ -68,6 +74,9 @@ mod tests {
         tenure.renew(Tick { nanos: 10 });
         assert!(tenure.lasts(|| Tick { nanos: 9 }));
         assert!(!tenure.lasts(|| Tick { nanos: 10 }) && tenure.has_lease() && !tenure.has_ended());
+        tenure.set_incarnation(Incarnation(7));
+        assert!(tenure.lasts_for(Incarnation(7), || Tick { nanos: 9 }));
+        assert!(!tenure.lasts_for(Incarnation(6), || Tick { nanos: 9 }), "another run's lease");
         tenure.end();
         assert!(tenure.has_ended() && !tenure.lasts(|| Tick { nanos: 0 }));
     }

@@ -194,6 +194,7 @@ async fn copy_from<'p, P: Ports>(
         let backend = reservation.backend;
         let mut check = BodyCheck::new(Declared::default(), plan.wanted(), placing::help_of(ports, backend));
         let put = Put {
+            incarnation: reservation.incarnation,
             blob: &reservation.blob,
             target: PutTarget::Object { record: &plan.record },
             size: located.size,
@@ -271,6 +272,7 @@ async fn copy_within<'p, P: Ports>(
     };
     let blob = reservation.blob.clone();
     let put = Put {
+        incarnation: reservation.incarnation,
         blob: &blob,
         target: PutTarget::Object { record: &plan.record },
         size: located.size,

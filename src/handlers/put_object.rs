@@ -90,6 +90,7 @@ async fn put_in_hand<'p, P: Ports, X: Exchange<P>>(
         reservation.body_leaves();
         let body = exchange.received();
         let put = Put {
+            incarnation: reservation.incarnation,
             blob: &reservation.blob,
             target: PutTarget::Object { record: &record },
             size: write.size,
@@ -134,6 +135,7 @@ async fn put_streamed<'p, P: Ports, X: Exchange<P>>(
         let check = BodyCheck::new(declared, md5(), placing::help_of(ports, backend));
         let left = check.left_to_backend().map(|one| (one.algorithm().header(), one.to_base64()));
         let put = Put {
+            incarnation: reservation.incarnation,
             blob: &reservation.blob,
             target: PutTarget::Object { record: &record },
             size: write.size,
@@ -200,7 +202,7 @@ async fn commit<'p, P: Ports>(
     let etag = etag_of(&check, &stored)?;
     reservation.because("the commit was not answered");
     let commit = CommitWrite {
-        incarnation: ports.incarnation(),
+        incarnation: reservation.incarnation,
         bucket: write.bucket,
         key: write.key,
         blobs: vec![Written { blob: reservation.blob.id, version_id: stored.version_id }],

@@ -4,7 +4,7 @@
 use super::placing;
 use super::ports::{Ports, Worker};
 use super::trouble::Trouble;
-use crate::base::{BucketName, Clock, Dice, Failure, Nonce, ObjectKey};
+use crate::base::{BucketName, Clock, Dice, Failure, Incarnation, Nonce, ObjectKey};
 use crate::store::port::{AbandonWrite, BeginWrite, Begun, Candidate, GivenUp, Metadata, Refusal, WriteCondition};
 use crate::store::record::BlobAt;
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub struct Write {
 
 pub struct Reservation<'p, P: Ports> {
     ports: &'p P,
+    /// Who has reserved it. This process may be another by the time that the write goes on.
+    pub incarnation: Incarnation,
     pub blob: BlobAt,
     /// Its backend's place in the view.
     pub backend: usize,
@@ -65,19 +67,19 @@ impl Write {
         if self.candidates.is_empty() && placing::is_unaffordable(ports, self.size) {
             return Err(placing::over_budget().into());
         }
-        let begun = self.begin_when_there_is_room(ports, given_up).await?;
-        Ok(Reservation::new(ports, begun))
+        self.begin_when_there_is_room(ports, given_up).await
     }
 
     async fn begin_when_there_is_room<'p, P: Ports>(
         &self,
         ports: &'p P,
         mut instead_of: Option<Reservation<'p, P>>,
-    ) -> Result<Begun, Trouble> {
+    ) -> Result<Reservation<'p, P>, Trouble> {
         let asked = ports.clock().tick();
         loop {
+            let incarnation = ports.incarnation();
             let begin = BeginWrite {
-                incarnation: ports.incarnation(),
+                incarnation,
                 bucket: self.bucket.clone(),
                 in_stored: !ports.registry().is_configured(self.bucket.as_str()),
                 key: self.key.clone(),
@@ -93,7 +95,7 @@ impl Write {
                 former.ended();
             }
             match outcome {
-                Ok(begun) => return Ok(begun),
+                Ok(begun) => return Ok(Reservation::new(ports, incarnation, begun)),
                 Err(Refusal::NoSpaceYet) if ports.clock().tick().since(asked) < ROOM_WAIT_MAX => {
                     ports.wake(Worker::Cleanup);
                     ports.clock().sleep(ROOM_WAIT_STEP).await;
@@ -105,9 +107,17 @@ impl Write {
 }
 
 impl<'p, P: Ports> Reservation<'p, P> {
-    pub fn new(ports: &'p P, begun: Begun) -> Self {
+    pub fn new(ports: &'p P, incarnation: Incarnation, begun: Begun) -> Self {
         let backend = placing::index_of(ports, &begun.blob.backend);
-        Self { ports, blob: begun.blob, backend, may_appear: false, reason: "the write ended", ended: false }
+        Self {
+            ports,
+            incarnation,
+            blob: begun.blob,
+            backend,
+            may_appear: false,
+            reason: "the write ended",
+            ended: false,
+        }
     }
 
     /// From here on the whole body may reach the backend without an answer coming back.
@@ -150,8 +160,7 @@ impl<'p, P: Ports> Reservation<'p, P> {
 impl<P: Ports> Drop for Reservation<'_, P> {
     fn drop(&mut self) {
         if !self.ended {
-            let given_up = self.given_up();
-            let incarnation = self.ports.incarnation();
+            let (incarnation, given_up) = (self.incarnation, self.given_up());
             self.ports.end_later(AbandonWrite { incarnation, given_up, reason: self.reason.to_owned() }.into());
         }
     }

@@ -9,7 +9,7 @@ use super::reservation::may_be_whole;
 use super::trouble::Trouble;
 use crate::backend::port::{MoveEnd, Put, PutTarget};
 use crate::base::failure::Kind;
-use crate::base::{BucketName, Clock, Dice, Failure, Nonce, ObjectKey};
+use crate::base::{BucketName, Clock, Dice, Failure, Incarnation, Nonce, ObjectKey};
 use crate::proto::body_check::{BodyCheck, Help};
 use crate::proto::checksum::{Algorithm, Algorithms, Declared};
 use crate::proto::error_code::{ErrorCode, S3Error};
@@ -48,6 +48,8 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
 /// An attempt at a part; handed over to be abandoned unless its end was recorded.
 pub(super) struct Attempt<'p, P: Ports> {
     ports: &'p P,
+    /// Who has begun it.
+    pub(super) incarnation: Incarnation,
     pub(super) upload: Upload,
     pub(super) part: UploadPart,
     pub(super) nonce: Nonce,
@@ -60,12 +62,8 @@ pub(super) struct Attempt<'p, P: Ports> {
 impl<P: Ports> Attempt<'_, P> {
     /// The part as the backend acknowledged it is the upload's.
     pub(super) async fn commit(mut self, part: PartRecord) -> Result<(), Trouble> {
-        let commit = CommitPart {
-            incarnation: self.ports.incarnation(),
-            upload: self.upload.upload.clone(),
-            nonce: self.nonce,
-            part,
-        };
+        let commit =
+            CommitPart { incarnation: self.incarnation, upload: self.upload.upload.clone(), nonce: self.nonce, part };
         let outcome = self.ports.meta().step(commit).await?;
         self.ended = true;
         outcome?;
@@ -77,7 +75,7 @@ impl<P: Ports> Drop for Attempt<'_, P> {
     fn drop(&mut self) {
         if !self.ended {
             let abandon = AbandonPart {
-                incarnation: self.ports.incarnation(),
+                incarnation: self.incarnation,
                 upload: self.upload.upload.clone(),
                 number: self.part.number,
                 nonce: self.nonce,
@@ -99,8 +97,9 @@ pub(super) async fn begin<'p, P: Ports>(
 ) -> Result<Attempt<'p, P>, Trouble> {
     let since = ports.clock().tick();
     loop {
+        let incarnation = ports.incarnation();
         let begin = BeginPart {
-            incarnation: ports.incarnation(),
+            incarnation,
             bucket: bucket.clone(),
             key: key.clone(),
             upload: asked.upload.clone(),
@@ -111,7 +110,16 @@ pub(super) async fn begin<'p, P: Ports>(
         match ports.meta().step(begin).await? {
             Ok(PartBegun { upload, nonce }) => {
                 let part = asked.clone();
-                return Ok(Attempt { ports, upload, part, nonce, size, may_have_replaced: false, ended: false });
+                return Ok(Attempt {
+                    ports,
+                    incarnation,
+                    upload,
+                    part,
+                    nonce,
+                    size,
+                    may_have_replaced: false,
+                    ended: false,
+                });
             }
             Err(refusal @ (Refusal::Busy | Refusal::NoSpaceYet)) if ports.clock().tick().since(since) < WAIT_MAX => {
                 if refusal == Refusal::NoSpaceYet {
@@ -146,6 +154,7 @@ async fn store<P: Ports, X: Exchange<P>>(
     };
     let mut check = BodyCheck::new(declared, md5().and(wanted_algorithm), help);
     let put = Put {
+        incarnation: attempt.incarnation,
         blob: &attempt.upload.blob,
         target: PutTarget::Part {
             backend_upload: &attempt.upload.backend_upload,

@@ -130,7 +130,7 @@ fn put_of<'a, P: Ports>(attempt: &'a Attempt<'_, P>, size: u64, payload: Upstrea
         number: attempt.part.number,
         nonce: attempt.nonce.as_str(),
     };
-    Put { blob: &attempt.upload.blob, target, size, payload, checksum: None }
+    Put { incarnation: attempt.incarnation, blob: &attempt.upload.blob, target, size, payload, checksum: None }
 }
 
 fn part_of<P: Ports>(

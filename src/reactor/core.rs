@@ -9,7 +9,7 @@ use super::driver::DriverKind;
 use super::fair::Fair;
 use super::relay::pipe::PipePool;
 use crate::base::limits::{BODY_BUFFER_BYTES, HEAD_BYTES_MAX};
-use crate::base::{Clock, Failure, Tenure};
+use crate::base::{Clock, Failure, Incarnation, Tenure};
 use crate::observe::cells::CoreCells;
 use std::cell::OnceCell;
 use std::io;
@@ -57,10 +57,10 @@ impl Core {
         let _ = self.tenure.set(tenure); // the first one is the process's
     }
 
-    /// Asked before every write to a backend. When the lease has passed, others may have given up what is being written: the
-    /// body is cut.
-    pub fn may_write(&self) -> Result<(), Failure> {
-        let lasts = self.tenure.get().is_none_or(|tenure| tenure.lasts(|| self.clock.tick()));
+    /// Asked before every write to a backend, for whoever has begun it. When its lease has passed, others may have given up
+    /// what is being written: the body is cut, also when this process has another lease since.
+    pub fn may_write(&self, incarnation: Incarnation) -> Result<(), Failure> {
+        let lasts = self.tenure.get().is_none_or(|tenure| tenure.lasts_for(incarnation, || self.clock.tick()));
         let passed = || Failure::metadata("this run's lease has passed: its writes are cut");
         if lasts { Ok(()) } else { Err(passed()) }
     }

@@ -137,8 +137,9 @@ async fn copy_from<P: Ports>(
     }
     let whole = Span { from: 0, len: located.size };
     let source = ports.open(from, located.size, whole).await.map_err(|failure| (failure, true))?;
+    let incarnation = ports.incarnation();
     let begin = BeginCopy {
-        incarnation: ports.incarnation(),
+        incarnation,
         bucket: bucket.clone(),
         key: key.clone(),
         version: located.version,
@@ -146,11 +147,12 @@ async fn copy_from<P: Ports>(
         nonce: Nonce::from_roll(ports.dice().roll()),
     };
     let mut reservation = match ports.meta().step(begin).await.map_err(|failure| (failure, false))? {
-        Ok(begun) => Reservation::new(ports, begun),
+        Ok(begun) => Reservation::new(ports, incarnation, begun),
         Err(Refusal::Lost) => return Ok(false),
         Err(refusal) => return Err((no_room(refusal), false)),
     };
     let put = Put {
+        incarnation,
         blob: &reservation.blob,
         target: PutTarget::Object { record: &located.record },
         size: located.size,
@@ -184,7 +186,7 @@ async fn copy_from<P: Ports>(
         return Err((failure, true));
     }
     let commit = CommitCopy {
-        incarnation: ports.incarnation(),
+        incarnation,
         bucket: bucket.clone(),
         key: key.clone(),
         written: Written { blob: reservation.blob.id, version_id: stored.version_id },

@@ -584,6 +584,32 @@ class Postgres:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def run(self, statement):
+        """A statement without rows."""
+        command = ["psql", "-h", self.directory, "-p", str(self.port), "-U", "s3o", "-d", "s3o", "-XAqtc", statement]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+    @contextlib.contextmanager
+    def locked(self, statement):
+        """Holds the locks of a statement as another session would, until the block ends or it is let go."""
+        command = ["psql", "-h", self.directory, "-p", str(self.port), "-U", "s3o", "-d", "s3o", "-XAqt", "-v", "ON_ERROR_STOP=1"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
+            try:
+                session.stdin.write(f"BEGIN; {statement}; SELECT 'locked';\n")
+                session.stdin.flush()
+                found = next((line for line in session.stdout if line.strip() in ("locked", "")), None)
+                assert found and found.strip() == "locked", f"{statement}: {found}"
+                yield
+            finally:
+                session.stdin.close()
+                session.wait(30)
+
+    def waiting(self):
+        """Sessions of the product that wait for a lock."""
+        query = "SELECT pid FROM pg_stat_activity WHERE application_name = 's3-orchestrator' AND wait_event_type = 'Lock'"
+        return [row["pid"] for row in self.rows(query)]
+
     def blobs(self):
         """Rows of blobs by backend and name: (state, bytes)."""
         query = "SELECT b.name AS backend, convert_from(blobs.name, 'UTF8') AS name, state, bytes FROM blobs JOIN backends b ON b.id = backend"

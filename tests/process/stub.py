@@ -1,11 +1,13 @@
 """A scripted S3 backend: one thread per connection, plain sockets, faults by attribute.
 
 Keeps objects up to `KEEP_BYTES_MAX`; of bigger ones only the size, and sends made-up bytes of that length back, so that it is
-never the bottleneck. Verifies a declared SHA-256 of what it keeps, answers MD5s as ETags, lists objects but no uploads and no
-versions. Signatures are s3s-fs's business. As a program (`python stub.py PORT`) it serves without faults until it is killed.
+never the bottleneck. Verifies a declared SHA-256 of what it keeps, answers MD5s as ETags, puts uploads of small parts together,
+copies within itself, lists objects and uploads but no versions. Signatures are s3s-fs's business. As a program
+(`python stub.py PORT`) it serves without faults until it is killed.
 """
 
 import contextlib
+import functools
 import hashlib
 import re
 import socket
@@ -47,6 +49,21 @@ class Times:
             return self.left >= 0
 
 
+class Hold:
+    """One request that is held where it is until the test lets it go. The place: `head` (its body is not read), `half` (of its
+    body was read), `body` (all of it, without an effect yet), `done` (only the answer is missing)."""
+
+    def __init__(self, method, name, place):
+        self.method, self.name, self.place = method, name, place
+        self.reached, self.gone_on = threading.Event(), threading.Event()
+
+    def wait(self, seconds=20):
+        assert self.reached.wait(seconds), f"{self.method} of {self.name} never came to {self.place}"
+
+    def let_go(self):
+        self.gone_on.set()
+
+
 class Stub:
     """Faults: each is consulted per request and changed by the test while the server runs."""
 
@@ -54,6 +71,9 @@ class Stub:
         self.port = port
         self.lock = threading.Lock()
         self.objects = {}
+        # By id: the name, and parts by number.
+        self.uploads = {}
+        self.holds = []
         self.mend()
         self.requests = []
         # The header fields of each, by lower-case name.
@@ -95,6 +115,22 @@ class Stub:
 
     def backend(self, name, **more):
         return backend_at(self.port, name, **more)
+
+    def hold(self, method, name, place):
+        """The next request of that method for an object whose name holds `name` is held."""
+        hold = Hold(method, name, place)
+        with self.lock:
+            self.holds.append(hold)
+        return hold
+
+    def pass_by(self, place, method, name):
+        with self.lock:
+            found = next((one for one in self.holds if one.place == place and one.method == method and one.name in name), None)
+            if found:
+                self.holds.remove(found)
+        if found:
+            found.reached.set()
+            found.gone_on.wait()
 
     def close(self):
         """Stops listening and resets every connection."""
@@ -148,9 +184,12 @@ class Stub:
         self.requests.append((method, name))
         self.fields.append(headers)
         length = int(headers.get("content-length", 0))
+        self.pass_by("head", method, name)
         if headers.get("expect"):
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body, rest = self.take_body(connection, rest, length, keep=length <= KEEP_BYTES_MAX)
+        at_half = functools.partial(self.pass_by, "half", method, name)
+        body, rest = self.take_body(connection, rest, length, length <= KEEP_BYTES_MAX, at_half)
+        self.pass_by("body", method, name)
         refused = self.refuse.get(method) if not name.startswith(".s3o/") else None
         if self.hangs or not name.startswith(".s3o/") and self.silences.take():
             wait_until_closed(connection)
@@ -162,6 +201,10 @@ class Stub:
             send(connection, 307, [("location", f"{self.redirects_to}{target}")], b"", method)
         elif refused:
             send(connection, refused, [], b"<Error><Code>InternalError</Code></Error>")
+        elif "uploads" in query and method == "POST" or "uploadId" in query:
+            self.multipart(connection, method, name, query, headers, body)
+        elif method == "PUT" and "x-amz-copy-source" in headers:
+            self.copy(connection, name, headers)
         elif method == "PUT":
             if not self.put(connection, name, headers, body, length):
                 return None
@@ -173,15 +216,64 @@ class Stub:
         elif method == "DELETE":
             with self.lock:
                 self.objects.pop(name, None)
+            self.pass_by("done", method, name)
             send(connection, 204, [], b"")
         else:
             send(connection, 501, [], b"<Error><Code>NotImplemented</Code></Error>")
         return rest
 
+    def multipart(self, connection, method, name, query, headers, body):
+        """Parts are small: each is kept."""
+        with self.lock:
+            found = self.uploads.get(query.get("uploadId"))
+            status, fields, answer = 200, [], b""
+            if "uploads" in query:
+                upload = f"upload-{len(self.requests)}"
+                self.uploads[upload] = (name, {})
+                answer = f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>".encode()
+            elif found is None:
+                status, answer = 404, b"<Error><Code>NoSuchUpload</Code></Error>"
+            elif method == "PUT":
+                if "x-amz-copy-source" in headers:
+                    span = re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("x-amz-copy-source-range", "bytes=0-999999999"))
+                    body = self.source_of(headers)[int(span[1]) : int(span[2]) + 1]
+                etag = f'"{hashlib.md5(body).hexdigest()}"'
+                found[1][int(query["partNumber"])] = body
+                fields, answer = [("etag", etag)], f"<CopyPartResult><ETag>{etag}</ETag></CopyPartResult>".encode()
+            elif method == "DELETE":
+                del self.uploads[query["uploadId"]]
+                status = 204
+            else:
+                parts = [found[1][int(number)] for number in re.findall(rb"<PartNumber>(\d+)</PartNumber>", body)]
+                digests = b"".join(hashlib.md5(part).digest() for part in parts)
+                etag = f"{hashlib.md5(digests).hexdigest()}-{len(parts)}"
+                whole = b"".join(parts)
+                self.objects[name] = (whole, len(whole), etag, {})
+                del self.uploads[query["uploadId"]]
+                answer = f'<CompleteMultipartUploadResult><ETag>"{etag}"</ETag></CompleteMultipartUploadResult>'.encode()
+        self.pass_by("done", method, name)
+        send(connection, status, fields, answer)
+
+    def source_of(self, headers):
+        return self.objects[unquote(headers["x-amz-copy-source"]).lstrip("/").removeprefix(f"{BUCKET}/")][0]
+
+    def copy(self, connection, name, headers):
+        with self.lock:
+            body = self.source_of(headers)
+            etag = hashlib.md5(body).hexdigest()
+            self.objects[name] = (body, len(body), etag, {})
+        self.pass_by("done", "PUT", name)
+        send(connection, 200, [], f'<CopyObjectResult><ETag>"{etag}"</ETag></CopyObjectResult>'.encode())
+
     def listing(self, query):
-        """One page of objects; uploads and versions are never listed."""
+        """One page of objects, or of uploads; versions are never listed."""
+        if "uploads" in query:
+            with self.lock:
+                found = {one: name for one, (name, _) in self.uploads.items() if name.startswith(query.get("prefix", ""))}
+            entries = "".join(f"<Upload><Key>{escape(name)}</Key><UploadId>{one}</UploadId></Upload>" for one, name in found.items())
+            return f"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{entries}</ListMultipartUploadsResult>".encode()
         if "list-type" not in query:
-            return empty_list(query)
+            return b"<ListVersionsResult><IsTruncated>false</IsTruncated></ListVersionsResult>"
         with self.lock:
             names = sorted(name for name in self.objects if name.startswith(query.get("prefix", "")))
             sizes = {name: self.objects[name][1] for name in names}
@@ -194,12 +286,15 @@ class Stub:
             f"<NextContinuationToken>{len(page)}</NextContinuationToken></ListBucketResult>"
         ).encode()
 
-    def take_body(self, connection, rest, length, keep):
+    def take_body(self, connection, rest, length, keep, at_half):
         kept, left = bytearray(rest[:length]) if keep else None, length - len(rest[:length])
         rest = rest[length:]
         buffer = bytearray(1 << 20)
+        half = length // 2
         while left:
-            got = connection.recv_into(buffer, min(left, len(buffer)))
+            if left <= half:
+                at_half()
+            got = connection.recv_into(buffer, min(left - half if left > half else left, len(buffer)))
             if not got:
                 raise OSError("closed within a body")
             left -= got
@@ -227,6 +322,7 @@ class Stub:
             time.sleep(self.put_delay)
         if self.swallow_answers and not name.startswith(".s3o/"):
             return False
+        self.pass_by("done", "PUT", name)
         send(connection, 200, [("etag", f'"{etag}"')], b"")
         return True
 
@@ -261,12 +357,6 @@ def pattern(first, size):
     """The bytes that stand in for a discarded body."""
     start = first % 256
     return (BLOCK * (size // len(BLOCK) + 2))[start : start + size]
-
-
-def empty_list(query):
-    kinds = {"uploads": "ListMultipartUploadsResult", "versions": "ListVersionsResult"}
-    root = next((root for name, root in kinds.items() if name in query), "ListBucketResult")
-    return f"<{root}><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></{root}>".encode()
 
 
 def send_bytes(connection, body, first, size):

@@ -7,7 +7,7 @@ use super::remote::Remote;
 use crate::backend::budget::Spend;
 use crate::backend::port::{Put, PutTarget, Stored, UpstreamPayload};
 use crate::backend::s3::{Ask, answer};
-use crate::base::{Failure, PartNumber, Tick};
+use crate::base::{Failure, Incarnation, PartNumber, Tick};
 use crate::observe::cells::BackendCall;
 use crate::proto::aws_chunked::SignedFrames;
 use crate::reactor::disk::Draft;
@@ -26,6 +26,8 @@ use std::rc::Rc;
 pub struct Sink {
     to: To,
     size: u64,
+    /// On whose lease it depends.
+    writer: Incarnation,
     /// Of a backend with a budget: the request and the whole body, less what was sent of them.
     charge: Option<Charge>,
 }
@@ -61,7 +63,7 @@ impl Sink {
         let ((head, signer), name) = (remote.head_and_signer(ask), ask.name().to_owned());
         let signed = signer.map(|signer| SignedFrames::new(signer, put.size));
         let to = ToRemote { remote: Rc::clone(remote), line: Some(line), head, signed, name, part, start };
-        Self { to: To::Remote(to), size: put.size, charge }
+        Self { to: To::Remote(to), size: put.size, writer: put.incarnation, charge }
     }
 
     pub(super) fn of_local(
@@ -72,7 +74,12 @@ impl Sink {
         charge: Option<Charge>,
     ) -> Self {
         let is_part = matches!(put.target, PutTarget::Part { .. });
-        Self { to: To::Local { local: Rc::clone(local), draft, start, is_part }, size: put.size, charge }
+        Self {
+            to: To::Local { local: Rc::clone(local), draft, start, is_part },
+            size: put.size,
+            writer: put.incarnation,
+            charge,
+        }
     }
 
     /// The backend's index in the view.
@@ -99,6 +106,7 @@ impl Sink {
     pub async fn start(&mut self, first: &[u8]) -> Result<(), Failure> {
         assert!(first.len() as u64 <= self.size, "more bytes than were announced");
         assert!(first.is_empty() || self.is_plain_socket(), "other bytes than a plain socket's go through the relay");
+        self.account().core.may_write(self.writer)?;
         if let Some(charge) = &mut self.charge {
             charge.head_sent();
         }
@@ -121,8 +129,8 @@ impl Sink {
     /// Where the relay writes, after `start`.
     pub fn relay(&mut self) -> relay::Sink<'_> {
         match &mut self.to {
-            To::Remote(to) => to.relay(),
-            To::Local { draft, .. } => relay::Sink::File(draft),
+            To::Remote(to) => to.relay(self.writer),
+            To::Local { draft, .. } => relay::Sink::File(draft, self.writer),
         }
     }
 
@@ -162,7 +170,13 @@ impl Sink {
         }
         match self.to {
             To::Remote(to) => to.finish().await,
-            To::Local { local, draft, start, is_part } => local.commit(draft, start, is_part).await,
+            To::Local { local, draft, start, is_part } => match local.account.core.may_write(self.writer) {
+                Ok(()) => local.commit(draft, start, is_part).await,
+                Err(failure) => {
+                    draft.discard().await;
+                    Err(failure)
+                }
+            },
         }
     }
 
@@ -192,12 +206,12 @@ impl Sink {
 }
 
 impl ToRemote {
-    fn relay(&mut self) -> relay::Sink<'_> {
+    fn relay(&mut self, writer: Incarnation) -> relay::Sink<'_> {
         assert!(self.head.is_empty(), "the head goes first");
         let stream: &mut Stream = self.line.as_mut().expect("a sink is not used after a failure");
         match &mut self.signed {
-            Some(signed) => relay::Sink::Signed(stream, signed),
-            None => relay::Sink::Answering(stream),
+            Some(signed) => relay::Sink::Signed(stream, signed, writer),
+            None => relay::Sink::Answering(stream, writer),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::backend::marker;
 use crate::backend::port::{Backends, MoveEnd, Moved, Put, PutTarget, Span, UpstreamPayload};
 use crate::backend::standing::Standing;
 use crate::base::failure::Kind;
-use crate::base::{BackendName, BlobId, Clock, Failure, Nonce, PartNumber};
+use crate::base::{BackendName, BlobId, Clock, Failure, Incarnation, Nonce, PartNumber};
 use crate::config::{View, from_text};
 use crate::observe::cells::{BackendCall, CallStatus, CoreCells};
 use crate::proto::body_check::BodyCheck;
@@ -200,7 +200,8 @@ backends:
 }
 
 fn object<'a>(blob: &'a BlobAt, record: &'a ObjectRecord, size: u64) -> Put<'a> {
-    Put { blob, target: PutTarget::Object { record }, size, payload: UpstreamPayload::Unsigned, checksum: None }
+    let (target, payload) = (PutTarget::Object { record }, UpstreamPayload::Unsigned);
+    Put { incarnation: Incarnation(0), blob, target, size, payload, checksum: None }
 }
 
 fn kind<T>(done: Result<T, Failure>) -> Result<(), Kind> {

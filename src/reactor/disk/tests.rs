@@ -2,6 +2,7 @@
 //! tested with `directory`.
 
 use super::*;
+use crate::base::Incarnation;
 use crate::base::failure::Kind;
 use crate::reactor::buffer::Buffer;
 use crate::reactor::race::race;
@@ -243,7 +244,7 @@ fn sockets_are_relayed_to_files_and_parts_are_relayed_as_one() {
             let mut draft = created.expect("an open upload");
             let mut ahead = Buffer::from_bytes(&[]);
             let body = Body { wire: Wire::Exact(size), size, ahead: &mut ahead };
-            let sinks = &mut [Sink::File(&mut draft)];
+            let sinks = &mut [Sink::File(&mut draft, Incarnation(0))];
             let moved = copy_body(&bench.core, Source::Socket(&mut source), sinks, body, &mut Unseen, PATIENCE).await;
             assert!(matches!(moved.end, End::Done) && moved.bytes == size, "{moved:?}");
             let etag = draft.commit().await.expect("durable").etag;

@@ -179,7 +179,7 @@ impl Pass<'_, '_> {
     /// Writes the first `count` bytes to every sink and lets go of them. Unless it is the last time, small amounts may be
     /// left to be gathered.
     async fn write(&mut self, count: usize, last: bool) -> Result<(), End> {
-        let to_file = self.sinks.iter().any(|sink| matches!(sink, Sink::File(_)));
+        let to_file = self.sinks.iter().any(|sink| matches!(sink, Sink::File(..)));
         if count == 0 || (to_file && !last && count < FILE_BATCH_BYTES.min(self.buffer.capacity() / 2)) {
             return Ok(());
         }
@@ -187,8 +187,8 @@ impl Pass<'_, '_> {
         let last_sink = self.sinks.len() - 1;
         for number in 0..self.sinks.len() {
             self.buffer.reset(mark);
-            if matches!(self.sinks[number], Sink::Answering(_) | Sink::File(_)) {
-                self.core.may_write().map_err(|failure| End::SinkFailed(number, failure.into()))?;
+            if let Some(writer) = self.sinks[number].writer() {
+                self.core.may_write(writer).map_err(|failure| End::SinkFailed(number, failure.into()))?;
             }
             let before = self.buffer.len();
             let done = write_to(&mut self.sinks[number], &mut self.buffer, count, self.patience).await;
@@ -210,14 +210,14 @@ impl Pass<'_, '_> {
 /// Writes the first `count` bytes of the buffer, consuming what was taken.
 async fn write_to(sink: &mut Sink<'_>, buffer: &mut Buffer, count: usize, patience: Patience) -> Result<Ready, Cause> {
     match sink {
-        Sink::File(draft) => disk_in_time(patience.sink, draft.write(buffer, count)).await.map(|()| Ready::Writable),
+        Sink::File(draft, _) => disk_in_time(patience.sink, draft.write(buffer, count)).await.map(|()| Ready::Writable),
         Sink::Socket(stream) => {
             stream.deadline().arm(Phase::Body, patience.sink);
             stream.write_front(buffer, count).await?;
             stream.deadline().disarm();
             Ok(Ready::Writable)
         }
-        Sink::Signed(stream, signed) => {
+        Sink::Signed(stream, signed, _) => {
             let mut left = count;
             while left > 0 {
                 let taken = signed.gather(&buffer.data()[..left]);
@@ -238,7 +238,7 @@ async fn write_to(sink: &mut Sink<'_>, buffer: &mut Buffer, count: usize, patien
             }
             Ok(Ready::Writable)
         }
-        Sink::Answering(stream) => {
+        Sink::Answering(stream, _) => {
             stream.deadline().arm(Phase::Body, patience.sink);
             let done = stream.write_front_or_answered(buffer, count).await?;
             stream.deadline().disarm();

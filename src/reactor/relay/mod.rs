@@ -14,7 +14,7 @@ use super::deadline::Phase;
 use super::disk::{Draft, OpenFile};
 use super::race::{Won, race};
 use super::stream::Stream;
-use crate::base::Failure;
+use crate::base::{Failure, Incarnation};
 use crate::proto::aws_chunked::SignedFrames;
 use std::fmt;
 use std::io;
@@ -30,11 +30,12 @@ pub enum Source<'a> {
 /// Where a body goes.
 pub enum Sink<'a> {
     Socket(&'a mut Stream),
-    /// A peer that may answer before it has read the body (a backend): its answer ends the movement as `Answered`.
-    Answering(&'a mut Stream),
+    /// A peer that may answer before it has read the body (a backend): its answer ends the movement as `Answered`. So does
+    /// the lease of the incarnation that writes, as a failure.
+    Answering(&'a mut Stream, Incarnation),
     /// The same, of a body that goes in signed chunks. It is given plain bytes.
-    Signed(&'a mut Stream, &'a mut SignedFrames),
-    File(&'a mut Draft),
+    Signed(&'a mut Stream, &'a mut SignedFrames, Incarnation),
+    File(&'a mut Draft, Incarnation),
 }
 
 impl Source<'_> {
@@ -46,8 +47,16 @@ impl Source<'_> {
 impl Sink<'_> {
     fn socket(&self) -> Option<&Stream> {
         match self {
-            Self::Socket(stream) | Self::Answering(stream) | Self::Signed(stream, _) => Some(stream),
-            Self::File(_) => None,
+            Self::Socket(stream) | Self::Answering(stream, _) | Self::Signed(stream, ..) => Some(stream),
+            Self::File(..) => None,
+        }
+    }
+
+    /// Of a backend: on whose lease the body depends.
+    fn writer(&self) -> Option<Incarnation> {
+        match self {
+            Self::Socket(_) => None,
+            Self::Answering(_, writer) | Self::Signed(_, _, writer) | Self::File(_, writer) => Some(*writer),
         }
     }
 }

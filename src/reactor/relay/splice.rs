@@ -28,10 +28,11 @@ pub async fn splice_body(
     patience: Patience,
     pipe: &mut PooledPipe,
 ) -> Moved {
+    let writer = sink.writer();
     let (sink, answers) = match sink {
         Sink::Socket(stream) => (&*stream, false),
-        Sink::Answering(stream) => (&*stream, true),
-        Sink::File(_) | Sink::Signed(..) => unreachable!("bodies are spliced to plain sockets only"),
+        Sink::Answering(stream, _) => (&*stream, true),
+        Sink::File(..) | Sink::Signed(..) => unreachable!("bodies are spliced to plain sockets only"),
     };
     sink.deadline().disarm();
     let _sink_mode = match NonBlocking::set(sink) {
@@ -57,7 +58,7 @@ pub async fn splice_body(
         // whole pipe, not after one that has paused.
         let more = left > 0 && filled == pipe.pipe().capacity();
         while pipe.pipe().holds() > 0 {
-            if answers && let Err(failure) = core.may_write() {
+            if let Some(Err(failure)) = writer.map(|writer| core.may_write(writer)) {
                 return Moved::end(moved, End::SinkFailed(0, failure.into()));
             }
             match pipe.pipe().drain(sink, more) {

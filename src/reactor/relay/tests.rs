@@ -17,6 +17,8 @@ use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
 use std::thread::{JoinHandle, spawn};
 
+/// There are no leases here.
+const NOBODY: Incarnation = Incarnation(0);
 const PATIENCE: Patience = Patience { source: Duration::from_secs(60), sink: Duration::from_secs(60) };
 const SHORT: Duration = Duration::from_millis(150);
 
@@ -247,7 +249,7 @@ fn a_sink_that_answers_early_ends_the_movement() {
             taker.write_all(b"HTTP/1.1 507 ").expect("open");
             taker
         });
-        let moved = relay(&core, how, &mut source, Sink::Answering(&mut sink), 1 << 40, PATIENCE).await;
+        let moved = relay(&core, how, &mut source, Sink::Answering(&mut sink, NOBODY), 1 << 40, PATIENCE).await;
         assert!(matches!(moved.end, End::Answered(0)) && moved.bytes > 0, "{moved:?}");
         assert_eq!(read_exactly(&core, &mut sink, 13).await, b"HTTP/1.1 507 ");
         drop(join("the answer is sent", answering).await);
@@ -263,7 +265,10 @@ fn a_sink_that_answers_early_ends_the_movement() {
             taker.read_exact(&mut bytes).expect("everything arrives");
             assert!(bytes == pattern(0, 9 << 20));
         });
-        check_done(&relay(&core, how, &mut source, Sink::Answering(&mut sink), 9 << 20, PATIENCE).await, 9 << 20);
+        check_done(
+            &relay(&core, how, &mut source, Sink::Answering(&mut sink, NOBODY), 9 << 20, PATIENCE).await,
+            9 << 20,
+        );
         join("everything arrived", taking).await;
         join("everything was sent", giving).await;
     });
@@ -326,7 +331,10 @@ fn tls_bodies_are_copied_both_ways() {
             assert!(bytes == pattern(0, 5 << 20));
             send_pattern(&mut other, 9, LEN, 100_000);
         });
-        check_done(&relay(&core, How::Copy, &mut secret, Sink::Answering(&mut plain), LEN, PATIENCE).await, LEN);
+        check_done(
+            &relay(&core, How::Copy, &mut secret, Sink::Answering(&mut plain, NOBODY), LEN, PATIENCE).await,
+            LEN,
+        );
         check_done(&relay(&core, How::Copy, &mut plain, Sink::Socket(&mut secret), LEN, PATIENCE).await, LEN);
         join("the backend has it", backend).await;
         join("the client has it", client).await;
@@ -476,7 +484,7 @@ fn several_sinks_get_the_same_bytes() {
         ];
         let mut nothing = Buffer::from_bytes(&[]);
         let body = Body { wire: Wire::Exact(3 << 20), size: 3 << 20, ahead: &mut nothing };
-        let mut sinks = [Sink::Socket(&mut one), Sink::Answering(&mut two)];
+        let mut sinks = [Sink::Socket(&mut one), Sink::Answering(&mut two, NOBODY)];
         let moved = copy_body(&core, Source::Socket(&mut source), &mut sinks, body, &mut Unseen, PATIENCE).await;
         check_done(&moved, 3 << 20);
         for stream in [&mut one, &mut two] {

@@ -81,6 +81,8 @@ impl PostgresStore {
                     return Err(ApplyError::Unknown(failure(&error)));
                 }
                 self.begin_incarnation(incarnation);
+                // Who it is first: what the former run has begun must not go on under this one's lease.
+                self.tenure.set_incarnation(incarnation);
                 self.tenure.renew(asked.plus(self.lease));
                 Ok(applied)
             }
