@@ -193,13 +193,13 @@ async fn renew(terms: &Terms, judge: bool, leave: bool) -> Result<u64, Failure> 
 /// registered again; not while the database does not answer.
 async fn register_anew(terms: &Terms, view: &View) -> anyhow::Result<bool> {
     let clock = CoreClock::default();
-    let since = clock.tick();
+    let (was, since) = (terms.tenure.incarnation(), clock.tick());
     while terms.running.get() > 0 && clock.tick().since(since) < PASSES_END_WITHIN {
         tokio::time::sleep(LOOK).await;
     }
     let Some(registered) = register_once(&terms.metadata, &register_change(view)?).await? else { return Ok(false) };
     tracing::warn!(
-        was = terms.tenure.incarnation().0,
+        was = was.0,
         incarnation = registered.incarnation.0,
         "this instance's lease had lapsed: it registered anew"
     );

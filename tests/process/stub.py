@@ -50,8 +50,8 @@ class Times:
 
 
 class Hold:
-    """One request that is held where it is until the test lets it go. The place: `head` (its body is not read), `half` (of its
-    body was read), `body` (all of it, without an effect yet), `done` (only the answer is missing)."""
+    """One request that is held where it is until the test lets it go. The place: `half` (of its body was read; of a GET, sent),
+    `body` (all of it was read, without an effect yet), `done` (only the answer is missing; of a GET, its body)."""
 
     def __init__(self, method, name, place):
         self.method, self.name, self.place = method, name, place
@@ -184,7 +184,6 @@ class Stub:
         self.requests.append((method, name))
         self.fields.append(headers)
         length = int(headers.get("content-length", 0))
-        self.pass_by("head", method, name)
         if headers.get("expect"):
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         at_half = functools.partial(self.pass_by, "half", method, name)
@@ -343,6 +342,11 @@ class Stub:
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
         if method == "HEAD":
             return True
+        if self.holds:
+            self.pass_by("done", method, name)
+            send_bytes(connection, body, first, size // 2)
+            self.pass_by("half", method, name)
+            first, size = first + size // 2, size - size // 2
         limit = None
         if self.cut_after is not None and self.cuts.take():
             limit = max(0, min(self.cut_after, size - 1))

@@ -19,7 +19,7 @@ from stub import Stub, pattern
 from test_crash import manifest_of
 
 BUCKET = harness.BUCKET
-LEASE = 3
+LEASE = 4
 SETTINGS = {
     "server": {"reactors": 1, "backend_timeout": "90s", "body_progress_timeout": "90s"},
     "cleanup_queue": {"interval": "200ms", "grace": "500ms", "retry_first": "500ms"},
@@ -340,16 +340,19 @@ def test_a_complete(tmp_path, stack, how):
 def test_a_copy(tmp_path, stack, how):
     """Of the replicator, which is the other instance's from then on."""
     fleet = Fleet(tmp_path, stack, factor=2)
-    target = fleet.stubs[1]
-    phases = {"asked": "head", "partly": "half", "stored": "done"}
+    source, target = fleet.stubs
+    phases = {"begun": (source, "GET", "done"), "partly sent": (source, "GET", "half"), "stored": (target, "PUT", "done")}
     by_the_other = {f"{phase}/{what}": what for phase in phases for what in MEANWHILE}
-    bodies = {"left": NEW, **{what: body for what, body in MEANWHILE.items() if what != "left"}}
+    bodies = {**MEANWHILE, "left": NEW}
     expected = {key: bodies[what] for key, what in by_the_other.items()}
-    holds = {key: target.hold("PUT", f"{key}!", phases[key.split("/")[0]]) for key in by_the_other}
+    holds = {}
+    for key in by_the_other:
+        stub, method, place = phases[key.split("/")[0]]
+        holds[key] = stub.hold(method, f"{key}!", place)
     last = target.hold("PUT", "commit!", "done")
     with fleet.second.client() as client:
         # One pass is to find them all: it begins when this one's copy goes on.
-        gate = target.hold("PUT", "gate!", "head")
+        gate = target.hold("PUT", "gate!", "done")
         assert client.put(BUCKET, "gate", NEW).status == 200
         gate.wait()
         for key in [*by_the_other, "commit"]:
@@ -357,6 +360,8 @@ def test_a_copy(tmp_path, stack, how):
         gate.let_go()
     for hold in [*holds.values(), last]:
         hold.wait()
+    for key in by_the_other:
+        fleet.reserved(key)
     assert go_in_commit(fleet, how, "commit", last)
     if how == "killed":
         fleet.kill()
