@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Starts a PostgreSQL of its own in a temporary directory, says where it listens, and ends it when standard input ends.
 #
-#   tests/postgres.sh [SETTING=VALUE...]
+#   tests/postgres.sh [--standby-of DIRECTORY PORT] [SETTING=VALUE...]
 #
 # Prints "DIRECTORY PORT": a Unix socket in that directory, and TCP on 127.0.0.1; user and database `s3o`, no password. Durability
 # is off (`fsync=on` as a setting turns it on). The server must not run as root: then it runs as the user postgres.
+# A standby is made of such a server, and streams from it under the name `standby`.
 set -euo pipefail
 
 fail() {
@@ -37,8 +38,22 @@ trap finish EXIT
 trap 'exit 1' INT TERM HUP
 [ ${#as_user[@]} = 0 ] || chown postgres "$directory"
 
-"${as_user[@]}" "$bin/initdb" -D "$directory/data" -U s3o -A trust -E UTF8 --locale=C.UTF-8 --no-sync \
-    >"$directory/initdb.log" 2>&1 </dev/null || { cat "$directory/initdb.log" >&2; fail "initdb failed"; }
+make_primary() {
+    "${as_user[@]}" "$bin/initdb" -D "$directory/data" -U s3o -A trust -E UTF8 --locale=C.UTF-8 --no-sync
+}
+
+# make_standby DIRECTORY PORT
+make_standby() {
+    "${as_user[@]}" "$bin/pg_basebackup" -D "$directory/data" --write-recovery-conf --checkpoint=fast --no-sync \
+        --dbname "host=$1 port=$2 user=s3o application_name=standby"
+}
+
+making=(make_primary)
+if [ "${1:-}" = --standby-of ]; then
+    making=(make_standby "$2" "$3")
+    shift 3
+fi
+"${making[@]}" >"$directory/making.log" 2>&1 </dev/null || { cat "$directory/making.log" >&2; fail "${making[0]} failed"; }
 
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null ||
     echo $((20000 + RANDOM % 10000)))
@@ -55,7 +70,7 @@ for _ in $(seq 300); do
     kill -0 "$server" 2>/dev/null || { cat "$directory/server.log" >&2; fail "the server ended at its start"; }
     sleep 0.05
 done
-"$bin/createdb" -h "$directory" -p "$port" -U s3o s3o || fail "the server does not answer"
+[ "${making[0]}" = make_standby ] || "$bin/createdb" -h "$directory" -p "$port" -U s3o s3o || fail "the server does not answer"
 echo "$directory $port"
 # Until whoever started it ends, however that ends.
 cat >/dev/null

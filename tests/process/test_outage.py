@@ -35,11 +35,12 @@ def digest(body):
 
 
 @contextlib.contextmanager
-def fleet(folder, **postgres_settings):
+def fleet(folder, postgres=None, **postgres_settings):
     """Two instances over one PostgreSQL and the same two directories."""
     with contextlib.ExitStack() as stack:
-        postgres = harness.Postgres(folder / "postgres.log")
-        stack.callback(postgres.end)
+        if postgres is None:
+            postgres = harness.Postgres(folder / "postgres.log")
+            stack.callback(postgres.end)
         backends = [harness.directory_backend(name, folder / name, quota_bytes=harness.GIB) for name in ("near", "nas")]
         settings = {**SETTINGS, "database": postgres.settings(call_timeout="1s", **postgres_settings)}
         servers = [harness.Server(folder / name, backends, settings, start=False) for name in ("first", "second")]
