@@ -15,7 +15,7 @@ pub enum Protection {
     Disable,
     /// TLS if the server offers it, whoever it is.
     Prefer,
-    /// TLS, whoever the server is.
+    /// TLS, whoever the server is; with `root_certificates` as `VerifyCa`.
     Require,
     /// TLS with a server whose certificate leads to a trusted root.
     VerifyCa,

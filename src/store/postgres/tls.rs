@@ -8,6 +8,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use std::fmt::Display;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,7 +30,12 @@ impl Tls {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;
-        let config = match options.protection {
+        // Roots that were named are looked at, as PostgreSQL's own clients do it.
+        let protection = match options.protection {
+            Protection::Require if options.root_certificates.is_some() => Protection::VerifyCa,
+            other => other,
+        };
+        let config = match protection {
             Protection::Disable | Protection::Prefer | Protection::Require => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Anybody { provider }))
@@ -53,8 +59,14 @@ fn trusted_roots(options: &PostgresOptions) -> io::Result<RootCertStore> {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         Some(file) => {
-            for certificate in CertificateDer::pem_file_iter(file).map_err(io::Error::other)? {
-                roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
+            let wrong =
+                |cause: &dyn Display| io::Error::other(format!("database.ssl_root_cert: {}: {cause}", file.display()));
+            for certificate in CertificateDer::pem_file_iter(file).map_err(|cause| wrong(&cause))? {
+                let certificate = certificate.map_err(|cause| wrong(&cause))?;
+                roots.add(certificate).map_err(|cause| wrong(&cause))?;
+            }
+            if roots.is_empty() {
+                return Err(wrong(&"no certificate is in it"));
             }
         }
     }
