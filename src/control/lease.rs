@@ -197,7 +197,7 @@ async fn register_anew(terms: &Terms, view: &View) -> anyhow::Result<bool> {
     while terms.running.get() > 0 && clock.tick().since(since) < PASSES_END_WITHIN {
         tokio::time::sleep(LOOK).await;
     }
-    let Some(registered) = register_once(&terms.metadata, &register_change(view)?).await? else { return Ok(false) };
+    let Ok(registered) = register_once(&terms.metadata, &register_change(view)?).await? else { return Ok(false) };
     tracing::warn!(
         was = was.0,
         incarnation = registered.incarnation.0,

@@ -14,7 +14,7 @@ use super::schedule::{self, Bells};
 use super::threads::start_thread;
 use crate::backend::budget::Budgets;
 use crate::backend::standing::Standing;
-use crate::base::{Clock, Tenure, Timestamp};
+use crate::base::{Clock, Failure, Tenure, Timestamp};
 use crate::config::View;
 use crate::config::checked::{self, DatabaseDriver, Driver, SslMode};
 use crate::observe::audit::{AuditLog, audit_log};
@@ -243,9 +243,9 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         cleanup: cleanup.clone(),
     };
     match first {
-        Some(registered) => known.note(registered),
-        None => {
-            tracing::warn!("the database does not answer: serving reads without it until it does");
+        Ok(registered) => known.note(registered),
+        Err(failure) => {
+            tracing::warn!(%failure, "the database does not answer: serving reads without it until it does");
             tokio::task::spawn_local(register_later(known, metadata.clone(), register));
         }
     }
@@ -432,18 +432,18 @@ pub(super) fn register_change(view: &View) -> anyhow::Result<Register> {
     Ok(Register { deployment, backends: view.backends.iter().map(limit).collect() })
 }
 
-/// This run of this instance becomes known; what former ones left is recovered. None: the database does not answer.
+/// This run of this instance becomes known; what former ones left is recovered. The inner failure: the database
+/// does not answer.
 pub(super) async fn register_once(
     metadata: &ControlMetadata,
     register: &Register,
-) -> anyhow::Result<Option<Registered>> {
+) -> anyhow::Result<Result<Registered, Failure>> {
     match metadata.step(register.clone()).await {
-        Ok(Ok(registered)) => Ok(Some(registered)),
+        Ok(Ok(registered)) => Ok(Ok(registered)),
         Ok(Err(refusal)) => bail!("the database refused this instance: {refusal:?}"),
         Err(failure) if failure.is_of_database() => {
-            // The breaker's log says so.
             tracing::debug!(%failure, "this instance is not registered yet");
-            Ok(None)
+            Ok(Err(failure))
         }
         Err(failure) => bail!("the database cannot be used: {failure}"),
     }
@@ -458,8 +458,9 @@ async fn register_later(known: Known, metadata: ControlMetadata, register: Regis
             continue;
         }
         match register_once(&metadata, &register).await {
-            Ok(Some(registered)) => return known.note(registered),
-            Ok(None) => {}
+            Ok(Ok(registered)) => return known.note(registered),
+            // The breaker's log says so.
+            Ok(Err(_)) => {}
             Err(cause) if !is_told => {
                 is_told = true;
                 tracing::error!(%cause, "this instance stays without writes");
