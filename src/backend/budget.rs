@@ -5,9 +5,12 @@
 //! not sent or moved in the end is given back. So what is admitted never exceeds what was lent. When a lease runs low the
 //! lender (workers/lend.rs) is rung for; a call that does not fit waits for its answer. A backend without a budget costs one
 //! look. Indexes are those of the published view.
+//!
+//! Limits may be changed while calls are under way (`set_limits`), by the lender alone.
 
 use crate::base::{BackendName, Clock};
-use crate::policy::usage::{BackendCall, Budget, CallSet};
+use crate::policy::usage::{BackendCall, Budget, CallSet, RequestPool};
+use crate::store::port::Usage;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -36,9 +39,14 @@ impl Spend {
     }
 }
 
-/// The month, counted from the start, whose lease something was taken from.
+/// When something was taken from a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Month(u32);
+pub struct Taken {
+    /// Counted from the start.
+    month: u32,
+    /// How often the limits had been changed.
+    limits: u32,
+}
 
 /// Why a call may not be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,52 +61,73 @@ pub enum Denied {
 pub type Ring = Box<dyn Fn() + Send + Sync>;
 
 pub struct Budgets {
-    month: AtomicU32,
-    backends: Box<[Box<[Counter]>]>,
+    /// The present `Taken`, in one word: the month above the changes of the limits.
+    now: AtomicU64,
+    backends: Box<[Metered]>,
     ring: Ring,
+}
+
+struct Metered {
+    /// Whether any of the counters is.
+    is_on: AtomicBool,
+    counters: Box<[Counter]>,
 }
 
 impl Budgets {
     /// Nothing is lent yet. The backends in the view's order.
     pub fn new<'b>(backends: impl IntoIterator<Item = (&'b BackendName, &'b Budget)>, ring: Ring) -> Self {
-        let backends = backends.into_iter().map(|(name, budget)| counters(name, budget)).collect();
-        Self { month: AtomicU32::new(0), backends, ring }
+        let metered = |(name, budget)| {
+            let counters = counters(name, budget);
+            Metered { is_on: AtomicBool::new(counters.iter().any(Counter::is_on)), counters }
+        };
+        Self { now: AtomicU64::new(0), backends: backends.into_iter().map(metered).collect(), ring }
     }
 
     /// Whether a backend has limits or counts pools of requests.
     pub fn is_metered(&self, backend: usize) -> bool {
-        self.of(backend).iter().next().is_some()
+        self.backends.get(backend).is_some_and(|metered| metered.is_on.load(Relaxed))
     }
 
     fn of(&self, backend: usize) -> &[Counter] {
-        self.backends.get(backend).map_or(&[], |counters| counters)
+        self.backends.get(backend).map_or(&[], |metered| &metered.counters)
     }
 
-    /// All counters of all backends.
+    /// What is counted of all backends.
     pub fn counters(&self) -> impl Iterator<Item = &Counter> {
-        self.backends.iter().flatten()
+        self.every_counter().filter(|counter| counter.is_on())
     }
 
-    fn month(&self) -> Month {
-        Month(self.month.load(SeqCst))
+    /// And what could be, if it had a limit: always the same ones.
+    pub fn every_counter(&self) -> impl Iterator<Item = &Counter> {
+        self.backends.iter().flat_map(|metered| &metered.counters)
+    }
+
+    /// Where the counters of each backend begin among all of them.
+    pub fn starts(&self) -> impl Iterator<Item = usize> {
+        self.backends.iter().scan(0, |next, metered| Some(std::mem::replace(next, *next + metered.counters.len())))
+    }
+
+    fn now(&self) -> Taken {
+        let now = self.now.load(SeqCst);
+        Taken { month: (now >> 32) as u32, limits: now as u32 }
     }
 
     /// Whether a call would be admitted, as far as is known here: what was lent, and what is free to be lent.
     pub fn has_room(&self, backend: usize, spend: &Spend) -> bool {
-        let month = self.month();
-        self.of(backend).iter().all(|counter| counter.could_cover(month, counter.amount(spend)))
+        let now = self.now();
+        self.of(backend).iter().all(|counter| counter.could_cover(now, counter.amount(spend)))
     }
 
     /// Takes what a call needs, whole or not at all, waiting for the lender at most a few seconds. Give back with
     /// `give_back`. Cancel: safe, nothing is taken.
-    pub async fn admit(&self, clock: &impl Clock, backend: usize, spend: &Spend) -> Result<Month, Denied> {
+    pub async fn admit(&self, clock: &impl Clock, backend: usize, spend: &Spend) -> Result<Taken, Denied> {
         for _ in 0..ROUNDS_MAX {
             let short = match self.try_admit(backend, spend) {
-                Ok(month) => return Ok(month),
+                Ok(taken) => return Ok(taken),
                 Err(short) => short,
             };
             let amount = short.amount(spend);
-            if !short.could_cover(self.month(), amount) {
+            if !short.could_cover(self.now(), amount) {
                 return Err(Denied::Spent);
             }
             let answers = short.answers.load(SeqCst);
@@ -110,7 +139,7 @@ impl Budgets {
     }
 
     /// `admit` as far as the lease has it.
-    pub fn admit_now(&self, backend: usize, spend: &Spend) -> Option<Month> {
+    pub fn admit_now(&self, backend: usize, spend: &Spend) -> Option<Taken> {
         self.try_admit(backend, spend).ok()
     }
 
@@ -120,58 +149,105 @@ impl Budgets {
         self.of(backend).iter().for_each(|counter| counter.want(counter.amount(spend)));
     }
 
-    fn try_admit(&self, backend: usize, spend: &Spend) -> Result<Month, &Counter> {
-        let (counters, month) = (self.of(backend), self.month());
+    fn try_admit(&self, backend: usize, spend: &Spend) -> Result<Taken, &Counter> {
+        let (counters, now) = (self.of(backend), self.now());
         for (i, counter) in counters.iter().enumerate() {
-            if counter.take(month, counter.amount(spend), &self.ring) {
+            if counter.take(now, counter.amount(spend), &self.ring) {
                 continue;
             }
             for taken in &counters[..i] {
-                taken.add(month, taken.amount(spend));
+                taken.give_back(now, taken.amount(spend));
             }
             return Err(counter);
         }
-        Ok(month)
+        Ok(now)
     }
 
     /// Counts what is never refused: deletes, the ends of uploads, looks at whose backend it is.
-    pub fn charge(&self, backend: usize, spend: &Spend) -> Month {
-        let month = self.month();
-        for counter in self.of(backend) {
-            counter.slot(month).fetch_sub(signed(counter.amount(spend)), SeqCst);
+    pub fn charge(&self, backend: usize, spend: &Spend) -> Taken {
+        let now = self.now();
+        for counter in self.of(backend).iter().filter(|counter| counter.is_on()) {
+            counter.slot(now).fetch_sub(signed(counter.amount(spend)), SeqCst);
         }
-        month
+        now
     }
 
-    /// What was taken in this month and then not used.
-    pub fn give_back(&self, backend: usize, month: Month, spend: &Spend) {
+    /// What was taken then and not used.
+    pub fn give_back(&self, backend: usize, taken: Taken, spend: &Spend) {
         for counter in self.of(backend) {
-            counter.add(month, counter.amount(spend));
+            counter.give_back(taken, counter.amount(spend));
         }
     }
 
     /// A new month: what was lent of the old one is worth nothing any more.
     pub fn turn(&self) {
-        let next = Month(self.month().0.wrapping_add(1));
-        for counter in self.counters() {
+        let now = self.now();
+        let next = Taken { month: now.month.wrapping_add(1), ..now };
+        for counter in self.every_counter() {
             // Used two months ago last: nothing that was taken then is still under way.
             counter.slot(next).store(0, SeqCst);
-            counter.free.store(counter.limit, SeqCst);
+            counter.free.store(counter.limit(), SeqCst);
         }
-        self.month.store(next.0, SeqCst);
+        self.set_now(next);
+    }
+
+    fn set_now(&self, now: Taken) {
+        self.now.store(u64::from(now.month) << 32 | u64::from(now.limits), SeqCst);
+    }
+
+    /// These limits hold from now on. Which counters were switched on by it, by their place among the backend's: what
+    /// was used before is not in them. None, and nothing is changed, if the pools are others than from the start.
+    pub fn set_limits(&self, backend: usize, budget: &Budget) -> Option<Vec<usize>> {
+        let metered = self.backends.get(backend)?;
+        let wanted = wanted(budget);
+        let is_same = |(counter, want): (&Counter, &Wanted)| counter.name == want.name && counter.what == want.what;
+        if metered.counters.len() != wanted.len() || !metered.counters.iter().zip(&wanted).all(is_same) {
+            return None;
+        }
+        let now = self.now();
+        let next = Taken { limits: now.limits.wrapping_add(1), ..now };
+        let mut switched_on = Vec::new();
+        for (place, (counter, want)) in metered.counters.iter().zip(&wanted).enumerate() {
+            if counter.set_limit(want, next) {
+                switched_on.push(place);
+            }
+        }
+        metered.is_on.store(metered.counters.iter().any(Counter::is_on), SeqCst);
+        // Last: whoever takes by it finds the counters as they are to be.
+        self.set_now(next);
+        Some(switched_on)
     }
 }
 
+/// What a budget counts, or would if it had a limit.
+struct Wanted {
+    name: String,
+    what: What,
+    limit: u64,
+    is_on: bool,
+}
+
+/// What usage is recorded of anyway can be given a limit at any time. Pools are counted from the start.
+fn wanted(budget: &Budget) -> Vec<Wanted> {
+    let pool = |pool: &RequestPool| {
+        let name = pool_counter(pool.calls, &pool.name);
+        Wanted { name, what: What::Calls(pool.calls), limit: pool.limit, is_on: true }
+    };
+    let mut wanted: Vec<Wanted> = budget.pools.iter().map(pool).collect();
+    if wanted.is_empty() {
+        let (name, what) = (ALL_REQUESTS.to_owned(), What::Calls(CallSet::ALL));
+        wanted.push(Wanted { name, what, limit: 0, is_on: false });
+    }
+    for (name, what, limit) in
+        [("egress_bytes", What::Egress, budget.egress_bytes), ("ingress_bytes", What::Ingress, budget.ingress_bytes)]
+    {
+        wanted.push(Wanted { name: name.to_owned(), what, limit, is_on: limit > 0 });
+    }
+    wanted
+}
+
 fn counters(backend: &BackendName, budget: &Budget) -> Box<[Counter]> {
-    let counter = |name: String, what, limit| Counter::new(backend.clone(), name, what, limit);
-    let pools = budget
-        .pools
-        .iter()
-        .map(|pool| counter(pool_counter(pool.calls, &pool.name), What::Calls(pool.calls), pool.limit));
-    let bytes =
-        [("egress_bytes", What::Egress, budget.egress_bytes), ("ingress_bytes", What::Ingress, budget.ingress_bytes)];
-    let bytes = bytes.into_iter().filter(|(_, _, limit)| *limit > 0);
-    pools.chain(bytes.map(|(name, what, limit)| counter(name.to_owned(), what, limit))).collect()
+    wanted(budget).into_iter().map(|want| Counter::new(backend.clone(), want)).collect()
 }
 
 /// The counter of the pool of all requests (`api_request_limit`): the one that usage is recorded under anyway.
@@ -198,7 +274,10 @@ pub struct Counter {
     /// As the store calls it.
     pub name: String,
     /// 0 = none: only counted, below zero.
-    pub limit: u64,
+    limit: AtomicU64,
+    /// Whether it is counted at all; and since which change of the limits: what was taken before is not in it.
+    is_on: AtomicBool,
+    since: AtomicU32,
     what: What,
     /// Lent and not taken, of this month and the last: what was taken before the turn is given back to its own.
     left: [AtomicI64; 2],
@@ -215,19 +294,57 @@ pub struct Counter {
 }
 
 impl Counter {
-    fn new(backend: BackendName, name: String, what: What, limit: u64) -> Self {
+    fn new(backend: BackendName, want: Wanted) -> Self {
         Self {
             backend,
-            name,
-            limit,
-            what,
+            name: want.name,
+            limit: AtomicU64::new(want.limit),
+            is_on: AtomicBool::new(want.is_on),
+            since: AtomicU32::new(0),
+            what: want.what,
             left: [AtomicI64::new(0), AtomicI64::new(0)],
-            free: AtomicU64::new(limit),
+            free: AtomicU64::new(want.limit),
             low: AtomicI64::new(i64::MIN),
             waiting: AtomicU64::new(0),
             least: AtomicU64::new(u64::MAX),
             answers: AtomicU64::new(0),
             unanswered: AtomicBool::new(false),
+        }
+    }
+
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Relaxed)
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.is_on.load(SeqCst)
+    }
+
+    /// Whether it was switched on by it.
+    fn set_limit(&self, want: &Wanted, next: Taken) -> bool {
+        let old = self.limit.swap(want.limit, SeqCst);
+        // As far as is known before the lender has asked.
+        let _ = self.free.fetch_update(SeqCst, Relaxed, |free| {
+            Some(if want.limit > old { free.saturating_add(want.limit - old) } else { free.min(want.limit) })
+        });
+        if want.is_on == self.is_on() {
+            return false;
+        }
+        if want.is_on {
+            self.slot(next).store(0, SeqCst);
+            self.since.store(next.limits, SeqCst);
+        }
+        self.is_on.store(want.is_on, SeqCst);
+        want.is_on
+    }
+
+    /// What `UsageRow`s say of the same, where they do.
+    pub fn of_usage(&self, usage: &Usage) -> u64 {
+        match self.what {
+            What::Calls(calls) if calls == CallSet::ALL => usage.api_requests,
+            What::Calls(_) => 0,
+            What::Egress => usage.egress_bytes,
+            What::Ingress => usage.ingress_bytes,
         }
     }
 
@@ -244,21 +361,24 @@ impl Counter {
         }
     }
 
-    fn slot(&self, month: Month) -> &AtomicI64 {
-        &self.left[(month.0 & 1) as usize]
+    fn slot(&self, at: Taken) -> &AtomicI64 {
+        &self.left[(at.month & 1) as usize]
     }
 
-    fn could_cover(&self, month: Month, amount: u64) -> bool {
-        let left = self.slot(month).load(Relaxed);
-        amount == 0 || self.limit == 0 || i128::from(left) + i128::from(self.free.load(Relaxed)) >= i128::from(amount)
+    fn could_cover(&self, now: Taken, amount: u64) -> bool {
+        let left = self.slot(now).load(Relaxed);
+        amount == 0
+            || !self.is_on()
+            || self.limit() == 0
+            || i128::from(left) + i128::from(self.free.load(Relaxed)) >= i128::from(amount)
     }
 
-    fn take(&self, month: Month, amount: u64, ring: &Ring) -> bool {
-        if amount == 0 {
+    fn take(&self, now: Taken, amount: u64, ring: &Ring) -> bool {
+        if amount == 0 || !self.is_on() {
             return true;
         }
-        let (slot, amount) = (self.slot(month), signed(amount));
-        if self.limit == 0 {
+        let (slot, amount) = (self.slot(now), signed(amount));
+        if self.limit() == 0 {
             slot.fetch_sub(amount, SeqCst);
             return true;
         }
@@ -272,9 +392,16 @@ impl Counter {
         true
     }
 
-    fn add(&self, month: Month, amount: u64) {
+    /// What was taken before it was switched on was not taken from it.
+    fn give_back(&self, taken: Taken, amount: u64) {
+        if self.is_on() && taken.limits >= self.since.load(SeqCst) {
+            self.add(taken, amount);
+        }
+    }
+
+    fn add(&self, at: Taken, amount: u64) {
         if amount > 0 {
-            self.slot(month).fetch_add(signed(amount), SeqCst);
+            self.slot(at).fetch_add(signed(amount), SeqCst);
         }
     }
 
@@ -301,17 +428,17 @@ impl Counter {
 impl Counter {
     /// What is left of this month's lease; below zero is what was spent beyond it without asking.
     pub fn left(&self, budgets: &Budgets) -> i64 {
-        self.slot(budgets.month()).load(SeqCst)
+        self.slot(budgets.now()).load(SeqCst)
     }
 
     /// So much more was lent.
     pub fn lend(&self, budgets: &Budgets, amount: u64) {
-        self.add(budgets.month(), amount);
+        self.add(budgets.now(), amount);
     }
 
     /// Takes the rest of the lease out of every core's reach; how much that was.
     pub fn take_rest(&self, budgets: &Budgets) -> u64 {
-        let taken = self.slot(budgets.month()).fetch_update(SeqCst, Relaxed, |left| (left > 0).then_some(0));
+        let taken = self.slot(budgets.now()).fetch_update(SeqCst, Relaxed, |left| (left > 0).then_some(0));
         taken.map_or(0, i64::unsigned_abs)
     }
 

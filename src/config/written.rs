@@ -4,7 +4,10 @@ use super::raw::{Node, Value};
 use std::collections::BTreeMap;
 
 /// What takes effect when the file is read again (SIGHUP); the rest needs a restart.
-const RELOADED: [&str; 2] = ["auth", "buckets"];
+const RELOADED: [&str; 3] = ["auth", "buckets", "usage_flush"];
+/// And of a backend.
+const RELOADED_OF_BACKEND: [&str; 5] =
+    ["quota_bytes", "api_request_limit", "egress_byte_limit", "ingress_byte_limit", "request_limits[].limit"];
 
 #[derive(Clone, PartialEq, Eq)]
 pub struct Written(BTreeMap<String, String>);
@@ -35,7 +38,14 @@ impl Written {
 
 fn is_reloaded(key: &str) -> bool {
     let section = key.split(['.', '[']).next().unwrap_or(key);
+    let of_backend = key.strip_prefix("backends[").and_then(|rest| rest.split_once("].")).map(|(_, below)| below);
     RELOADED.contains(&section)
+        || of_backend.is_some_and(|below| RELOADED_OF_BACKEND.contains(&&*without_places(below)))
+}
+
+/// `request_limits[3].limit` as `request_limits[].limit`.
+fn without_places(key: &str) -> String {
+    key.chars().filter(|one| !one.is_ascii_digit()).collect()
 }
 
 fn flatten(node: &Node, path: &str, values: &mut BTreeMap<String, String>) {
@@ -70,6 +80,13 @@ mod tests {
         assert_eq!(before.needs_restart(&after), want);
         assert_eq!(after.needs_restart(&before), want);
         assert!(before.needs_restart(&before).is_empty());
+        let backends =
+            |of: &str| Written::of(&super::super::raw::parse(&format!("backends: [{{{of}}}]")).expect("YAML"));
+        let limits = backends("name: a, quota_bytes: 5, egress_byte_limit: 1, request_limits: [{name: p, limit: 3}]");
+        let higher = backends("name: a, quota_bytes: 6, ingress_byte_limit: 1, request_limits: [{name: p, limit: 4}]");
+        assert!(limits.needs_restart(&higher).is_empty());
+        let others = backends("name: a, quota_bytes: 5, egress_byte_limit: 1, request_limits: [{name: q, limit: 3}]");
+        assert_eq!(limits.needs_restart(&others), ["backends[0].request_limits[0].name"]);
         assert!(!format!("{before:?}").contains("info"), "values are not printed");
     }
 }

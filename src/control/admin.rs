@@ -12,6 +12,7 @@ use super::metadata::ControlMetadata;
 use crate::backend::budget::{ALL_POOL, ALL_REQUESTS, Budgets, POOL_PREFIX};
 use crate::backend::standing::Standing;
 use crate::base::{Failure, Incarnation, Secret, Timestamp};
+use crate::config::checked::UsageFlush;
 use crate::config::view::View;
 use crate::observe::cells::{CoreCells, DeskCells};
 use crate::observe::circuit::Circuit;
@@ -22,7 +23,8 @@ use crate::proto::date;
 use crate::reactor::jobs::SyncOrder;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::wake::Wake;
-use crate::store::port::{Answer, BackendStatus, Metadata, Query, RecordUsage};
+use crate::store::board::Board;
+use crate::store::port::{Answer, BackendStatus, Metadata, Query, RecordUsage, Usage};
 use crate::workers::drain;
 use crate::workers::lend::{Lender, Occasion};
 use axum::Json;
@@ -58,6 +60,7 @@ struct DrainNote {
 /// What the admin port shows, shared by its tasks and by the schedule.
 pub struct Operations {
     pub view: Arc<View>,
+    pub(super) board: Arc<Board>,
     pub standing: Arc<Standing>,
     /// The reactors', then the mover's.
     pub cores: Vec<Arc<CoreCells>>,
@@ -67,6 +70,8 @@ pub struct Operations {
     pub now: fn() -> Timestamp,
     book: Mutex<UsageBook>,
     lender: tokio::sync::Mutex<Lender>,
+    /// As last read.
+    usage_flush: Mutex<UsageFlush>,
     /// What other instances told through Redis.
     redis: Option<Arc<SharedCounters>>,
     /// Versions short of copies, as the last pass counted; u64::MAX = not counted yet.
@@ -81,6 +86,7 @@ pub struct Operations {
 impl Operations {
     pub fn new(
         view: Arc<View>,
+        board: Arc<Board>,
         standing: Arc<Standing>,
         cores: Vec<Arc<CoreCells>>,
         desk: Arc<DeskCells>,
@@ -96,7 +102,9 @@ impl Operations {
         let replication_pending = AtomicU64::new(u64::MAX);
         let (drains, previews) = (Mutex::default(), Mutex::default());
         Arc::new(Self {
+            usage_flush: Mutex::new(view.usage_flush),
             view,
+            board,
             standing,
             cores,
             desk,
@@ -200,12 +208,25 @@ impl Operations {
 
     /// How long usage may wait to be written.
     pub async fn usage_interval(&self) -> Duration {
-        let flush = self.view.usage_flush;
+        let flush = *self.usage_flush.lock().unwrap_or_else(PoisonError::into_inner);
         let lender = self.lender.lock().await;
         match flush.adaptive_per_mille {
             Some(per_mille) if lender.is_near(|used, limit| is_near(used, limit, per_mille)) => flush.fast_interval,
             _ => flush.interval,
         }
+    }
+
+    pub(super) async fn lender(&self) -> tokio::sync::MutexGuard<'_, Lender> {
+        self.lender.lock().await
+    }
+
+    pub(super) fn set_usage_flush(&self, flush: UsageFlush) {
+        *self.usage_flush.lock().unwrap_or_else(PoisonError::into_inner) = flush;
+    }
+
+    /// By this instance, of the backends in the view's order.
+    pub(super) fn used_this_month(&self) -> Vec<Usage> {
+        self.book().this_month((self.now)()).1
     }
 
     /// Under which number this run counts what it uses, to its end: the first that the database gave it, whatever it was
@@ -312,7 +333,7 @@ impl Operations {
                 counter: counter.name.clone(),
                 used,
                 lent,
-                limit: counter.limit,
+                limit: counter.limit(),
             });
         }
         Ok(lines)

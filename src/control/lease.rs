@@ -11,6 +11,7 @@ use crate::config::View;
 use crate::observe::cells::{Label, Service};
 use crate::reactor::clock::CoreClock;
 use crate::reactor::wake::Wake;
+use crate::store::board::Board;
 use crate::store::port::{Metadata, Renew, TakeService};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -29,6 +30,8 @@ pub struct Terms {
     tenure: Arc<Tenure>,
     term: Duration,
     metadata: ControlMetadata,
+    /// The backends' limits in force.
+    board: Arc<Board>,
     /// Jobs that this run holds, and as which incarnation it took them.
     held: RefCell<Vec<(Service, Incarnation)>>,
     /// Passes of exclusive jobs that are under way.
@@ -44,12 +47,13 @@ fn is_exclusive(service: Service) -> bool {
 }
 
 impl Terms {
-    pub fn new(view: &View, tenure: Arc<Tenure>, metadata: ControlMetadata) -> Rc<Self> {
+    pub fn new(view: &View, tenure: Arc<Tenure>, metadata: ControlMetadata, board: Arc<Board>) -> Rc<Self> {
         let term = view.write_path.lease;
         Rc::new(Self {
             tenure,
             term,
             metadata,
+            board,
             held: RefCell::default(),
             running: Cell::new(0),
             wait_told: Cell::new(false),
@@ -197,7 +201,9 @@ async fn register_anew(terms: &Terms, view: &View) -> anyhow::Result<bool> {
     while terms.running.get() > 0 && clock.tick().since(since) < PASSES_END_WITHIN {
         tokio::time::sleep(LOOK).await;
     }
-    let Ok(registered) = register_once(&terms.metadata, &register_change(view)?).await? else { return Ok(false) };
+    let Ok(registered) = register_once(&terms.metadata, &register_change(view, &terms.board)?).await? else {
+        return Ok(false);
+    };
     tracing::warn!(
         was = was.0,
         incarnation = registered.incarnation.0,

@@ -7,6 +7,7 @@ pub mod counters;
 pub mod drains;
 mod flush;
 pub mod lease;
+mod limits;
 pub mod metadata;
 pub mod mover;
 pub mod registry;

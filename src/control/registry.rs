@@ -1,6 +1,7 @@
 //! Keeps the registry of buckets and users current, and every core informed: the configuration file is read again on
-//! SIGHUP, stored buckets when a core has changed them or another instance may have.
+//! SIGHUP (limits too, see limits.rs), stored buckets when a core has changed them or another instance may have.
 
+use super::admin::Operations;
 use super::metadata::ControlMetadata;
 use crate::base::Failure;
 use crate::config::registry::{Bucket, Stored};
@@ -9,6 +10,7 @@ use crate::config::{self, Checked, Config, Registry};
 use crate::reactor::publication::{Heard, Publication};
 use crate::store::port::{Answer, BucketRow, Buckets, Metadata, Query};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::Signal;
 
@@ -35,6 +37,8 @@ pub struct Keeper {
     generation: Option<u64>,
     publication: Publication,
     heard: Heard,
+    /// Limits that the database has not been told yet.
+    limits_due: bool,
 }
 
 impl Keeper {
@@ -54,11 +58,13 @@ impl Keeper {
         warn_of_hidden(config, &stored);
         let (publication, heard) = Publication::new(registry(config, generation, &stored));
         let config = config.clone();
-        Ok((Self { file, config, metadata, stored, generation, publication: publication.clone(), heard }, publication))
+        let limits_due = false;
+        let own = publication.clone();
+        Ok((Self { file, config, metadata, stored, generation, publication: own, heard, limits_due }, publication))
     }
 
     /// Runs as long as the process.
-    pub async fn run(mut self, mut hangup: Signal) {
+    pub async fn run(mut self, mut hangup: Signal, operations: Arc<Operations>) {
         loop {
             let asked = tokio::select! {
                 _ = hangup.recv() => true,
@@ -66,6 +72,11 @@ impl Keeper {
                 () = tokio::time::sleep(LOOK_EVERY) => false,
             };
             let reloaded = asked && self.reload();
+            if reloaded {
+                operations.set_limits(&self.config).await;
+                self.limits_due = true;
+            }
+            self.tell_limits(&operations).await;
             let changed = self.look().await.unwrap_or_else(|failure| {
                 // The breaker and the log of the store say so too; the next look is soon.
                 tracing::debug!(%failure, "the stored buckets could not be read");
@@ -79,6 +90,18 @@ impl Keeper {
             if reloaded {
                 let (buckets, credentials) = (self.config.buckets.len(), self.config.credentials.len());
                 tracing::info!(buckets, credentials, "buckets and users are in force as configured");
+            }
+        }
+    }
+
+    async fn tell_limits(&mut self, operations: &Operations) {
+        if self.limits_due && !operations.readiness.is_degraded() {
+            match operations.tell_limits().await {
+                Ok(()) => {
+                    self.limits_due = false;
+                    tracing::info!("limits are in force as configured");
+                }
+                Err(failure) => tracing::debug!(%failure, "limits could not be told yet"),
             }
         }
     }

@@ -212,7 +212,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
 ) -> anyhow::Result<Works> {
     let mover_cells = Arc::new(CoreCells::new("mover", view.backends.iter().map(|backend| backend.name.clone())));
     let cores: Vec<_> = reactor_cells.iter().chain([&mover_cells]).cloned().collect();
-    let board = Arc::new(Board::new(view.backends.len()));
+    let board = Arc::new(Board::new(view.backends.iter().map(|one| one.quota_bytes)));
     let (cache, cache_writer) = LocationCache::new(view.location_cache.max_size_bytes, random()?);
     let (postbox, desk) = mailbox::channel();
     // Exact only where no other process writes.
@@ -225,10 +225,10 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         view: Arc::clone(view),
         cores: desk,
     })?;
-    let register = register_change(view)?;
+    let register = register_change(view, &board)?;
     let first = register_once(&metadata, &register).await?;
     let standing = Arc::new(standing_of(view));
-    let terms = Terms::new(view, Arc::clone(&tenure), metadata.clone());
+    let terms = Terms::new(view, Arc::clone(&tenure), metadata.clone(), Arc::clone(&board));
     let (cleanup, cleanup_woken) = wake::bell();
     let (replicate, replicate_woken) = wake::bell();
     let (borrow, borrow_woken) = wake::bell();
@@ -251,7 +251,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     }
     let shared = Shared {
         view: Arc::clone(view),
-        board,
+        board: Arc::clone(&board),
         standing: Arc::clone(&standing),
         tenure,
         database: Arc::clone(&database),
@@ -263,7 +263,6 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     let (keeper, publication) = Keeper::open(view, file, metadata.clone())
         .await
         .map_err(|failure| anyhow!("the stored buckets cannot be read: {failure}"))?;
-    tokio::task::spawn_local(keeper.run(hangup));
     let parts = CoreParts {
         shared,
         backends: BackendParts::open(view, &standing, &budgets).context("the backends")?,
@@ -282,6 +281,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     let (asks_in, asks) = mailbox::channel();
     let operations = Operations::new(
         Arc::clone(view),
+        board,
         standing,
         cores,
         desk_cells,
@@ -292,6 +292,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         Rings { cleanup, drain },
         || CoreClock::default().now(),
     );
+    tokio::task::spawn_local(keeper.run(hangup, Arc::clone(&operations)));
     if let Some(redis) = redis {
         let told = Arc::clone(&operations);
         tokio::task::spawn_local(redis.run(move || told.own_usage()));
@@ -426,10 +427,18 @@ pub fn postgres_options(of: &checked::Postgres) -> PostgresOptions {
     }
 }
 
-pub(super) fn register_change(view: &View) -> anyhow::Result<Register> {
-    let limit = |one: &checked::Backend| BackendLimit { name: one.name.clone(), bytes_limit: one.quota_bytes };
+/// `quota_bytes` as last read.
+pub(super) fn limits_in_force(view: &View, board: &Board) -> Vec<BackendLimit> {
+    let limit = |(index, one): (usize, &checked::Backend)| BackendLimit {
+        name: one.name.clone(),
+        bytes_limit: board.limit_bytes(index),
+    };
+    view.backends.iter().enumerate().map(limit).collect()
+}
+
+pub(super) fn register_change(view: &View, board: &Board) -> anyhow::Result<Register> {
     let deployment = format!("{:016x}{:016x}", random()?, random()?);
-    Ok(Register { deployment, backends: view.backends.iter().map(limit).collect() })
+    Ok(Register { deployment, backends: limits_in_force(view, board) })
 }
 
 /// This run of this instance becomes known; what former ones left is recovered. The inner failure: the database

@@ -40,7 +40,7 @@ fn placement_facts<P: Ports>(ports: &P, index: usize, size: u64) -> BackendFacts
     let spend = Spend { ingress: size, ..Spend::call(BackendCall::Put) };
     BackendFacts {
         used_bytes: ports.board().charged_bytes(index),
-        limit_bytes: backend.quota_bytes,
+        limit_bytes: ports.board().limit_bytes(index),
         // A backend whose marker was not seen takes nothing, like one that is being emptied.
         draining: standing.draining(index) || !standing.usable(index),
         affordable: ports.budgets().has_room(index, &spend),
@@ -52,7 +52,7 @@ fn placement_facts<P: Ports>(ports: &P, index: usize, size: u64) -> BackendFacts
 
 /// Whether a blob of this size seems to fit, by what was charged at the last batch. Only the store's transaction decides.
 pub fn may_fit<P: Ports>(ports: &P, backend: &BackendName, size: u64) -> bool {
-    ports.view().backend_index(backend).is_some_and(|index| match ports.view().backends[index].quota_bytes {
+    ports.view().backend_index(backend).is_some_and(|index| match ports.board().limit_bytes(index) {
         0 => true,
         limit => ports.board().charged_bytes(index).saturating_add(size) <= limit,
     })

@@ -3,7 +3,7 @@
 //! Handlers and workers make them, the desk gathers them into batches, a `MetadataStore` runs a batch as one transaction.
 //! A refusal is an outcome, not an error, so it cannot fail its neighbours. Nothing here knows a database.
 
-use super::operator::{Adopt, Adopted, DropCopy, Dropped, FinishDrain, Requeue, SetRestored, WriteOff};
+use super::operator::{Adopt, Adopted, DropCopy, Dropped, FinishDrain, Requeue, SetLimits, SetRestored, WriteOff};
 use super::query::BucketRow;
 use super::record::{BackendFacts, BlobAt, ObjectRecord, PartRecord};
 use crate::base::{
@@ -669,6 +669,7 @@ macro_rules! steps {
 
 steps! {
     Register -> Registered,
+    SetLimits -> Done,
     Renew -> Renewed,
     TakeService -> Done,
     BeginWrite -> Begun,
@@ -724,7 +725,8 @@ impl Change {
         }
         match self {
             // A bucket ends for all of its keys, and both are rare.
-            Self::Register(_) | Self::CreateBucket(_) | Self::DeleteBucket(_) => [Some(Subject::Everything), None],
+            Self::Register(_) | Self::SetLimits(_) => [Some(Subject::Everything), None],
+            Self::CreateBucket(_) | Self::DeleteBucket(_) => [Some(Subject::Everything), None],
             Self::Renew(_) | Self::TakeService(_) | Self::LeaseBudgets(_) => [Some(Subject::Everything), None],
             Self::BeginWrite(one) => [key(&one.bucket, &one.key), None],
             Self::CommitWrite(one) => [key(&one.bucket, &one.key), None],

@@ -3,6 +3,7 @@
 //! Each is one transaction like every other change (change.rs); handlers never make them. Made by the workers and by the
 //! admin API.
 
+use super::change::BackendLimit;
 use super::record::ObjectRecord;
 use crate::base::{BackendName, BlobId, BucketName, Nonce, ObjectKey, Version};
 
@@ -90,6 +91,13 @@ pub enum Adopted {
     Known,
     /// Nothing was changed: the key is in use and it cannot be said which is newer. Its bytes are left alone.
     Unclear,
+}
+
+/// The limits of backends, as the configuration has them now (`quota_bytes`). A lower one than what is charged lets nothing more be
+/// charged; backends that no row knows are passed over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SetLimits {
+    pub backends: Vec<BackendLimit>,
 }
 
 /// The database was restored from a backup, so it may not know of what happened since: until this is taken back (`sync` has

@@ -6,9 +6,9 @@
 
 use crate::backend::budget::{Budgets, Counter};
 use crate::base::{Failure, Incarnation, Timestamp};
-use crate::policy::usage::next_slice;
+use crate::policy::usage::{Budget, next_slice};
 use crate::proto::date;
-use crate::store::port::{BudgetAsk, BudgetLease, LeaseBudgets, Metadata};
+use crate::store::port::{BudgetAsk, BudgetLease, LeaseBudgets, Metadata, Usage};
 use std::sync::Arc;
 
 /// The smallest slices, and the largest as a part of the limit.
@@ -49,13 +49,30 @@ struct Ledger {
 
 impl Lender {
     pub fn new(budgets: Arc<Budgets>, now: Timestamp) -> Self {
-        let ledgers = budgets.counters().map(|_| Ledger::default()).collect();
+        let ledgers = budgets.every_counter().map(|_| Ledger::default()).collect();
         Self { budgets, period: date::month(now), ledgers }
     }
 
     /// Whether any backend has a budget.
     pub fn has_work(&self) -> bool {
-        !self.ledgers.is_empty()
+        self.budgets.counters().next().is_some()
+    }
+
+    /// These limits hold from now on, one budget per backend; false for a backend whose pools are others than from the start:
+    /// nothing is changed for it. What was used without a limit counts: `used`, which is asked for afterwards, says what this
+    /// instance has used of the backends this month.
+    pub fn set_limits(&mut self, budgets: &[Budget], now: Timestamp, used: impl FnOnce() -> Vec<Usage>) -> Vec<bool> {
+        self.turn_with(now);
+        let changed: Vec<_> = (0..).zip(budgets).map(|(backend, one)| self.budgets.set_limits(backend, one)).collect();
+        let used = used();
+        let counters: Vec<&Counter> = self.budgets.every_counter().collect();
+        for ((switched_on, start), used) in changed.iter().zip(self.budgets.starts()).zip(&used) {
+            for place in switched_on.iter().flatten().map(|place| start + place) {
+                let held = counters[place].of_usage(used);
+                self.ledgers[place] = Ledger { held, ..Ledger::default() };
+            }
+        }
+        changed.iter().map(Option::is_some).collect()
     }
 
     /// Every budget of every backend.
@@ -78,7 +95,7 @@ impl Lender {
     ) -> Result<(), Failure> {
         self.turn_with(now);
         let (budgets, ledgers) = (Arc::clone(&self.budgets), &mut self.ledgers);
-        let counters = || budgets.counters();
+        let counters = || budgets.every_counter();
         let wants: Vec<_> =
             counters().zip(ledgers).map(|(counter, ledger)| ledger.ask(counter, &budgets, occasion, now)).collect();
         if wants.iter().all(Option::is_none) {
@@ -119,16 +136,23 @@ impl Lender {
     /// Whether so much of any limit is used that usage should be told more often.
     pub fn is_near(&self, near: impl Fn(u64, u64) -> bool) -> bool {
         let mut counters = self.budgets.counters();
-        counters.any(|counter| counter.limit > 0 && near(counter.limit.saturating_sub(counter.free()), counter.limit))
+        counters.any(|counter| {
+            let limit = counter.limit();
+            limit > 0 && near(limit.saturating_sub(counter.free()), limit)
+        })
     }
 }
 
 impl Ledger {
     /// None: nothing to ask for.
     fn ask(&mut self, counter: &Counter, budgets: &Budgets, occasion: Occasion, now: Timestamp) -> Option<BudgetAsk> {
+        if !counter.is_on() {
+            return None;
+        }
+        let limit = counter.limit();
         let (least, waiting) = counter.take_wants();
         let overdrawn = u64::try_from(-counter.left(budgets).min(0)).unwrap_or(0);
-        if overdrawn > 0 && counter.limit > 0 {
+        if overdrawn > 0 && limit > 0 {
             // Deletes and the like: spent, and now held.
             counter.lend(budgets, overdrawn);
             self.held += overdrawn;
@@ -138,7 +162,7 @@ impl Ledger {
         if occasion == Occasion::Regular {
             self.spent_then = Some(spent);
         }
-        let is_scarce = counter.free() < counter.limit / SCARCE;
+        let is_scarce = counter.free() < limit / SCARCE;
         if occasion == Occasion::End || (is_idle && is_scarce) {
             self.held -= counter.take_rest(budgets);
         }
@@ -151,14 +175,14 @@ impl Ledger {
         }
         if in_advance {
             let since = self.asked.map(|asked| now.since(asked));
-            self.slice = next_slice(self.slice, since, min, counter.limit / SLICE_OF_LIMIT);
+            self.slice = next_slice(self.slice, since, min, limit / SLICE_OF_LIMIT);
             self.asked = Some(now);
         }
         let used = self.spent(counter, budgets);
         Some(BudgetAsk {
             backend: counter.backend.clone(),
             counter: counter.name.clone(),
-            limit: counter.limit,
+            limit,
             holds: self.held.max(used),
             used,
             // What is left of the lease is theirs, too.
@@ -175,7 +199,7 @@ impl Ledger {
     }
 
     fn take(&mut self, counter: &Counter, budgets: &Budgets, lease: BudgetLease) {
-        if counter.limit == 0 {
+        if counter.limit() == 0 {
             return counter.answered(0, i64::MIN);
         }
         // What it held was all that any core could take; the answer is never less.

@@ -65,7 +65,7 @@ fn surplus<'l, P: Ports>(ports: &P, located: &'l Located, counted: &[BackendName
     let mut copies: Vec<&BlobAt> = located.blobs.iter().filter(|blob| counted.contains(&blob.backend)).collect();
     let share = |blob: &BlobAt| {
         let index = placing::index_of(ports, &blob.backend);
-        match ports.view().backends[index].quota_bytes {
+        match ports.board().limit_bytes(index) {
             0 => 0,
             limit => u128::from(ports.board().charged_bytes(index)) * 1_000_000 / u128::from(limit),
         }

@@ -1,7 +1,13 @@
 """Monthly limits of backends: what the backend itself counts is never more than the limit (I6)."""
 
+import collections
 import contextlib
+import pathlib
+import shutil
+import signal
+import sqlite3
 import threading
+import time
 
 import harness
 import lean
@@ -189,3 +195,144 @@ def leave_midway(server, key):
         connection.send(client.signed("GET", harness.BUCKET, key).head())
         assert connection.head()[0] == 200
         connection.sock.recv(100_000)
+
+
+def calls_of(backend):
+    """What the stub was asked for, as its provider would count it."""
+    with backend.lock:
+        asked = list(backend.requests)
+    named = {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
+    return collections.Counter("ListObjects" if (method, name) == ("GET", "") else named[method] for method, name in asked)
+
+
+def pool(server, name):
+    return server.metric("s3o_usage_pool_requests", pool=name)
+
+
+def test_a_call_counts_in_every_pool_that_names_it_and_unmetered_ones_in_none(place, backend):
+    pools = [
+        {"name": "most", "operations": ["*"], "limit": 400},
+        {"name": "puts", "operations": ["PutObject"], "limit": 60},
+        {"name": "changes", "operations": ["PutObject", "DeleteObject"], "limit": 0},
+    ]
+    settings = {"cleanup_queue": {"interval": "50ms", "grace": "0s"}}
+    with server_of(place, "pools", [backend.backend("cloud", request_limits=pools, unmetered=["GetObject"])], **settings) as server:
+        with server.client() as client:
+            stored = [key for key in map(str, range(80)) if put(client, key) == 200]
+            assert len(stored) == 60 - asked_probes(backend) and calls_of(backend)["PutObject"] == 60
+            assert [get(client, key) for key in stored * 8] == [200] * (8 * len(stored)), "what is unmetered is never refused"
+            for key in stored:
+                assert client.delete(harness.BUCKET, key).status == 204
+            server.wait_cleaned()
+            assert put(client, "more") == 507, "a delete gives no request back"
+
+        def are_told():
+            calls = calls_of(backend)
+            del calls["GetObject"]
+            want = {"most": calls.total(), "puts": 60, "changes": 60 + calls["DeleteObject"]}
+            return {name: pool(server, name) for name in want} == want
+
+        harness.wait_for("each pool has what the stub was asked for", are_told)
+        assert calls_of(backend)["DeleteObject"] >= len(stored)
+
+
+def told_usage(server, backend):
+    """What the database of a running server has of it, without asking the server, which would tell it."""
+    query = "SELECT coalesce(max(value), 0) AS value FROM usage WHERE backend = 'cloud' AND counter = 'api_requests'"
+    return harness.rows(server.database, query)[0]["value"] == calls_of(backend).total()
+
+
+def test_usage_is_told_more_often_near_a_limit(place, backend):
+    flush = {"interval": "1h", "adaptive_enabled": True, "adaptive_threshold": 0.5, "fast_interval": "100ms"}
+    pools = [{"name": "puts", "operations": ["PutObject"], "limit": 1000}]
+    with server_of(place, "adaptive", [backend.backend("cloud", request_limits=pools)], usage_flush=flush) as server:
+        with server.client() as client:
+            for i in range(50):
+                assert put(client, f"few{i}") == 200
+            time.sleep(2)
+            assert not told_usage(server, backend), "an hour has not passed"
+            for i in range(500):
+                assert put(client, f"many{i}") == 200
+            harness.wait_for("half of the limit is used", lambda: told_usage(server, backend))
+            # By SIGHUP the same: far from the limit again, and then every 100 ms whatever is used.
+            reload(server, lambda of: of["request_limits"][0].update(limit=100_000))
+            assert put(client, "one more") == 200
+            time.sleep(2)
+            assert not told_usage(server, backend)
+            server.config["usage_flush"] = {"interval": "100ms"}
+            reload(server, lambda of: None)
+            harness.wait_for("the interval is short", lambda: told_usage(server, backend))
+
+
+def reload(server, change, said="limits are in force as configured"):
+    """Changes the first backend in the configuration, and waits until the process says so."""
+    change(server.config["backends"][0])
+    server.write_config()
+    before = server.log.read_text().count(said)
+    server.process.child.send_signal(signal.SIGHUP)
+    harness.wait_for("the file to be read", lambda: server.log.read_text().count(said) > before)
+
+
+def test_limits_change_by_sighup(place, backend):
+    pools = [{"name": "puts", "operations": ["PutObject"], "limit": 40}]
+    with server_of(place, "sighup", [backend.backend("cloud", request_limits=pools, quota_bytes=20_000)]) as server:
+        with server.client() as client:
+
+            def put_all(name):
+                """Until one is refused; how many the backend has had in all."""
+                while (status := put(client, name)) == 200:
+                    pass
+                assert status == 507
+                return asked(backend, "PUT") + asked_probes(backend)
+
+            assert put_all("a") == 40
+            reload(server, lambda of: of["request_limits"][0].update(limit=70))
+            assert server.metric("s3o_usage_pool_limit", pool="puts") == 70
+            assert put_all("b") == 70
+            reload(server, lambda of: of["request_limits"][0].update(limit=50))
+            assert put_all("c") == 70
+            reload(server, lambda of: (of["request_limits"][0].update(limit=100_000), of.update(quota_bytes=1_000)))
+            assert server.backend_status("cloud")["bytes_limit"] == 1_000
+            assert put(client, "d", 1_001) == 507
+            reload(server, lambda of: of.update(quota_bytes=1_000_000))
+            assert put(client, "d", 900_000) == 200 and put(client, "e", 900_000) == 507
+            # A limit where there was none: what the month has had of it counts.
+            for _ in range(3):
+                assert client.get(harness.BUCKET, "d").status == 200
+            used = server.backend_status("cloud")["egress_bytes"]
+            assert used >= 3 * 900_000
+            reload(server, lambda of: of.update(egress_byte_limit=used + 2 * 900_000 + 10))
+            assert [client.get(harness.BUCKET, "d").status for _ in range(3)] == [200, 200, 429]
+            reload(server, lambda of: of.update(egress_byte_limit=used + 3 * 900_000))
+            assert [client.get(harness.BUCKET, "d").status for _ in range(2)] == [200, 429]
+            reload(server, lambda of: of.pop("egress_byte_limit"))
+            assert client.get(harness.BUCKET, "d").status == 200
+            # Which pools there are waits for a restart, and the log says so.
+            reload(server, lambda of: of["request_limits"][0].update(name="others"))
+            log = [line for line in server.lines() if line.get("level") == "WARN"]
+            assert any(line.get("key") == "backends[0].request_limits[0].name" for line in log), log
+            assert not any("limit" in line.get("key", "").rpartition(".")[2] for line in log), log
+
+
+def test_after_a_restored_backup_what_is_not_known_counts_as_spent(place, backend):
+    folder = place / "restored"
+    with server_of(place, "restored", [backend.backend("cloud", request_limits=PUTS)]) as server:
+        with server.client() as client:
+            assert {put(client, f"before{i}") for i in range(20)} == {200}
+            with contextlib.closing(sqlite3.connect(server.database)) as source, sqlite3.connect(folder / "backup.db") as target:
+                source.backup(target)
+            assert {put(client, f"after{i}") for i in range(30)} == {200}
+        server.stop()
+        for ending in ("", "-wal", "-shm"):
+            pathlib.Path(f"{server.database}{ending}").unlink(missing_ok=True)
+        shutil.copy(folder / "backup.db", server.database)
+        server.start()
+        assert server.status()["restored"]
+        had = asked(backend, "PUT") + asked_probes(backend)
+        with server.client() as client:
+            assert put(client, "more") == 507, "how much was spent after the backup is not known"
+            budget = budget_of(server, "pool:puts")
+            assert budget["lent"] == 500 and budget["used"] <= had, budget
+            reload(server, lambda of: of["request_limits"][0].update(limit=510))
+            statuses = [put(client, f"more{i}") for i in range(11)]
+            assert statuses == [200] * 10 + [507], "what the operator adds"

@@ -82,7 +82,7 @@ impl Instance {
         world.last_incarnation.set(Some(registered.incarnation));
 
         let names: Vec<BackendName> = world.backends.iter().map(|backend| backend.name.clone()).collect();
-        let board = Arc::new(Board::new(names.len()));
+        let board = Arc::new(Board::new(world.view.backends.iter().map(|one| one.quota_bytes)));
         desk.show_on(board.clone(), names.clone());
         let standing = Arc::new(Standing::new(names.len()));
         for backend in &world.backends {

@@ -38,7 +38,7 @@ fn requests(limit: u64) -> Budget {
 const GET: Spend = Spend { call: Some(BackendCall::Get), egress: 0, ingress: 0 };
 
 /// Admits with a lender that never answers.
-fn admit(budgets: &Budgets, spend: &Spend) -> Result<Month, Denied> {
+fn admit(budgets: &Budgets, spend: &Spend) -> Result<Taken, Denied> {
     let clock = Sleeper(Cell::new(0), || {});
     match pin!(budgets.admit(&clock, 1, spend)).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(admitted) => admitted,

@@ -19,32 +19,39 @@ pub(super) struct Account {
     pub(super) index: usize,
     pub(super) name: Rc<str>,
     health: Rc<Health>,
-    /// None: the backend has no budget, and nothing is asked.
-    budgets: Option<Arc<Budgets>>,
+    budgets: Arc<Budgets>,
 }
 
 impl Account {
     pub(super) fn new(core: &Rc<Core>, health: &Rc<Health>, budgets: &Arc<Budgets>, index: usize, name: &str) -> Self {
-        let budgets = budgets.is_metered(index).then(|| Arc::clone(budgets));
-        Self { core: Rc::clone(core), index, name: name.into(), health: Rc::clone(health), budgets }
+        Self {
+            core: Rc::clone(core),
+            index,
+            name: name.into(),
+            health: Rc::clone(health),
+            budgets: Arc::clone(budgets),
+        }
     }
 
     /// Takes what a call needs from the backend's budget; a call that is never refused is counted. Not to be sent if it
     /// fails. Cancel: safe, nothing is taken.
     pub(super) async fn pay(&self, spend: Spend, is_exempt: bool) -> Result<Option<Charge>, Failure> {
-        let Some(budgets) = &self.budgets else { return Ok(None) };
-        let month = if is_exempt {
+        let budgets = &self.budgets;
+        if !budgets.is_metered(self.index) {
+            return Ok(None);
+        }
+        let taken = if is_exempt {
             budgets.charge(self.index, &spend)
         } else {
             match budgets.admit_now(self.index, &spend) {
-                Some(month) => month,
+                Some(taken) => taken,
                 // Boxed, since hardly any call waits.
                 None => Box::pin(budgets.admit(&*self.core.clock, self.index, &spend))
                     .await
                     .map_err(|denied| self.denied(denied, &spend))?,
             }
         };
-        Ok(Some(Charge::new(budgets, self.index, month, spend)))
+        Ok(Some(Charge::new(budgets, self.index, taken, spend)))
     }
 
     fn denied(&self, denied: Denied, spend: &Spend) -> Failure {

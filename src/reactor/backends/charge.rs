@@ -1,6 +1,6 @@
 //! What a call has taken from its backend's budget and not used yet: given back when nobody holds it any more.
 
-use crate::backend::budget::{Budgets, Month, Spend};
+use crate::backend::budget::{Budgets, Spend, Taken};
 use std::sync::Arc;
 
 /// After a failure so much more of a body may have left than the relay has counted (one pipe, or one buffer).
@@ -9,16 +9,16 @@ const UNCOUNTED_BYTES_MAX: u64 = 1024 * 1024;
 pub(super) struct Charge {
     budgets: Arc<Budgets>,
     backend: usize,
-    month: Month,
+    taken: Taken,
     rest: Spend,
     /// Of the rest of an outgoing body, this much may be on its way.
     uncounted: u64,
 }
 
 impl Charge {
-    /// `rest` was taken from this month's lease.
-    pub(super) fn new(budgets: &Arc<Budgets>, backend: usize, month: Month, rest: Spend) -> Self {
-        Self { budgets: Arc::clone(budgets), backend, month, rest, uncounted: 0 }
+    /// `rest` was taken then.
+    pub(super) fn new(budgets: &Arc<Budgets>, backend: usize, taken: Taken, rest: Spend) -> Self {
+        Self { budgets: Arc::clone(budgets), backend, taken, rest, uncounted: 0 }
     }
 
     /// The request, with a body that is in hand, is on its way: nothing comes back.
@@ -42,6 +42,6 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         let ingress = self.rest.ingress.saturating_sub(self.uncounted);
-        self.budgets.give_back(self.backend, self.month, &Spend { ingress, ..self.rest });
+        self.budgets.give_back(self.backend, self.taken, &Spend { ingress, ..self.rest });
     }
 }

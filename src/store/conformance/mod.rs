@@ -329,7 +329,7 @@ macro_rules! conforms {
                 buckets: [buckets_come_and_go, users_own_so_many, a_bucket_with_something_in_it_stays,
                     writes_see_the_end_of_their_bucket],
                 quota: [the_first_that_fits, never_above_the_limit, displaced_bytes_make_room,
-                    what_was_charged_stays_charged, limits_may_change, draining_backends_take_nothing,
+                    what_was_charged_stays_charged, limits_may_change, limits_change_while_a_run_goes_on, draining_backends_take_nothing,
                     vanished_backends_are_told],
                 cleanup: [grace_and_settle, a_late_answer_to_an_early_delete, failures_back_off_until_dead,
                     only_doomed_blobs_end],

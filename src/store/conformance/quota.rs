@@ -110,6 +110,28 @@ pub(super) fn limits_may_change<S: MetadataStore>(bench: &Bench<S>) {
     assert_eq!(begin_on(bench, "x", 1, &["b"]), Err(Refusal::NoSpace), "5 000 may still appear there");
 }
 
+pub(super) fn limits_change_while_a_run_goes_on<S: MetadataStore>(bench: &Bench<S>) {
+    let set = |limits: &[(&str, u64)]| {
+        let limit = |&(backend, bytes_limit): &(&str, u64)| BackendLimit { name: name(backend), bytes_limit };
+        bench.step(SetLimits { backends: limits.iter().map(limit).collect() }).expect("never refused");
+    };
+    bench.put("k", 500);
+    let under_way = bench.begin("l", 300);
+    set(&[("a", 700), ("b", 0), ("c", 100), ("nowhere", 5)]);
+    assert_eq!(begin_on(bench, "x", 1, &["a"]), Err(Refusal::NoSpace), "below what is charged");
+    assert!(bench.commit("l", &under_way).is_ok(), "what was begun is finished");
+    assert!(begin_on(bench, "x", 5_000, &["b"]).is_ok());
+    assert_eq!(begin_on(bench, "x", 101, &["c"]), Err(Refusal::NoSpace));
+    set(&[("a", 900), ("b", 5_001)]);
+    assert_eq!(begin_on(bench, "x", 101, &["a"]), Err(Refusal::NoSpace));
+    assert!(begin_on(bench, "x", 100, &["a"]).is_ok());
+    assert!(begin_on(bench, "x", 1, &["b"]).is_ok());
+    assert_eq!(begin_on(bench, "x", 1, &["b"]), Err(Refusal::NoSpace));
+    assert!(begin_on(bench, "x", 100, &["c"]).is_ok(), "of c nothing was said the second time");
+    let limits: Vec<_> = bench.audit().into_iter().map(|one| (one.name, one.bytes_limit)).collect();
+    assert_eq!(limits, [("a".to_owned(), 900), ("b".to_owned(), 5_001), ("c".to_owned(), 100)]);
+}
+
 pub(super) fn draining_backends_take_nothing<S: MetadataStore>(bench: &Bench<S>) {
     let before = bench.begin("k", 1);
     bench.step(SetDraining { backend: name("a"), draining: true }).expect("a is known");

@@ -240,14 +240,19 @@ impl Known {
                 CleanupDone { blob: due.blob.id, found: due.found }.into()
             }
             52 => CleanupFailed { blob: recent(&self.due, x)?.blob.id, error: format!("e{y}") }.into(),
-            53 if x.is_multiple_of(4) => {
+            53 if x.is_multiple_of(2) => {
                 let limits = [("a", [1000, 700, 0, 1500]), ("b", [1000, 1000, 300, 0]), ("c", [0, 0, 5000, 0])];
                 let configured = limits.iter().enumerate().filter(|(i, _)| y / 4 % 7 != *i as u16);
                 let limit = |(_, (backend, limits)): (usize, &(&str, [u64; 4]))| BackendLimit {
                     name: name(backend),
                     bytes_limit: limits[usize::from(y % 4)],
                 };
-                Register { deployment: format!("d{x}"), backends: configured.map(limit).collect() }.into()
+                let backends = configured.map(limit).collect();
+                if x.is_multiple_of(4) {
+                    Register { deployment: format!("d{x}"), backends }.into()
+                } else {
+                    SetLimits { backends }.into()
+                }
             }
             54 => SetDraining { backend: name(pick(&BACKENDS, x)?), draining: y.is_multiple_of(8) }.into(),
             55 => {

@@ -163,7 +163,7 @@ fn with_desk_and<F: Future<Output = ()>>(
     let locations = locations(writer);
     let exact = matches!(locations, Locations::Exact(_));
     let desk = Rc::new(Desk::new(store, SleepyClock(clock.clone()), CountingDice(Cell::new(0)), limits, locations));
-    let board = Arc::new(Board::new(1));
+    let board = Arc::new(Board::new([0]));
     desk.show_on(board.clone(), vec![name("a")]);
     let (meta, inbox) = local(Some(cache.clone()));
     let meta = if exact { meta } else { meta.remembering() };
@@ -589,7 +589,7 @@ fn too_much_is_refused_but_ends_never_are() {
 fn a_new_board_shows_what_was_charged_before() {
     with_desk(DeskLimits::default(), |office| async move {
         office.put("k").await;
-        let board = Arc::new(Board::new(2));
+        let board = Arc::new(Board::new([0, 0]));
         office.desk.show_on(board.clone(), vec![name("new"), name("a")]);
         assert_eq!((board.charged_bytes(0), board.charged_bytes(1)), (0, 10));
         office.put("l").await;

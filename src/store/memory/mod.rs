@@ -70,6 +70,7 @@ impl Tables {
     pub(in crate::store) fn carry_out(&mut self, now: Timestamp, change: Change) -> Outcome {
         match change {
             Change::Register(one) => Outcome::Register(Ok(self.register(now, one))),
+            Change::SetLimits(one) => Outcome::SetLimits(Ok(self.set_limits(one))),
             Change::Renew(one) => Outcome::Renew(self.must_live(one.incarnation).map(|()| Renewed::default())),
             Change::TakeService(one) => Outcome::TakeService(self.must_live(one.incarnation).map(|()| Done)),
             Change::BeginWrite(one) => Outcome::BeginWrite(self.begin_write(now, one)),

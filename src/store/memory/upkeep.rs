@@ -2,7 +2,7 @@
 
 use super::super::port::{
     CleanupDone, CleanupFailed, CleanupFailedOutcome, Done, RecordFacts, RecordUsage, Refusal, Register, Registered,
-    SetDraining, UploadState, WRITER_GONE,
+    SetDraining, SetLimits, UploadState, WRITER_GONE,
 };
 use super::super::record::BlobState;
 use super::super::rules::{BATCH_KEPT, FORGET_UPLOADS_MAX, UPLOAD_KEPT, oldest_leases};
@@ -41,6 +41,17 @@ impl Tables {
                 .map(|name| (name.clone(), self.live_blobs_on(name)))
                 .collect(),
         }
+    }
+
+    pub(super) fn set_limits(&mut self, set: SetLimits) -> Done {
+        for one in set.backends {
+            if let Some(backend) = self.backends.get_mut(&one.name) {
+                backend.bytes_limit = one.bytes_limit;
+            }
+        }
+        self.take_over_shares();
+        self.touched = self.backends.keys().cloned().collect();
+        Done
     }
 
     /// Here, the last one registered proves that no other lives.

@@ -123,6 +123,7 @@ impl Footprint {
             }
             // Backends are always loaded; the others have statements of their own.
             Change::Register(_)
+            | Change::SetLimits(_)
             | Change::CreateBucket(_)
             | Change::DeleteBucket(_)
             | Change::Renew(_)

@@ -116,6 +116,7 @@ impl MetadataStore for PostgresStore {
     async fn apply(&self, id: BatchId, changes: Arc<[Change]>) -> Result<Applied, ApplyError> {
         match &changes[..] {
             [Change::Register(register)] => self.register(id, register).await,
+            [Change::SetLimits(set)] => self.set_limits(id, set).await,
             [Change::CreateBucket(create)] => self.create_bucket(id, create).await,
             [Change::LeaseBudgets(lease)] => self.lease_budgets(id, lease).await,
             [Change::DeleteBucket(delete)] => self.delete_bucket(id, delete).await,

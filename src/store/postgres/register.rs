@@ -3,7 +3,7 @@
 //! Other instances live: nothing of theirs is touched here. A former run of this same process is over, and what it left is
 //! given up as that of a dead one would be.
 
-use super::super::port::{Applied, ApplyError, BatchId, Outcome, Register, Registered};
+use super::super::port::{Applied, ApplyError, BackendLimit, BatchId, Done, Outcome, Register, Registered, SetLimits};
 use super::alone::one;
 use super::batch::read_charges;
 use super::faults::failure;
@@ -32,6 +32,11 @@ static FORGET_BACKENDS: Sql = sql!(
 static BACKENDS: Sql = sql!(
     "INSERT INTO backends (name, bytes_limit) SELECT * FROM unnest($1, $2)
      ON CONFLICT (name) DO UPDATE SET bytes_limit = excluded.bytes_limit",
+    TEXT_ARRAY,
+    INT8_ARRAY
+);
+static LIMITS: Sql = sql!(
+    "UPDATE backends b SET bytes_limit = new.bytes_limit FROM unnest($1, $2) AS new (name, bytes_limit) WHERE b.name = new.name",
     TEXT_ARRAY,
     INT8_ARRAY
 );
@@ -126,19 +131,46 @@ impl PostgresStore {
     }
 }
 
+impl PostgresStore {
+    /// Cancel: NOT safe.
+    pub(super) async fn set_limits(&self, id: BatchId, set: &SetLimits) -> Result<Applied, ApplyError> {
+        let mut charged = Vec::new();
+        let applied = self.alone(id, async |session| {
+            self.begin_alone(session, id).await?;
+            let (names, limits) = columns_of(&set.backends);
+            session.query(&LOCK_BACKENDS, &[]).await.blamed()?;
+            session.query(&LIMITS, &[&names, &limits]).await.blamed()?;
+            share_out(session, self.incarnation.get()).await?;
+            charged = read_charges(&session.query(&CHARGED, &[]).await.blamed()?);
+            Ok(Outcome::SetLimits(Ok(Done)))
+        });
+        let applied = applied.await?;
+        Ok(Applied { charged, ..applied })
+    }
+}
+
+fn columns_of(backends: &[BackendLimit]) -> (Vec<&str>, Vec<i64>) {
+    let limit = |one: &BackendLimit| i64::try_from(one.bytes_limit).unwrap_or(i64::MAX);
+    (backends.iter().map(|one| one.name.as_str()).collect(), backends.iter().map(limit).collect())
+}
+
+/// Brings what is granted within the limits; the backends' rows are locked.
+async fn share_out(session: &Session, incarnation: Incarnation) -> Result<(), Failure> {
+    session.query(&GRANTS, &[]).await.blamed()?;
+    session.query(&OWED, &[&incarnation.0]).await.blamed()?;
+    Ok(())
+}
+
 type Told = (Vec<(BackendName, super::super::record::BackendFacts)>, Vec<BackendName>, Vec<(BackendName, u64)>);
 
 /// The backends as the configuration has them.
 async fn limits(session: &Session, incarnation: Incarnation, register: &Register) -> Result<Told, Failure> {
-    let names: Vec<&str> = register.backends.iter().map(|one| one.name.as_str()).collect();
-    let limits: Vec<i64> =
-        register.backends.iter().map(|one| i64::try_from(one.bytes_limit).unwrap_or(i64::MAX)).collect();
+    let (names, limits) = columns_of(&register.backends);
     // The lock first: who adds a blob on a backend holds it until its row can be seen.
     session.query(&LOCK_BACKENDS, &[]).await.blamed()?;
     session.query(&FORGET_BACKENDS, &[&names]).await.blamed()?;
     session.query(&BACKENDS, &[&names, &limits]).await.blamed()?;
-    session.query(&GRANTS, &[]).await.blamed()?;
-    session.query(&OWED, &[&incarnation.0]).await.blamed()?;
+    share_out(session, incarnation).await?;
     let (mut facts, mut draining, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     for row in &session.query(&FACTS, &[&names]).await.blamed()? {
         let mut columns = Columns::of(row);

@@ -119,6 +119,7 @@ impl Transaction<'_> {
         }
         Ok(match change {
             Change::Register(one) => settle!(Register, self.register(one)),
+            Change::SetLimits(one) => settle!(SetLimits, self.set_limits(one)),
             Change::Renew(one) => settle!(Renew, self.must_live(one.incarnation).map(|()| Renewed::default())),
             Change::TakeService(one) => settle!(TakeService, self.must_live(one.incarnation).map(|()| Done)),
             Change::BeginWrite(one) => settle!(BeginWrite, self.begin_write(one)),

@@ -2,7 +2,7 @@
 
 use super::super::port::{
     CleanupDone, CleanupFailed, CleanupFailedOutcome, Done, RecordFacts, RecordUsage, Refusal, Register, Registered,
-    SetDraining, WRITER_GONE,
+    SetDraining, SetLimits, WRITER_GONE,
 };
 use super::super::record::{BackendFacts, BlobState};
 use super::super::rules::{FORGET_UPLOADS_MAX, UPLOAD_KEPT, oldest_leases};
@@ -43,6 +43,16 @@ impl Transaction<'_> {
             draining,
             unknown_backends: self.unknown_backends(&configured)?,
         })
+    }
+
+    pub(super) fn set_limits(&mut self, set: &SetLimits) -> Step<Done> {
+        self.ledger.write(self.conn)?;
+        for one in &set.backends {
+            let limit = i64::try_from(one.bytes_limit).unwrap_or(i64::MAX);
+            self.execute("UPDATE backends SET bytes_limit = ?2 WHERE name = ?1", params![one.name.as_str(), limit])?;
+        }
+        self.take_over_shares(self.ledger.incarnation)?;
+        Ok(Done)
     }
 
     /// Nobody else lives: what others had reserved is doomed, and may still appear. Answers how many blobs that were.

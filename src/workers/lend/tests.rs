@@ -7,7 +7,7 @@ use crate::policy::usage::{BackendCall, Budget, CallSet, RequestPool};
 use crate::store::conformance::{TestClock, wait_for};
 use crate::store::direct::Direct;
 use crate::store::memory::MemoryStore;
-use crate::store::port::{Answer, BackendLimit, Change, Outcome, Query, Register, Rules};
+use crate::store::port::{Answer, BackendLimit, Change, Outcome, Query, Register, Rules, Usage};
 use crate::store::record::Located;
 use std::cell::Cell;
 use std::time::Duration;
@@ -198,6 +198,75 @@ fn deletes_are_counted_beyond_the_lease() {
         bench.run(instance, Occasion::End);
     }
     assert_eq!(bench.books(), (101, 101), "a delete may go beyond the limit, and is counted");
+}
+
+/// What `set_limits` is told that this instance has used before.
+fn used(api_requests: u64) -> impl FnOnce() -> Vec<Usage> {
+    move || vec![Usage { api_requests, ..Usage::default() }]
+}
+
+#[test]
+fn a_limit_that_is_raised_lends_what_it_adds_and_a_lower_one_nothing_more() {
+    let bench = Bench::new();
+    let mut one = bench.boot(50);
+    assert_eq!(bench.spend_all(&mut one), 50);
+    let pool = |limit| Budget {
+        pools: vec![RequestPool { name: "all".into(), calls: CallSet::ALL, limit }],
+        ..Budget::default()
+    };
+    assert_eq!(one.lender.set_limits(&[pool(80)], bench.clock.now(), used(50)), [true]);
+    assert_eq!(bench.spend_all(&mut one), 30);
+    assert_eq!(one.lender.set_limits(&[pool(60)], bench.clock.now(), used(80)), [true]);
+    assert_eq!(bench.spend_all(&mut one), 0);
+    assert_eq!(one.lender.set_limits(&[pool(0)], bench.clock.now(), used(80)), [true]);
+    bench.run(&mut one, Occasion::Regular);
+    assert!((0..5).all(|_| one.budgets.admit_now(0, &CALL).is_some()), "only counted");
+    assert_eq!(one.lender.set_limits(&[pool(90)], bench.clock.now(), used(85)), [true]);
+    assert_eq!(bench.spend_all(&mut one), 5);
+    bench.run(&mut one, Occasion::End);
+    assert_eq!(bench.books(), (90, 90));
+    let others = RequestPool { name: "puts".into(), calls: CallSet::NONE.with(BackendCall::Put), limit: 9 };
+    let others = Budget { pools: vec![others], ..Budget::default() };
+    assert_eq!(one.lender.set_limits(&[others], bench.clock.now(), used(90)), [false], "pools are made at the start");
+    assert_eq!(bench.spend_all(&mut one), 0);
+}
+
+#[test]
+fn a_limit_that_is_new_counts_what_the_month_has_had() {
+    let bench = Bench::new();
+    let mut one = bench.boot_with(&Budget::default());
+    let mut other = bench.boot_with(&Budget::default());
+    assert!(!one.lender.has_work() && !one.budgets.is_metered(0));
+    let before = one.budgets.admit_now(0, &CALL).expect("there is no limit");
+    let limited = Budget {
+        pools: vec![RequestPool { name: "all".into(), calls: CallSet::ALL, limit: 100 }],
+        ..Budget::default()
+    };
+    for (instance, has_used) in [(&mut one, 30), (&mut other, 20)] {
+        assert_eq!(
+            instance.lender.set_limits(std::slice::from_ref(&limited), bench.clock.now(), used(has_used)),
+            [true]
+        );
+        bench.run(instance, Occasion::Regular);
+    }
+    one.budgets.give_back(0, before, &CALL);
+    assert_eq!(
+        bench.spend_all(&mut one) + bench.spend_all(&mut other),
+        50,
+        "and what was taken before is not given back to it"
+    );
+    // Gone again, and back: what was used meanwhile counts.
+    assert_eq!(one.lender.set_limits(&[Budget::default()], bench.clock.now(), used(80)), [true]);
+    assert!(!one.budgets.is_metered(0) && one.budgets.admit_now(0, &CALL).is_some());
+    assert_eq!(
+        one.lender.set_limits(
+            &[Budget { pools: limited.pools.clone(), egress_bytes: 9, ..Budget::default() }],
+            bench.clock.now(),
+            used(81)
+        ),
+        [true]
+    );
+    assert_eq!(bench.spend_all(&mut one), 0);
 }
 
 #[test]
