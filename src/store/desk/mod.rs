@@ -27,8 +27,8 @@ use crate::base::{BackendName, Clock, Dice, Failure, Tick};
 use crate::observe::cells::DeskCells;
 use crate::policy::breaker::{BreakerSettings, State};
 use asked::Asked;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use queue::{Queue, is_end};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -222,9 +222,10 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 query_alarm = Some(Box::pin(self.clock.sleep(self.limits.answer_within)));
             }
             if running.is_none() && !self.probing.get() {
-                // What has arrived already goes into this batch.
+                // What has arrived already goes into this batch. Taken from the stream too: a receiver that is woken for
+                // what somebody else has taken wakes itself at every poll from then on.
                 while queue.len() < self.limits.batch_changes_max
-                    && let Ok(call) = inbox.try_recv()
+                    && let Some(Some(call)) = arrivals.next().now_or_never()
                 {
                     if let Some((query, reply)) = self.admit(call, &mut queue, queries.len()) {
                         queries.push(self.answer(query, reply, &asked));

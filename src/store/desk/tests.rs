@@ -38,6 +38,22 @@ struct Scripted {
     tried: RefCell<Vec<Vec<String>>>,
 }
 
+impl Scripted {
+    /// Batches and queries run freely.
+    fn new(clock: TestClock) -> Self {
+        Self {
+            inner: MemoryStore::new(clock, Rules::default()),
+            fates: RefCell::default(),
+            poison: Cell::default(),
+            batches_may_run: Semaphore::new(1000),
+            queries_may_run: Semaphore::new(1000),
+            resolves_fail: Cell::default(),
+            sessions_dropped: Cell::default(),
+            tried: RefCell::default(),
+        }
+    }
+}
+
 async fn permit(gate: &Semaphore) {
     gate.acquire().await.expect("never closed").forget();
 }
@@ -149,16 +165,7 @@ fn with_desk_and<F: Future<Output = ()>>(
     scenario: impl FnOnce(Rc<Office>) -> F,
 ) {
     let clock = TestClock::new();
-    let store = Scripted {
-        inner: MemoryStore::new(clock.clone(), Rules::default()),
-        fates: RefCell::default(),
-        poison: Cell::default(),
-        batches_may_run: Semaphore::new(1000),
-        queries_may_run: Semaphore::new(1000),
-        resolves_fail: Cell::default(),
-        sessions_dropped: Cell::default(),
-        tried: RefCell::default(),
-    };
+    let store = Scripted::new(clock.clone());
     let (cache, writer) = LocationCache::new(1 << 20, 1);
     let locations = locations(writer);
     let exact = matches!(locations, Locations::Exact(_));
@@ -598,3 +605,4 @@ fn a_new_board_shows_what_was_charged_before() {
 }
 
 mod outage;
+mod quiet;
