@@ -42,7 +42,7 @@ def fleet(folder, postgres=None, **postgres_settings):
             postgres = harness.Postgres(folder / "postgres.log")
             stack.callback(postgres.end)
         backends = [harness.directory_backend(name, folder / name, quota_bytes=harness.GIB) for name in ("near", "nas")]
-        settings = {**SETTINGS, "database": postgres.settings(call_timeout="1s", **postgres_settings)}
+        settings = {**SETTINGS, "database": postgres.settings(**{"call_timeout": "1s", **postgres_settings})}
         servers = [harness.Server(folder / name, backends, settings, start=False) for name in ("first", "second")]
         for server in servers:
             stack.callback(server.kill)

@@ -315,6 +315,24 @@ mod tests {
     }
 
     #[test]
+    fn two_instances_that_claim_a_new_directory_do_not_fail_each_other() {
+        let (place, directory) = directory();
+        let root = directory.root().expect("open");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let (directory, root) = (&directory, &root);
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        directory.write_marker(root, b"ours").unwrap_or_else(|failure| panic!("{failure}"));
+                        assert_eq!(directory.look().expect("there").marker.as_deref(), Some(&b"ours"[..]));
+                    }
+                });
+            }
+        });
+        assert_eq!(files(&place), [".s3o/id"]);
+    }
+
+    #[test]
     fn writers_and_deletes_of_one_parent_do_not_fail_each_other() {
         let (place, directory) = directory();
         std::thread::scope(|scope| {

@@ -10,6 +10,7 @@ use crate::backend::port::BlobPage;
 use crate::base::Failure;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fsync, mkdirat, open, statat};
 use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
@@ -62,7 +63,11 @@ impl Directory {
 
     pub fn write_marker(&self, root: &OwnedFd, bytes: &[u8]) -> Result<(), Failure> {
         let (_, file) = marker::NAME.split_once('/').expect("the marker is in our own directory");
-        let temporary = format!("{file}.new");
+        // Another instance may be doing the same: each has a file of its own.
+        let mut roll = [0; 8];
+        let rolled = getrandom(&mut roll, GetRandomFlags::empty());
+        rolled.map_err(|cause| failure("naming a file for", marker::NAME, cause))?;
+        let temporary = format!("{file}.{:016x}.new", u64::from_ne_bytes(roll));
         let written = match mkdirat(root, OWN_DIRECTORY, DIRECTORY_MODE) {
             Ok(()) | Err(Errno::EXIST) => open_beneath(root.as_fd(), OWN_DIRECTORY, OFlags::RDONLY | OFlags::DIRECTORY),
             Err(cause) => Err(cause),

@@ -20,7 +20,10 @@ pub(super) fn pool_failure(error: &PoolError) -> Failure {
 
 fn describe(error: &Error) -> String {
     match error.as_db_error() {
-        Some(answer) => format!("postgres: {} ({})", answer.message(), answer.code().code()),
+        Some(answer) => {
+            let advice = if is_of_pooler(answer.code()) { BEHIND_A_POOLER } else { "" };
+            format!("postgres: {} ({}){advice}", answer.message(), answer.code().code())
+        }
         None => {
             let mut text = format!("postgres: {error}");
             let mut cause = std::error::Error::source(error);
@@ -31,6 +34,13 @@ fn describe(error: &Error) -> String {
             text
         }
     }
+}
+
+pub(super) const BEHIND_A_POOLER: &str = ": behind a pooler in transaction mode that does not know prepared statements, set database.prepared_statements: false";
+
+/// A statement that this session has prepared is not there, or one that it has not is: it is not ours alone.
+fn is_of_pooler(code: &SqlState) -> bool {
+    [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code)
 }
 
 /// The batch was decided on rows that have changed since, or it lost a race for locks: decided anew, it may pass.

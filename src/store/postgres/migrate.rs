@@ -1,9 +1,10 @@
 //! Bringing the database up to date: several instances may start at once, so under a lock; the last one finds nothing to do.
 
-use super::faults::{failure, pool_failure};
+use super::faults::{BEHIND_A_POOLER, failure, pool_failure};
 use super::options::PostgresOptions;
 use crate::base::Failure;
 use deadpool_postgres::{Object, Pool};
+use tokio_postgres::Row;
 
 /// Advisory locks of ours share a first key, so that they meet nobody else's: "s3or".
 pub(super) const LOCKS: i32 = 0x7333_6f72;
@@ -11,24 +12,50 @@ pub(super) const LOCKS: i32 = 0x7333_6f72;
 const LOCK_MIGRATE: i32 = 1;
 pub(super) const LOCK_REGISTER: i32 = 2;
 pub(super) const LOCK_BUDGETS: i32 = 5;
+/// How often it is looked for a pooler.
+const PROBES: u32 = 5;
 
 mod migrations {
     refinery::embed_migrations!("migrations/postgres");
 }
 
+/// Whether a connection is one session: behind a pooler that gives its transactions to others' sessions, a prepared statement
+/// is not there, or is another instance's of the same name. Such a pooler gives the session that was used last to the next
+/// who asks, so `other` takes it away. Cancel: safe.
+async fn must_keep_sessions(session: &Object, other: &Object) -> Result<(), Failure> {
+    let asked = |error: tokio_postgres::Error| failure(&error);
+    let text = |rows: &[Row]| rows.first().and_then(|row| row.get::<_, Option<String>>(0));
+    for _ in 0..PROBES {
+        let mark = session.query_typed("SELECT set_config('s3o.session', gen_random_uuid()::text, FALSE)", &[]).await;
+        let mark = text(&mark.map_err(asked)?);
+        other.batch_execute("BEGIN").await.map_err(asked)?;
+        let found = session.query_typed("SELECT current_setting('s3o.session', TRUE)", &[]).await;
+        other.batch_execute("COMMIT").await.map_err(asked)?;
+        if text(&found.map_err(asked)?) != mark {
+            return Err(Failure::metadata(format!("postgres: statements find other sessions{BEHIND_A_POOLER}")));
+        }
+    }
+    Ok(())
+}
+
 /// Cancel: safe; a migration that has begun ends or is rolled back. Needs two connections.
 pub(super) async fn bring_up_to_date(pool: &Pool, options: &PostgresOptions) -> Result<(), Failure> {
     let mut object = pool.get().await.map_err(|error| pool_failure(&error))?;
-    let encoding = object.query_one("SHOW server_encoding", &[]).await.map_err(|error| failure(&error))?;
-    let encoding: String = encoding.get(0);
+    // In one message: a pooler may give the next one to another session.
+    let encoding = object.query_typed("SELECT current_setting('server_encoding')", &[]).await;
+    let encoding = encoding.map_err(|error| failure(&error))?;
+    let encoding: String = encoding.first().map(|row| row.get(0)).unwrap_or_default();
     if encoding != "UTF8" {
         return Err(Failure::metadata(format!(
             "postgres: the database {} has the encoding {encoding}; create it with ENCODING 'UTF8'",
             options.database
         )));
     }
-    // In a transaction on a connection of its own, so that it also holds behind a pooler; another's migration may take long.
     let guard = pool.get().await.map_err(|error| pool_failure(&error))?;
+    if options.prepared_statements {
+        must_keep_sessions(&object, &guard).await?;
+    }
+    // In a transaction on a connection of its own, so that it also holds behind a pooler; another's migration may take long.
     let lock = format!(
         "BEGIN; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0;
          SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock({LOCKS}, {LOCK_MIGRATE})"
