@@ -51,9 +51,7 @@ def test_a_synchronous_standby_takes_over(tmp_path):
     with two_servers(tmp_path) as (primary, standby), fleet(tmp_path, primary, host=hosts(standby, primary)) as (_, servers):
         for server in servers:
             server.start()
-        with servers[0].client() as client:
-            for key, body in STABLE.items():
-                assert client.put(BUCKET, key, body).status == 200
+        put_all(servers[0], STABLE)
         harness.wait_for("copies", lambda: two_copies(primary), 30)
         clients = [Client(server, world, seed, writes) for seed in range(3) for writes in (True, False) for server in servers]
         for client in clients:
