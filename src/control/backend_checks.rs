@@ -10,6 +10,8 @@ use crate::policy::usage::BackendCall;
 use crate::reactor::ports::CorePorts;
 use crate::reactor::task;
 use crate::store::port::{Answer, Metadata, Query, RecordFacts};
+use crate::workers::recover::Sweep;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +19,16 @@ use std::time::Duration;
 /// How often it is looked whether a probe is due.
 const PROBE_LOOK: Duration = Duration::from_millis(250);
 
-/// What checking the backends needs to know of this run.
-pub struct StandingBook {
+/// What passes remember of this run.
+pub struct Book {
+    /// Hears when every backend has been looked at once.
     pub checked: flume::Sender<()>,
+    pub sweep: Cell<Sweep>,
 }
 
 /// Looks at every backend's marker and measures what was not measured; whether all are in order. Those whose breaker is
 /// open have their probes; one that was in order and whose monthly budget has no more looks is left alone.
-pub async fn check_backends(ports: &CorePorts, book: &StandingBook) -> bool {
+pub async fn check_backends(ports: &CorePorts, book: &Book) -> bool {
     let named = blobs_named(ports).await;
     let mut all = true;
     let look = Spend::call(BackendCall::Get);

@@ -43,7 +43,7 @@ pub struct Terms {
 /// Whether only one run at a time may do it.
 fn is_exclusive(service: Service) -> bool {
     // What this instance sees of the backends, and what an operator has asked it to compare, is its own business.
-    !matches!(service, Service::Standing | Service::Sync)
+    !matches!(service, Service::Standing | Service::Sync | Service::Sweep)
 }
 
 impl Terms {

@@ -1,6 +1,6 @@
 //! What the mover does: background jobs over the same ports as a reactor's handlers, each when the schedule says so.
 
-use super::backend_checks::{StandingBook, check_backends, probe_when_due};
+use super::backend_checks::{Book, check_backends, probe_when_due};
 use super::threads::start_thread;
 use crate::base::{Clock, Failure};
 use crate::handlers::ports::Ports;
@@ -11,6 +11,7 @@ use crate::reactor::ports::CorePorts;
 use crate::reactor::run::{CoreParts, mover};
 use crate::reactor::task;
 use crate::workers::{cleanup, drain, recover, replicate, stale_uploads, sync, trim};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub const ALL_SERVICES: &[Service] = &[
     Service::Drain,
     Service::Sync,
     Service::StaleUploads,
+    Service::Sweep,
     Service::Forget,
 ];
 /// Of one that compares and serves nobody.
@@ -53,7 +55,7 @@ async fn work(ports: Rc<CorePorts>, asks: Postbox<Ask, Go>, checked: flume::Send
             return;
         }
     };
-    let book = Rc::new(StandingBook { checked });
+    let book = Rc::new(Book { checked, sweep: Cell::default() });
     for &service in services {
         let (ports, mailbox, book) = (Rc::clone(&ports), Rc::clone(&mailbox), Rc::clone(&book));
         task::spawn(&cells, service_name(service), async move {
@@ -69,7 +71,7 @@ fn service_name(service: Service) -> &'static str {
     service.as_str()
 }
 
-async fn serve_for_ever(service: Service, ports: &CorePorts, mailbox: &Mailbox<Ask, Go>, book: &StandingBook) {
+async fn serve_for_ever(service: Service, ports: &CorePorts, mailbox: &Mailbox<Ask, Go>, book: &Book) {
     let mut last = None;
     while let Ok(go) = mailbox.call_accepted(Ask { service, last }).await {
         let cells = ports.cells().service(service);
@@ -89,7 +91,7 @@ async fn serve_for_ever(service: Service, ports: &CorePorts, mailbox: &Mailbox<A
     }
 }
 
-async fn run_pass(service: Service, go: Go, ports: &CorePorts, book: &StandingBook) -> Result<Pass, Failure> {
+async fn run_pass(service: Service, go: Go, ports: &CorePorts, book: &Book) -> Result<Pass, Failure> {
     match service {
         Service::Standing => Ok(Pass { failed: !check_backends(ports, book).await, ..Pass::default() }),
         Service::Cleanup => {
@@ -107,6 +109,12 @@ async fn run_pass(service: Service, go: Go, ports: &CorePorts, book: &StandingBo
         Service::StaleUploads => {
             let report = stale_uploads::pass(ports).await?;
             Ok(Pass { more: report.more, ..Pass::default() })
+        }
+        Service::Sweep => {
+            let mut sweep = book.sweep.take();
+            let swept = sweep.pass(ports).await;
+            book.sweep.set(sweep);
+            swept.map(|_| Pass::default())
         }
         Service::Trim => trim::pass(ports).await.map(|_| Pass::default()),
         Service::Drain => {

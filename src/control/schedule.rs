@@ -19,6 +19,8 @@ const STALE_EVERY_MAX: Duration = Duration::from_secs(600);
 /// A backend that could not be checked is tried again so often, one that is in order looked at so often.
 const STANDING_AGAIN: Duration = Duration::from_secs(2);
 const STANDING_EVERY: Duration = Duration::from_secs(60);
+/// Terms of a lease between two looks for own reservations that no task holds.
+const SWEEP_TERMS: u32 = 6;
 /// What a drain could not move, or waits for (a grace, an upload), is looked at again so often.
 const DRAIN_EVERY: Duration = Duration::from_secs(5);
 /// After a failed pass, and between passes that have more to do.
@@ -84,6 +86,8 @@ async fn wait_until_due(ask: Ask, bells: &Bells, operations: &Operations) -> Go 
             tokio::time::sleep(every).await;
         }
         Service::StaleUploads => wait(last, stale_every(view.cleanup_queue.multipart_stale_timeout), pending()).await,
+        // Long after any answer to a begin is on its way.
+        Service::Sweep => wait(last, view.write_path.lease * SWEEP_TERMS, pending()).await,
         _ => wait(last, FORGET_EVERY, pending()).await,
     }
     Go::default()

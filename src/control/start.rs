@@ -256,6 +256,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         tenure,
         database: Arc::clone(&database),
         budgets: Arc::clone(&budgets),
+        held: Arc::default(),
         cleanup: cleanup.clone(),
         replicate,
     };

@@ -8,6 +8,7 @@ use crate::backend::standing::Standing;
 use crate::base::{Clock, Dice, Failure, Incarnation};
 use crate::config::registry::Published;
 use crate::config::view::View;
+use crate::handlers::held::Held;
 use crate::handlers::response::ResponseHead;
 use crate::handlers::searched::Searched;
 use crate::observe::cells::CoreCells;
@@ -44,6 +45,8 @@ pub trait Ports: Backends {
     /// What this core has found without the database.
     fn searched(&self) -> &Searched;
     fn incarnation(&self) -> Incarnation;
+    /// The reserved blobs that tasks of this process hold, on any core.
+    fn held(&self) -> &Held;
     /// Hands over the end of what was begun (AbandonWrite, AbandonPart, AbortUpload), which its task cannot wait for: a
     /// panic, a client that waits for its error. It is asked for in the background until the store has answered. Never blocks, never fails.
     fn end_later(&self, end: Change);

@@ -1,6 +1,7 @@
 //! A blob that is reserved for a write under way (PROTOCOL.md, "A write"): begun here, and handed over to be abandoned
 //! unless its end was recorded, whatever way its task ends.
 
+use super::held::Place;
 use super::placing;
 use super::ports::{Ports, Worker};
 use super::trouble::Trouble;
@@ -39,6 +40,7 @@ pub struct Reservation<'p, P: Ports> {
     pub blob: BlobAt,
     /// Its backend's place in the view.
     pub backend: usize,
+    held: Place,
     /// The body, or all of it, may be on its way (`GivenUp::may_appear`).
     may_appear: bool,
     reason: &'static str,
@@ -109,11 +111,13 @@ impl Write {
 impl<'p, P: Ports> Reservation<'p, P> {
     pub fn new(ports: &'p P, incarnation: Incarnation, begun: Begun) -> Self {
         let backend = placing::index_of(ports, &begun.blob.backend);
+        let held = ports.held().hold(begun.blob.id);
         Self {
             ports,
             incarnation,
             blob: begun.blob,
             backend,
+            held,
             may_appear: false,
             reason: "the write ended",
             ended: false,
@@ -163,5 +167,6 @@ impl<P: Ports> Drop for Reservation<'_, P> {
             let (incarnation, given_up) = (self.incarnation, self.given_up());
             self.ports.end_later(AbandonWrite { incarnation, given_up, reason: self.reason.to_owned() }.into());
         }
+        self.ports.held().leave(&self.held);
     }
 }

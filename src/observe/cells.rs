@@ -217,6 +217,7 @@ label!(
     Service {
         Recover = "recover", Cleanup = "cleanup", Replicate = "replicate", Usage = "usage", Forget = "forget",
         Standing = "standing", StaleUploads = "stale_uploads", Drain = "drain", Trim = "over-replication", Sync = "sync",
+        Sweep = "sweep",
     }
 );
 

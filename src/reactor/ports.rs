@@ -14,6 +14,7 @@ use crate::backend::standing::Standing;
 use crate::base::{BackendName, Clock, Failure, Incarnation, Tenure};
 use crate::config::registry::Published;
 use crate::config::view::View;
+use crate::handlers::held::Held;
 use crate::handlers::ports::{Ports, Worker};
 use crate::handlers::searched::Searched;
 use crate::observe::cells::CoreCells;
@@ -43,6 +44,7 @@ pub struct Shared {
     pub tenure: Arc<Tenure>,
     pub database: Arc<DatabaseState>,
     pub budgets: Arc<Budgets>,
+    pub held: Arc<Held>,
     pub cleanup: Wake,
     pub replicate: Wake,
 }
@@ -84,7 +86,10 @@ impl CorePorts {
             let due = std::mem::take(&mut *self.ends.borrow_mut());
             for end in due {
                 if let Err(failure) = self.meta.change(end.clone()).await {
-                    tracing::warn!(%failure, "an attempt could not be ended yet");
+                    // While the breaker is open, its own message has said so, for all of them.
+                    if self.shared.database.circuit.is_closed() {
+                        tracing::warn!(%failure, "an attempt could not be ended yet");
+                    }
                     self.ends.borrow_mut().push(end);
                 }
             }
@@ -159,6 +164,10 @@ impl Ports for CorePorts {
 
     fn incarnation(&self) -> Incarnation {
         self.shared.tenure.incarnation()
+    }
+
+    fn held(&self) -> &Held {
+        &self.shared.held
     }
 
     fn end_later(&self, end: Change) {

@@ -72,6 +72,12 @@ pub enum Query {
     NextCleanup {
         on: Vec<BackendName>,
     },
+    /// Blobs that this incarnation has reserved and not ended, above `after`, in order of their ids. An upload's are nobody's.
+    Reserved {
+        incarnation: Incarnation,
+        after: BlobId,
+        max: u32,
+    },
     Status {
         period: String,
     },
@@ -320,6 +326,7 @@ pub enum Answer {
     },
     Count(u64),
     NextCleanup(Option<Timestamp>),
+    Reserved(Vec<BlobId>),
     Buckets(Option<Buckets>),
     Status(Vec<BackendStatus>),
     /// Both in byte order of their names, then by incarnation.

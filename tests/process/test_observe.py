@@ -141,6 +141,12 @@ def test_metrics(server):
     assert len(doubles) == len(set(doubles)), "a series stands twice"
 
 
+def test_background_jobs_run(server):
+    jobs = ["cleanup", "replicate", "drain", "over-replication", "stale_uploads", "sweep", "forget", "standing"]
+    done = lambda job: server.metric("s3o_worker_ticks_total", service=job, result="success") > 0  # noqa: E731
+    harness.wait_for("each job's first pass", lambda: all(map(done, jobs)))
+
+
 def test_metrics_on_an_address_of_their_own(tmp_path):
     port = harness.free_port()
     backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]

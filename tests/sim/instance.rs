@@ -14,6 +14,7 @@ use s3_orchestrator::base::failure::Kind;
 use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnation, Retry};
 use s3_orchestrator::config::View;
 use s3_orchestrator::config::registry::Published;
+use s3_orchestrator::handlers::held::Held;
 use s3_orchestrator::handlers::ports::{Ports, Worker};
 use s3_orchestrator::handlers::searched::Searched;
 use s3_orchestrator::observe::cells::CoreCells;
@@ -38,6 +39,9 @@ use std::time::Duration;
 use super::backend::Backend as Model;
 use super::backend::Flavour;
 
+/// Of a thousand begins, those whose tasks end before they hear of it.
+const LOST_BEGINS: u64 = 5;
+
 pub struct Instance {
     pub world: Rc<World>,
     pub group: Group,
@@ -53,6 +57,7 @@ pub struct Instance {
     health: Health,
     cells: CoreCells,
     searched: Searched,
+    held: Arc<Held>,
     incarnation: Incarnation,
     wanted: [Cell<bool>; 2],
     this: Weak<Self>,
@@ -102,8 +107,9 @@ impl Instance {
         let rings = Arc::clone(&rung);
         let metered = world.view.backends.iter().map(|backend| (&backend.name, &backend.budget));
         let budgets = Arc::new(Budgets::new(metered, Box::new(move || rings.store(true, Ordering::Relaxed))));
+        let held = Arc::new(Held::default());
         let instance = Rc::new_cyclic(|this| Self {
-            meta: SimMeta { desk: calls, world: world.clone() },
+            meta: SimMeta { desk: calls, world: world.clone(), held: Arc::clone(&held) },
             group,
             alive: Cell::new(true),
             board,
@@ -114,6 +120,7 @@ impl Instance {
             period: RefCell::new(date::month(world.calendar())),
             cells: CoreCells::new("0", names),
             searched: Searched::default(),
+            held,
             incarnation: registered.incarnation,
             wanted: [Cell::new(true), Cell::new(true)],
             this: this.clone(),
@@ -125,6 +132,9 @@ impl Instance {
             sim.spawn(group, instance.clone().lend());
         }
         sim.spawn(group, instance.clone().end_stale_uploads());
+        if instance.world.setting.mutant != Mutant::NoSweep {
+            sim.spawn(group, instance.clone().sweep());
+        }
         instance
     }
 
@@ -186,6 +196,15 @@ impl Instance {
             self.until_wanted(Worker::Replicate, Duration::from_millis(2_500)).await;
             // A pass that failed is run again at the next interval.
             let _ = replicate::pass(&*self).await;
+        }
+    }
+
+    async fn sweep(self: Rc<Self>) {
+        let mut sweep = recover::Sweep::default();
+        loop {
+            self.world.sim.sleep(Duration::from_millis(1_500)).await;
+            let swept = sweep.pass(&*self).await.unwrap_or(0);
+            self.world.counts.swept.set(self.world.counts.swept.get() + swept);
         }
     }
 
@@ -302,6 +321,10 @@ impl Ports for Instance {
 
     fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    fn held(&self) -> &Held {
+        &self.held
     }
 
     fn end_later(&self, end: Change) {
@@ -440,6 +463,7 @@ impl Instance {
 pub struct SimMeta {
     desk: LocalMetadata,
     world: Rc<World>,
+    held: Arc<Held>,
 }
 
 impl Metadata for SimMeta {
@@ -494,6 +518,19 @@ impl Metadata for SimMeta {
             (Mutant::DeadLeasesLentAgain, Change::LeaseBudgets(mut lease)) => {
                 lease.incarnation = Incarnation(0);
                 self.desk.change(lease.into()).await
+            }
+            (_, change @ (Change::BeginWrite(_) | Change::BeginCopy(_)))
+                if !self.world.stopping.get() && self.world.sim.chance(LOST_BEGINS) =>
+            {
+                // The task ends before it hears of it.
+                self.desk.change(change).await?;
+                Err(Failure::metadata("the task has ended"))
+            }
+            (_, Change::AbandonWrite(abandon)) if abandon.reason == WRITER_GONE => {
+                if self.held.blobs().is_some_and(|held| held.contains(&abandon.given_up.blob)) {
+                    self.world.violated("I1 (a task's reservation is its own)", format!("{abandon:?}"));
+                }
+                self.desk.change(abandon.into()).await
             }
             (_, change) => self.desk.change(change).await,
         }

@@ -30,13 +30,15 @@ pub enum Mutant {
     NoSyncDirectory,
     /// A database that does not.
     NoSyncStore,
+    /// PROTOCOL, "Who is alive": reservations that no task holds stay.
+    NoSweep,
     /// L20: what a dead instance held of a budget is lent again.
     DeadLeasesLentAgain,
 }
 
 impl Mutant {
     /// Each, with the checks that may be the first to catch it.
-    pub const ALL: [(Self, &[&str]); 14] = [
+    pub const ALL: [(Self, &[&str]); 15] = [
         (Self::NamesReused, &["I1", "I4"]),
         (Self::BytesBeforeRow, &["I4"]),
         (Self::ChargeFreedEarly, &["I5"]),
@@ -50,6 +52,7 @@ impl Mutant {
         (Self::NoSettleTime, &["I5"]),
         (Self::ResumeOnAnotherVersion, &["I2"]),
         (Self::NoSyncDirectory, &["I4", "I5"]),
+        (Self::NoSweep, &["I7"]),
         (Self::DeadLeasesLentAgain, &["I6"]),
         (Self::NoSyncStore, &["I1", "I1-I3", "I4", "I5"]),
     ];

@@ -19,7 +19,7 @@ pub struct Outcome {
     pub steps: u64,
     pub hash: u64,
     pub violation: Option<String>,
-    pub counts: [(&'static str, u64); 16],
+    pub counts: [(&'static str, u64); 17],
     pub summary: String,
     pub story: String,
 }

@@ -185,10 +185,11 @@ pub struct Counts {
     pub stale_uploads: Cell<u64>,
     pub object_copies: Cell<u64>,
     pub over_budget: Cell<u64>,
+    pub swept: Cell<u64>,
 }
 
 impl Counts {
-    pub fn all(&self) -> [(&'static str, u64); 16] {
+    pub fn all(&self) -> [(&'static str, u64); 17] {
         [
             ("acknowledged writes", &self.acknowledged_writes),
             ("unknown writes", &self.unknown_writes),
@@ -206,6 +207,7 @@ impl Counts {
             ("stale uploads", &self.stale_uploads),
             ("object copies", &self.object_copies),
             ("calls over budget", &self.over_budget),
+            ("reservations swept", &self.swept),
         ]
         .map(|(name, cell)| (name, cell.get()))
     }

@@ -93,6 +93,23 @@ pub(super) fn facts_and_draining_are_told<S: MetadataStore>(bench: &Bench<S>) {
     assert!(bench.status("c").draining && !bench.status("b").draining);
 }
 
+pub(super) fn what_a_run_has_reserved<S: MetadataStore>(bench: &Bench<S>) {
+    let reserved = |incarnation, after, max| match bench.query(Query::Reserved { incarnation, after, max }) {
+        Answer::Reserved(blobs) => blobs,
+        other => panic!("{other:?}"),
+    };
+    let me = bench.incarnation.get();
+    let ids: Vec<BlobId> = ["k", "k", "l"].map(|text| bench.begin(text, 1).blob.id).to_vec();
+    bench.put("k", 1);
+    bench.step(bench.create_upload("u")).expect("there is room");
+    assert_eq!(reserved(me, BlobId(0), 10), ids, "superseded ones too; committed ones and an upload's are not");
+    assert_eq!((reserved(me, BlobId(0), 2), reserved(me, ids[1], 2)), (ids[..2].to_vec(), ids[2..].to_vec()));
+    assert_eq!(reserved(Incarnation(me.0 + 1), BlobId(0), 10), []);
+    let given_up = GivenUp { blob: ids[0], may_appear: true };
+    bench.step(AbandonWrite { incarnation: me, given_up, reason: String::new() }).expect("never refused");
+    assert_eq!(reserved(me, BlobId(0), 10), ids[1..]);
+}
+
 pub(super) fn blobs_page_by_name<S: MetadataStore>(bench: &Bench<S>) {
     for text in ["z", "y", "x"] {
         bench.put(text, 1);

@@ -66,6 +66,11 @@ impl Tables {
             Query::NextCleanup { on } => {
                 Answer::NextCleanup(self.doomed_on(&on).map(|(_, blob)| blob.not_before).min())
             }
+            Query::Reserved { incarnation, after, max } => {
+                let wanted = |blob: &Blob| blob.state == BlobState::Reserved && blob.owner == Some(incarnation);
+                let found = self.blobs.range(BlobId(after.0 + 1)..).filter(|(_, blob)| wanted(blob));
+                Answer::Reserved(found.take(max as usize).map(|(id, _)| *id).collect())
+            }
             Query::Usage { period } => self.recorded_usage(&period),
             Query::Status { period } => {
                 Answer::Status(self.backends.keys().map(|name| self.status(name, &period)).collect())

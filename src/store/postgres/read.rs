@@ -74,6 +74,9 @@ impl PostgresStore {
                 Answer::Count(self.under_replicated_count(factor, &counted, max).await?)
             }
             Query::NextCleanup { on } => Answer::NextCleanup(self.next_cleanup(&on).await?),
+            Query::Reserved { incarnation, after, max } => {
+                Answer::Reserved(self.reserved(incarnation, after, max).await?)
+            }
             Query::Status { period } => Answer::Status(self.status(&period).await?),
             Query::Usage { period } => self.recorded_usage(&period).await?,
             Query::Blobs { backend, after, max } => Answer::Blobs(self.blobs(&backend, &after, max).await?),

@@ -7,7 +7,7 @@ use super::super::rules::SCAN_VERSIONS_MAX;
 use super::PostgresStore;
 use super::rows::{Columns, Read};
 use super::sessions::{Blamed, Params, Sql, sql};
-use crate::base::{BackendName, BlobId, BucketName, Failure, ObjectKey, Timestamp, UploadId, Version};
+use crate::base::{BackendName, BlobId, BucketName, Failure, Incarnation, ObjectKey, Timestamp, UploadId, Version};
 use std::time::Duration;
 use tokio_postgres::Row;
 
@@ -42,6 +42,12 @@ static COUNTED: Sql = sql!(
     INT8
 );
 /// A completing one waits since its version was minted ($2, as a version).
+static RESERVED: Sql = sql!(
+    "SELECT id FROM blobs WHERE incarnation = $1 AND state = 'reserved' AND upload IS NULL AND id > $2 ORDER BY id LIMIT $3",
+    INT8,
+    INT8,
+    INT8
+);
 static STALE: Sql = sql!(
     "SELECT upload FROM uploads WHERE initiated < $1 AND state IN ('open', 'completing') AND (state = 'open' OR version < $2)
      ORDER BY initiated, upload LIMIT $3",
@@ -195,6 +201,17 @@ impl PostgresStore {
             }
             after = page.last().map(|(bucket, key, _)| (bucket.as_str().to_owned(), key.as_str().to_owned()));
         }
+    }
+
+    pub(super) async fn reserved(
+        &self,
+        incarnation: Incarnation,
+        after: BlobId,
+        max: u32,
+    ) -> Result<Vec<BlobId>, Failure> {
+        let session = self.sessions.get().await?;
+        let rows = session.query(&RESERVED, &[&incarnation.0, &after.0, &i64::from(max)]).await.blamed()?;
+        rows.iter().map(|row| Ok(BlobId(Columns::of(row).value()?))).collect()
     }
 
     pub(super) async fn stale_uploads(&self, age: Duration, max: u32) -> Result<Vec<UploadId>, Failure> {

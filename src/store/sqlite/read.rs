@@ -79,6 +79,7 @@ impl Reader {
                 Answer::Count(self.under_replicated_count(factor, &counted, max)?)
             }
             Query::NextCleanup { on } => Answer::NextCleanup(self.next_cleanup(&on)?),
+            Query::Reserved { incarnation, after, max } => Answer::Reserved(self.reserved(incarnation, after, max)?),
             Query::Status { period } => Answer::Status(self.status(&period)?),
             Query::Buckets { unless } => Answer::Buckets(self.stored_buckets(unless)?),
             Query::Usage { period } => self.recorded_usage(&period)?,

@@ -7,7 +7,7 @@ use super::super::rules::SCAN_VERSIONS_MAX;
 use super::operator::is_restored;
 use super::read::Reader;
 use super::rows::{self, blob_columns};
-use crate::base::{BackendName, BlobId, BucketName, ObjectKey, Timestamp, UploadId, Version};
+use crate::base::{BackendName, BlobId, BucketName, Incarnation, ObjectKey, Timestamp, UploadId, Version};
 use rusqlite::{Result, params};
 use std::time::Duration;
 
@@ -48,6 +48,16 @@ impl Reader {
         due.sort_by_key(|(not_before, one)| (*not_before, one.blob.id));
         due.truncate(max as usize);
         Ok(due.into_iter().map(|(_, one)| one).collect())
+    }
+
+    pub(super) fn reserved(&self, incarnation: Incarnation, after: BlobId, max: u32) -> Result<Vec<BlobId>> {
+        self.conn
+            .prepare_cached(
+                "SELECT id FROM blobs WHERE contends = 1 AND upload IS NULL AND incarnation = ?1 AND id > ?2
+                 ORDER BY id LIMIT ?3",
+            )?
+            .query_map(params![incarnation.0, after.0, max], |row| row.get(0).map(BlobId))?
+            .collect()
     }
 
     pub(super) fn stale_uploads(&self, age: Duration, max: u32) -> Result<Vec<UploadId>> {
