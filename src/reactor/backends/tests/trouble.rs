@@ -1,0 +1,222 @@
+//! Connections that go stale, bodies that break off, disks and peers that fall silent.
+
+use super::*;
+
+#[test]
+fn stale_connections_are_replaced_unseen() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        let body = pattern(0, 100);
+        // It says nothing and closes: seen before the next request is sent.
+        bench.stub.fail_next([Fault::CloseAfter]);
+        bench.put(CLOUD, "bkt/a", &body).await.expect("stored");
+        crate::reactor::testing::sleep_ms(30).await;
+        bench.put(CLOUD, "bkt/b", &body).await.expect("stored");
+        assert_eq!(bench.stale_retries(), 0);
+        // It closes as the request comes, or after it was carried out: asked once more on a new connection.
+        for (name, fault) in [("bkt/c", Fault::CloseUnanswered), ("bkt/d", Fault::LoseAnswer)] {
+            let before = bench.stale_retries();
+            bench.stub.fail_next([fault]);
+            bench.put(CLOUD, name, &body).await.expect("stored");
+            assert_eq!(bench.stale_retries(), before + 1, "{name}");
+            assert!(bench.stub.state().body(name) == Some(&body));
+        }
+        bench.stub.fail_next([Fault::CloseUnanswered]);
+        assert_eq!(bench.read(CLOUD, "bkt/a", 100, (0, 100)).await.expect("read"), body);
+        // A new connection that closes is no stale one: asked once.
+        bench.stub.fail_next([Fault::CloseAfter]);
+        bench.put(CLOUD, "bkt/e", &body).await.expect("stored");
+        crate::reactor::testing::sleep_ms(30).await;
+        bench.stub.fail_next([Fault::LoseAnswer]);
+        let failed = bench.put(CLOUD, "bkt/f", &body).await;
+        assert_eq!(kind(failed), Err(Kind::Unavailable));
+        assert_eq!(bench.asked("PUT", "bkt/f"), 1);
+        assert_eq!(bench.health.failures_in_a_row(CLOUD), 1);
+    });
+}
+
+#[test]
+fn a_sink_whose_connection_went_stale_is_replaced() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        let body = pattern(0, 300_000);
+        bench.put(NAS, "bkt/a", &body).await.expect("stored");
+        let record = ObjectRecord::default();
+        let blob = bench.blob(CLOUD, "bkt/a");
+        let mut sink = bench.backends.create(object(&blob, &record, 300_000)).await.expect("connected");
+        // The warm connection that it holds is closed before a byte is sent.
+        bench.stub.close_idle();
+        crate::reactor::testing::sleep_ms(30).await;
+        let source = bench.open(NAS, "bkt/a", 300_000, (0, 300_000)).await.expect("opened");
+        let moved = bench.backends.copy(source, &mut sink, &mut BodyCheck::unseen()).await;
+        assert!(matches!(moved.end, MoveEnd::Done), "{:?}", moved.end);
+        bench.backends.finish(sink).await.expect("stored");
+        assert!(bench.stub.state().body("bkt/a") == Some(&body));
+        // One that is given up unused goes back, one that was used is cut and nothing appears.
+        let connections = bench.stub.state().connections;
+        for _ in 0..3 {
+            let sink = bench.backends.create(object(&blob, &record, 300_000)).await.expect("connected");
+            bench.backends.discard(sink).await;
+        }
+        assert_eq!(bench.stub.state().connections, connections);
+        let blob = bench.blob(CLOUD, "bkt/half");
+        let mut sink = bench.backends.create(object(&blob, &record, 300_000)).await.expect("connected");
+        sink.start(&body[..1000]).await.expect("sent");
+        bench.backends.discard(sink).await;
+        crate::reactor::testing::sleep_ms(30).await;
+        assert_eq!(bench.stub.state().body("bkt/half"), None);
+    });
+}
+
+#[test]
+fn an_early_answer_says_why_a_body_was_not_taken() {
+    on_both(|core| async move {
+        for relay in ["splice", "copy"] {
+            let bench = Bench::ready(&core, relay).await;
+            let size = 20_000_000;
+            bench.put(NAS, "bkt/a", &pattern(0, size)).await.expect("stored");
+            for (status, code, want) in [
+                (507, "InsufficientStorage", Kind::NoSpace),
+                (403, "AccessDenied", Kind::Refused),
+                (503, "SlowDown", Kind::Unavailable),
+            ] {
+                bench.stub.fail_next([Fault::Early(status, code)]);
+                let moved = bench.copy((NAS, "bkt/a"), (CLOUD, "bkt/b"), size as u64).await;
+                assert!(moved.bytes < size as u64, "{relay}: {} bytes", moved.bytes);
+                match moved.end {
+                    MoveEnd::Sink(failure) => assert_eq!(failure.kind, want, "{relay}, {status}: {failure}"),
+                    end => panic!("{relay}, {status}: {end:?}"),
+                }
+                assert_eq!(bench.stub.state().body("bkt/b"), None);
+            }
+            bench.stub.fail_next([Fault::Early(507, "InsufficientStorage")]);
+            let refused = bench.put(CLOUD, "bkt/c", &pattern(0, 5_000_000)).await;
+            assert_eq!(kind(refused), Err(Kind::NoSpace), "{relay}: a body in hand");
+        }
+    });
+}
+
+#[test]
+fn silence_ends_in_time() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        bench.put(CLOUD, "bkt/a", &pattern(0, 100)).await.expect("stored");
+        let watch = Stopwatch::start();
+        bench.stub.fail_next([Fault::Stall]);
+        let failed = bench.read(CLOUD, "bkt/a", 100, (0, 100)).await;
+        assert_eq!(kind(failed), Err(Kind::Unavailable));
+        bench.stub.fail_next([Fault::Stall]);
+        assert_eq!(kind(bench.put(CLOUD, "bkt/b", b"x").await), Err(Kind::Unavailable));
+        let elapsed_ms = watch.elapsed_ms();
+        assert!((1_500..20_000).contains(&elapsed_ms), "after {elapsed_ms} ms");
+        assert_eq!(bench.stale_retries(), 0, "slow is not stale");
+        assert!(!bench.health.is_good(CLOUD, bench.core.clock.tick()));
+        bench.put(CLOUD, "bkt/c", b"x").await.expect("it speaks again");
+        assert!(bench.health.is_good(CLOUD, bench.core.clock.tick()));
+    });
+}
+
+#[test]
+fn a_body_that_is_not_what_was_asked_for_is_not_passed_on() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        bench.put(CLOUD, "bkt/a", &pattern(0, 100)).await.expect("stored");
+        let head = |fields: &str| Fault::Head(format!("HTTP/1.1 {fields}\r\n\r\n"));
+        for (fault, span) in [
+            (head("200 OK\r\nContent-Length: 99"), (0, 100)),
+            (head("200 OK\r\nContent-Length: 101"), (0, 100)),
+            (head("200 OK\r\nTransfer-Encoding: chunked"), (0, 100)),
+            (head("200 OK"), (0, 100)),
+            (head("206 Partial\r\nContent-Length: 100\r\nContent-Range: bytes 0-99/100"), (0, 100)),
+            (head("200 OK\r\nContent-Length: 100"), (10, 5)),
+            (head("206 Partial\r\nContent-Length: 5\r\nContent-Range: bytes 11-15/100"), (10, 5)),
+            (head("206 Partial\r\nContent-Length: 5\r\nContent-Range: bytes 10-14/101"), (10, 5)),
+            (head("206 Partial\r\nContent-Length: 5"), (10, 5)),
+            (Fault::Answer(416, "InvalidRange"), (10, 5)),
+        ] {
+            bench.stub.fail_next([fault.clone()]);
+            let opened = bench.open(CLOUD, "bkt/a", 100, span).await;
+            assert_eq!(kind(opened), Err(Kind::Corrupt), "{fault:?}");
+        }
+        for fault in [
+            head("HTTP/1.1 what"),
+            Fault::Head("garbage\r\n\r\n".to_owned()),
+            head("200 OK\r\nContent-Length: 5\r\nContent-Length: 5"),
+            Fault::Answer(404, "NoSuchBucket"),
+            Fault::Answer(500, "InternalError"),
+            Fault::Answer(503, "SlowDown"),
+        ] {
+            bench.stub.fail_next([fault.clone()]);
+            let opened = bench.open(CLOUD, "bkt/a", 100, (0, 100)).await;
+            assert_eq!(kind(opened), Err(Kind::Unavailable), "{fault:?}");
+        }
+        let connections = bench.stub.state().connections;
+        for (status, code, want) in [(404, "NoSuchKey", Kind::NotFound), (403, "AccessDenied", Kind::Refused)] {
+            bench.stub.fail_next([Fault::Answer(status, code)]);
+            assert_eq!(kind(bench.open(CLOUD, "bkt/a", 100, (0, 100)).await), Err(want));
+        }
+        assert!(bench.stub.state().connections <= connections + 1, "an error that was read whole costs no connection");
+        bench.stub.fail_next([Fault::Odd]);
+        assert_eq!(kind(bench.open(CLOUD, "bkt/a", 100, (0, 100)).await), Err(Kind::Corrupt), "chunks have no length");
+        assert_eq!(bench.read(CLOUD, "bkt/a", 100, (0, 100)).await.expect("read"), pattern(0, 100));
+    });
+}
+
+#[test]
+fn a_body_that_breaks_off_is_resumed_at_the_exact_offset() {
+    on_both(|core| async move {
+        for relay in ["splice", "copy"] {
+            let bench = Bench::ready(&core, relay).await;
+            let size = 2_000_000;
+            bench.put(CLOUD, "bkt/a", &pattern(0, size)).await.expect("stored");
+            for cut in [0, 1, 100_000, 1_999_999] {
+                bench.stub.fail_next([Fault::CutBodyAt(cut)]);
+                let moved = bench.copy((CLOUD, "bkt/a"), (NAS, "bkt/b"), size as u64).await;
+                assert!(matches!(moved.end, MoveEnd::Source(_)), "{relay}, cut at {cut}: {:?}", moved.end);
+                assert!(moved.bytes <= cut as u64, "{relay}: {} bytes of {cut}", moved.bytes);
+                let rest = (moved.bytes, size as u64 - moved.bytes);
+                let got = bench.read(CLOUD, "bkt/a", size as u64, rest).await.expect("read");
+                assert!(got == pattern(moved.bytes, got.len()) && got.len() as u64 == rest.1);
+                assert_eq!(bench.backends.head(&bench.blob(NAS, "bkt/b")).await.expect("asked"), None);
+                bench.backends.delete(&bench.blob(NAS, "bkt/b")).await.expect("nothing was left");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_disk_that_hangs_holds_nobody_for_ever() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "splice").await;
+        let body = pattern(0, 300_000);
+        bench.put(NAS, "bkt/a", &body).await.expect("stored");
+        let source = bench.open(NAS, "bkt/a", 300_000, (0, 300_000)).await.expect("opened");
+        let to_cloud = bench.open(NAS, "bkt/a", 300_000, (0, 300_000)).await.expect("opened");
+        bench.put(CLOUD, "bkt/a", &body).await.expect("stored");
+        let from_cloud = bench.open(CLOUD, "bkt/a", 300_000, (0, 300_000)).await.expect("opened");
+        let record = ObjectRecord::default();
+        let (blob, other) = (bench.blob(NAS, "bkt/b"), bench.blob(CLOUD, "bkt/b"));
+        let mut sink = bench.backends.create(object(&blob, &record, 300_000)).await.expect("there is room");
+        let mut cloud_sink = bench.backends.create(object(&other, &record, 300_000)).await.expect("connected");
+
+        let hung = bench.hang_disks();
+        let watch = Stopwatch::start();
+        assert_eq!(kind(bench.drain(source).await), Err(Kind::Unavailable), "a copy from it");
+        let moved = bench.backends.copy(to_cloud, &mut cloud_sink, &mut BodyCheck::unseen()).await;
+        assert!(matches!(moved.end, MoveEnd::Source(_)), "a splice from it: {:?}", moved.end);
+        let moved = bench.backends.copy(from_cloud, &mut sink, &mut BodyCheck::unseen()).await;
+        assert!(matches!(moved.end, MoveEnd::Sink(_)), "a copy to it: {:?}", moved.end);
+        assert_eq!(kind(bench.open(NAS, "bkt/a", 300_000, (0, 1)).await), Err(Kind::Unavailable));
+        assert_eq!(kind(bench.backends.head(&blob).await), Err(Kind::Unavailable));
+        let elapsed_ms = watch.elapsed_ms();
+        assert!((4_000..20_000).contains(&elapsed_ms), "after {elapsed_ms} ms");
+        assert!(!bench.health.is_good(NAS, bench.core.clock.tick()));
+        drop(hung);
+        bench.backends.discard(sink).await;
+        bench.backends.discard(cloud_sink).await;
+        until("the disk works again", || !bench.nas().join("bkt").join("b").exists()).await;
+        assert_eq!(bench.read(NAS, "bkt/a", 300_000, (0, 300_000)).await.expect("read"), body);
+        until("what was given up is gone", || std::fs::read_dir(bench.nas().join("bkt")).expect("there").count() == 1)
+            .await;
+    });
+}
