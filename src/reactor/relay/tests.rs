@@ -3,6 +3,7 @@
 use super::copy::{Body, Inspect, Looked, Refused, Unseen, Wire, copy_body};
 use super::splice::splice_body;
 use super::*;
+use crate::base::Tenure;
 use crate::reactor::buffer::Buffer;
 use crate::reactor::core::Core;
 use crate::reactor::driver::DriverKind;
@@ -15,6 +16,7 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::{JoinHandle, spawn};
 
 /// There are no leases here.
@@ -237,6 +239,36 @@ fn only_the_side_that_is_waited_for_is_timed() {
         assert_eq!(join("everything arrived", taking).await, 12 << 20);
         join("everything was sent", giving).await;
     });
+}
+
+#[test]
+fn nothing_goes_on_under_the_lease_of_a_later_run() {
+    each_way(|core, how| async move {
+        let ((mut source, mut giver), (mut sink, taker)) = (pair(&core), pair(&core));
+        let tenure = Tenure::default();
+        tenure.set_incarnation(Incarnation(2));
+        core.set_tenure(Arc::new(tenure));
+        giver.write_all(&[1; 1000]).expect("open");
+        let moved = relay(&core, how, &mut source, Sink::Answering(&mut sink, Incarnation(1)), 1000, PATIENCE).await;
+        assert!(matches!(moved.end, End::SinkFailed(0, _)) && moved.bytes == 0, "{moved:?}");
+        drop((source, sink));
+        assert_eq!(join("the end", spawn(|| receive_all(taker))).await, 0);
+
+        let ((mut source, mut giver), (mut sink, taker)) = (pair(&core), pair(&core));
+        giver.write_all(&[1; 1000]).expect("open");
+        check_done(
+            &relay(&core, how, &mut source, Sink::Answering(&mut sink, Incarnation(2)), 1000, PATIENCE).await,
+            1000,
+        );
+        drop((source, sink));
+        assert_eq!(join("the end", spawn(|| receive_all(taker))).await, 1000);
+    });
+}
+
+/// How many bytes came until the end.
+fn receive_all(mut taker: TcpStream) -> usize {
+    let mut bytes = Vec::new();
+    taker.read_to_end(&mut bytes).expect("it ends")
 }
 
 #[test]

@@ -1,6 +1,21 @@
 //! Connections that go stale, bodies that break off, disks and peers that fall silent.
 
 use super::*;
+use crate::base::Tenure;
+
+#[test]
+fn a_body_of_a_run_that_has_ended_never_becomes_a_file() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        let (blob, record) = (bench.blob(NAS, "bkt/late"), ObjectRecord::default());
+        let sink = bench.backends.create(object(&blob, &record, 0)).await.expect("there is room");
+        let tenure = Tenure::default();
+        tenure.set_incarnation(Incarnation(1));
+        bench.core.set_tenure(Arc::new(tenure));
+        assert!(bench.backends.finish(sink).await.is_err(), "it was begun by another");
+        assert!(!bench.nas().join("bkt/late").exists());
+    });
+}
 
 #[test]
 fn stale_connections_are_replaced_unseen() {
