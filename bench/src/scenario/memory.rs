@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use loadtest::client::Payload;
 use loadtest::load::{Plan, Verb};
 use loadtest::size;
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -51,6 +52,7 @@ fn measure(ground: &Ground, what: &str, bytes: u64, count: u64, payload: Payload
     let Product { address, process } = Product::start(ground, "memory", false)?;
     let address = address.to_string();
     let idle_before = process.resident()?;
+    let shortages_before = tcp_shortages();
     let load = Load { verb: Verb::Get, size: bytes, connections: EACH_WAY, keys: 1, payload: Payload::Unsigned };
     load.fill(&address)?;
     let down = Plan { operations: Some(count), ..load.plan(&address, Duration::ZERO) };
@@ -76,7 +78,16 @@ fn measure(ground: &Ground, what: &str, bytes: u64, count: u64, payload: Payload
     });
     bar.finish_and_clear();
     let died = "a load thread died";
-    let (up, down) = (up.ok().context(died)??, down.ok().context(died)??);
+    let (up, down) = (up.ok().context(died)?, down.ok().context(died)?);
+    let shortages = tcp_shortages() - shortages_before;
+    let why = || match shortages {
+        0 => "the load".to_owned(),
+        times => format!(
+            "the load, while the kernel ran short of memory for TCP {times} times (net.ipv4.tcp_mem): it drops what has \
+             arrived, and connections stand still for as long as its timers back off"
+        ),
+    };
+    let (up, down) = (up.with_context(why)?, down.with_context(why)?);
     let peak = process.resident_peak()?;
     let moved = (up.bytes() + down.bytes()) as f64;
     let seconds = up.elapsed.max(down.elapsed).as_secs_f64();
@@ -87,4 +98,16 @@ fn measure(ground: &Ground, what: &str, bytes: u64, count: u64, payload: Payload
         moved / (1_u64 << 30) as f64,
         moved / MIB / seconds,
     ])
+}
+
+/// How often this machine's kernel has run short of memory for TCP.
+fn tcp_shortages() -> u64 {
+    let text = fs::read_to_string("/proc/net/netstat").unwrap_or_default();
+    let mut rows = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+    let (Some(names), Some(values)) = (rows.next(), rows.next()) else { return 0 };
+    let counters = names.split_whitespace().zip(values.split_whitespace());
+    counters
+        .filter(|(name, _)| matches!(*name, "PruneCalled" | "TCPMemoryPressures"))
+        .filter_map(|(_, value)| value.parse::<u64>().ok())
+        .sum()
 }
