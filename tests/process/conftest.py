@@ -12,7 +12,7 @@ import pytest
 import harness
 
 # The longest first, so that the workers end together.
-ORDER = ["test_real_data", "test_crash", "test_failures", "test_matrix", "test_boto3", "test_memory", "test_bad_input"]
+ORDER = ["test_real_data", "test_crash", "test_phases", "test_failures", "test_matrix", "test_boto3", "test_memory", "test_bad_input"]
 
 
 def pytest_collection_modifyitems(items):
