@@ -21,6 +21,8 @@ const STANDING_AGAIN: Duration = Duration::from_secs(2);
 const STANDING_EVERY: Duration = Duration::from_secs(60);
 /// Terms of a lease between two looks for own reservations that no task holds.
 const SWEEP_TERMS: u32 = 6;
+/// And calls to the database that may take as long as they may, at least.
+const SWEEP_TIMEOUTS: u32 = 3;
 /// What a drain could not move, or waits for (a grace, an upload), is looked at again so often.
 const DRAIN_EVERY: Duration = Duration::from_secs(5);
 /// After a failed pass, and between passes that have more to do.
@@ -86,8 +88,11 @@ async fn wait_until_due(ask: Ask, bells: &Bells, operations: &Operations) -> Go 
             tokio::time::sleep(every).await;
         }
         Service::StaleUploads => wait(last, stale_every(view.cleanup_queue.multipart_stale_timeout), pending()).await,
-        // Long after any answer to a begin is on its way.
-        Service::Sweep => wait(last, view.write_path.lease * SWEEP_TERMS, pending()).await,
+        Service::Sweep => {
+            // Longer than an answer to a begin can be on its way.
+            let apart = (view.write_path.lease * SWEEP_TERMS).max(view.database.call_timeout * SWEEP_TIMEOUTS);
+            wait(last, apart, pending()).await;
+        }
         _ => wait(last, FORGET_EVERY, pending()).await,
     }
     Go::default()

@@ -41,7 +41,8 @@ pub struct Sweep {
 
 impl Sweep {
     /// Gives up what no task has held at two looks; how many those were. Between the commit of a begin and its task's knowing of
-    /// it, one look may find it unheld; so looks are to be far apart. What was given up too early could not be committed any
+    /// it, one look may find it unheld; so looks are to be
+    /// further apart than an answer may take (`database.call_timeout`). What was given up too early could not be committed any
     /// more, and its bytes are deleted when they have settled: a write would fail, and nothing would be lost.
     pub async fn pass<P: Ports>(&mut self, ports: &P) -> Result<u64, Failure> {
         let incarnation = ports.incarnation();

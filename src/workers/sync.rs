@@ -367,7 +367,6 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
     }
 
     async fn adopt(&self, name: &str, named: &Named) -> Result<Option<Found>, Failure> {
-        let Some(key) = &named.key else { return Ok(Some(Found::Unclear)) };
         let blob = BlobAt {
             id: BlobId(0),
             backend: self.backend.clone(),
@@ -375,7 +374,9 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
             foreign_etag: String::new(),
             version_id: String::new(),
         };
+        // Its row, and its bytes, may have ended since it was listed.
         let Some(head) = self.ports.head(&blob).await? else { return Ok(None) };
+        let Some(key) = &named.key else { return Ok(Some(Found::Unclear)) };
         if self.plan.dry_run {
             return self.would_be(named, key).await.map(Some);
         }

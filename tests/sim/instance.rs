@@ -4,6 +4,7 @@ use super::backend::{Sink, Source};
 use super::exchange::piece_bytes;
 use super::executor::{Group, Sim};
 use super::mutant::Mutant;
+use super::operations;
 use super::store::FaultyStore;
 use super::world::{World, count};
 use s3_orchestrator::backend::budget::{Budgets, Denied, Spend};
@@ -40,7 +41,7 @@ use super::backend::Backend as Model;
 use super::backend::Flavour;
 
 /// Of a thousand begins, those whose tasks end before they hear of it.
-const LOST_BEGINS: u64 = 5;
+const LOST_BEGINS: u64 = 10;
 
 pub struct Instance {
     pub world: Rc<World>,
@@ -103,6 +104,7 @@ impl Instance {
             standing.set_usable(backend.index, true);
             standing.set_facts(backend.index, &facts);
         }
+        operations::take_over(&world, &standing, &registered.draining);
         let rung = Arc::new(AtomicBool::new(false));
         let rings = Arc::clone(&rung);
         let metered = world.view.backends.iter().map(|backend| (&backend.name, &backend.budget));
@@ -132,6 +134,9 @@ impl Instance {
             sim.spawn(group, instance.clone().lend());
         }
         sim.spawn(group, instance.clone().end_stale_uploads());
+        if instance.world.setting.operated {
+            sim.spawn(group, instance.clone().work_for_operators());
+        }
         if instance.world.setting.mutant != Mutant::NoSweep {
             sim.spawn(group, instance.clone().sweep());
         }
@@ -202,7 +207,8 @@ impl Instance {
     async fn sweep(self: Rc<Self>) {
         let mut sweep = recover::Sweep::default();
         loop {
-            self.world.sim.sleep(Duration::from_millis(1_500)).await;
+            // Three times as long as the desk lets callers wait.
+            self.world.sim.sleep(Duration::from_millis(6_000)).await;
             let swept = sweep.pass(&*self).await.unwrap_or(0);
             self.world.counts.swept.set(self.world.counts.swept.get() + swept);
         }

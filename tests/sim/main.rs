@@ -13,6 +13,7 @@ mod history;
 mod instance;
 mod multipart;
 mod mutant;
+mod operations;
 mod recovery;
 mod run;
 mod store;

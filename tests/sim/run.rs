@@ -5,6 +5,7 @@ use super::client::Client;
 use super::copy;
 use super::executor::{Group, Sim, WORLD};
 use super::instance::Instance;
+use super::operations;
 use super::store::StoreFaults;
 use super::world::{KEYS, Setting, World, count};
 use s3_orchestrator::base::Clock;
@@ -19,7 +20,7 @@ pub struct Outcome {
     pub steps: u64,
     pub hash: u64,
     pub violation: Option<String>,
-    pub counts: [(&'static str, u64); 17],
+    pub counts: [(&'static str, u64); 19],
     pub summary: String,
     pub story: String,
 }
@@ -30,6 +31,9 @@ pub fn run(setting: Setting, steps: u64) -> Outcome {
     let sim = world.sim.clone();
     let quiet = Rc::new(Cell::new(false));
     sim.spawn(WORLD, operator(world.clone(), steps, quiet.clone()));
+    if setting.operated {
+        sim.spawn(WORLD, operations::operate(world.clone()));
+    }
     if setting.metered {
         sim.spawn(WORLD, world.clone().turn_months());
     }

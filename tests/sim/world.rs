@@ -52,6 +52,8 @@ pub struct Setting {
     pub metered: bool,
     /// Whether the instance is killed now and then. If not, what it forgets to end is still there when all is quiet.
     pub killed: bool,
+    /// Whether operators drain, compare and hold.
+    pub operated: bool,
     /// Keep a story of what happens.
     pub told: bool,
 }
@@ -71,6 +73,7 @@ impl Setting {
                 Mutant::None => pick.chance(500),
                 other => other == Mutant::DeadLeasesLentAgain,
             },
+            operated: mutant == Mutant::None && pick.chance(500),
             told: false,
         }
     }
@@ -186,10 +189,12 @@ pub struct Counts {
     pub object_copies: Cell<u64>,
     pub over_budget: Cell<u64>,
     pub swept: Cell<u64>,
+    pub drained: Cell<u64>,
+    pub compared: Cell<u64>,
 }
 
 impl Counts {
-    pub fn all(&self) -> [(&'static str, u64); 17] {
+    pub fn all(&self) -> [(&'static str, u64); 19] {
         [
             ("acknowledged writes", &self.acknowledged_writes),
             ("unknown writes", &self.unknown_writes),
@@ -208,6 +213,8 @@ impl Counts {
             ("object copies", &self.object_copies),
             ("calls over budget", &self.over_budget),
             ("reservations swept", &self.swept),
+            ("drained backends", &self.drained),
+            ("comparisons", &self.compared),
         ]
         .map(|(name, cell)| (name, cell.get()))
     }
