@@ -55,7 +55,7 @@ static BOOKS: Sql = sql!(
     INT8
 );
 
-static BLOBS: Sql = sql!(
+pub(super) static BLOBS: Sql = sql!(
     concat!(
         "SELECT ",
         blob_columns!(),
@@ -73,7 +73,7 @@ static BLOBS: Sql = sql!(
     TEXT_ARRAY
 );
 
-static VERSIONS: Sql = sql!(
+pub(super) static VERSIONS: Sql = sql!(
     concat!(
         "SELECT ",
         live_columns!(),
@@ -83,7 +83,7 @@ static VERSIONS: Sql = sql!(
     BYTEA_ARRAY
 );
 
-static UPLOADS: Sql = sql!(
+pub(super) static UPLOADS: Sql = sql!(
     concat!(
         "SELECT ",
         upload_columns!(),

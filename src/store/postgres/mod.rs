@@ -26,6 +26,8 @@ mod list;
 mod load;
 mod migrate;
 mod options;
+#[cfg(test)]
+mod plans;
 mod read;
 mod register;
 mod restored;

@@ -9,6 +9,12 @@ use tokio_postgres::config::{Config, SslMode, TargetSessionAttrs};
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 
+/// Every statement is planned once, and every table is gone through by its indexes: a plan that was made while the tables were
+/// small would read them whole, and go on doing so when they have grown; and planning costs more than what is planned. Reading
+/// all where there is no index would look so dear now that it would be compiled first.
+const BY_INDEX: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
+     SET enable_mergejoin = off; SET jit = off";
+
 /// How a connection is protected (libpq's words).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protection {
@@ -93,7 +99,7 @@ impl PostgresOptions {
     /// What a session is told first. Behind a pooler it holds for some session or other: each batch says it again for itself.
     pub(super) fn session_settings(&self) -> String {
         let mut settings = format!(
-            "SET statement_timeout = {}; SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {};",
+            "SET statement_timeout = {}; SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; {BY_INDEX};",
             self.statement_timeout.as_millis(),
             self.lock_timeout.as_millis(),
             self.statement_timeout.as_millis(),

@@ -9,7 +9,7 @@ use crate::base::{BackendName, Failure, UploadId, Version};
 use std::sync::Arc;
 use tokio_postgres::Row;
 
-static LOOKUP: Sql = sql!(
+pub(super) static LOOKUP: Sql = sql!(
     "SELECT v.version, v.size, v.modified, v.etag, v.record, b.id, b.backend, b.name, b.foreign_etag, b.version_id
      FROM versions v LEFT JOIN blobs b
          ON b.bucket = v.bucket AND b.key = v.key AND b.version = v.version AND b.state = 'live'
@@ -17,7 +17,7 @@ static LOOKUP: Sql = sql!(
     TEXT,
     BYTEA
 );
-static COPIES: Sql = sql!(
+pub(super) static COPIES: Sql = sql!(
     "SELECT id, backend, name, foreign_etag, version_id FROM blobs
      WHERE bucket = $1 AND key = $2 AND version = $3 AND (state = 'live' OR state = 'doomed' AND attempts = 0
          AND settle_until <= coalesce($4, now_millis()) AND not_before > coalesce($4, now_millis()))

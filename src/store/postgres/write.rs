@@ -46,8 +46,10 @@ static LOCK_BUCKETS: Sql = sql!(
     TEXT_ARRAY
 );
 static LOCK_HASHES: Sql = sql!("SELECT pg_advisory_xact_lock(hash) FROM unnest($1) AS h (hash)", INT8_ARRAY);
-static LOCK_BLOBS: Sql = sql!("SELECT 1 FROM blobs WHERE id = ANY($1) ORDER BY bucket, key, id FOR UPDATE", INT8_ARRAY);
-static LOCK_UPLOADS: Sql = sql!("SELECT 1 FROM uploads WHERE upload = ANY($1) ORDER BY upload FOR UPDATE", TEXT_ARRAY);
+pub(super) static LOCK_BLOBS: Sql =
+    sql!("SELECT 1 FROM blobs WHERE id = ANY($1) ORDER BY bucket, key, id FOR UPDATE", INT8_ARRAY);
+pub(super) static LOCK_UPLOADS: Sql =
+    sql!("SELECT 1 FROM uploads WHERE upload = ANY($1) ORDER BY upload FOR UPDATE", TEXT_ARRAY);
 /// $2: those of $1 that were draining already. Whoever sets one to drain waits here until what began on it can be seen, and
 /// what begins later waits for him.
 static LOCK_BACKENDS: Sql = sql!(
@@ -77,7 +79,7 @@ static LOCK_RESTORED: Sql = sql!(
 
 /// $1, $2: blobs and their marks; $3, $4: keys; $5: blobs of these keys; $6, $7: versions' marks (of $8, $9); $10, $11: uploads
 /// and their marks; $12: uploads that were asked for, whether there or not.
-static VERIFY: Sql = sql!(
+pub(super) static VERIFY: Sql = sql!(
     "SELECT CASE WHEN
          (SELECT count(*) FROM unnest($1, $2) AS s (id, mark) JOIN blobs b ON b.id = s.id AND b.xmin::text::bigint = s.mark)
              = cardinality($1)
