@@ -8,6 +8,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use s3_orchestrator::reactor::affinity::{allowed_cores, pin};
 use serde_json::{Value, json};
 use std::fs;
+use std::time::Duration;
 
 /// The core of the proxies, and the one that this thread stays on.
 #[derive(Clone, Copy, Debug)]
@@ -65,4 +66,19 @@ pub fn describe() -> Value {
 pub fn load_average() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0.0)
+}
+
+/// CPU time of this process but for the thread that asks. Threads that have ended are not in it.
+pub fn cpu_of_other_threads() -> Result<Duration> {
+    let this = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let mut others = Duration::ZERO;
+    for thread in fs::read_dir("/proc/self/task").context("/proc/self/task")?.flatten() {
+        if thread.file_name().to_str() != Some(&this) {
+            // The first number is nanoseconds on a processor. A thread may end meanwhile.
+            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            let nanos = text.split(' ').next().and_then(|number| number.parse().ok());
+            others += Duration::from_nanos(nanos.unwrap_or(0));
+        }
+    }
+    Ok(others)
 }

@@ -2,8 +2,12 @@
 //! targets. docs/benchmarks.md says how to read the figures.
 
 mod contestant;
+mod disk;
 mod figures;
+mod instance;
 mod machine;
+mod objects;
+mod postgres;
 mod process;
 mod rounds;
 mod scenario;
@@ -13,7 +17,7 @@ use clap::{Parser, Subcommand};
 use contestant::{Ground, ProductOptions};
 use figures::Outcome;
 use rounds::Pace;
-use scenario::{allocations, contest, list, memory, put_small, relay};
+use scenario::{allocations, contest, list, memory, metadata, put_small, relay};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -43,7 +47,7 @@ struct Cli {
     no_build: bool,
 }
 
-#[derive(Subcommand, Clone, Copy)]
+#[derive(Subcommand)]
 enum Scenario {
     /// GET of 4 KiB: CPU per request, at most 1.3 times the bare relay's
     GetSmall,
@@ -51,8 +55,10 @@ enum Scenario {
     GetLarge,
     /// PUT of 64 MiB: CPU per GiB, no more than nginx; and in the forms that SDKs send
     PutLarge,
-    /// PUT of 1 KiB under new keys: 5 000 a second, or as often as the disk can sync
+    /// PUT of 1 KiB under new keys on SQLite and PostgreSQL: 5 000 a second, or as often as the disk can sync
     PutSmall,
+    /// Lookups and commits a second of the metadata thread on SQLite and PostgreSQL, and their CPU
+    Metadata(metadata::MetadataOptions),
     /// Resident memory with 64 uploads and 64 downloads at once: below 256 MiB
     Memory(memory::MemoryOptions),
     /// A page of 1000 keys out of a million: below 5 ms in the store
@@ -106,14 +112,15 @@ fn bench(cli: &Cli) -> Result<bool> {
 
 fn run(cli: &Cli, ground: &Ground) -> Result<Vec<Outcome>> {
     let pace = cli.pace;
-    let outcome = match cli.scenario {
+    let outcome = match &cli.scenario {
         Scenario::GetSmall => relay::get_small(ground, pace),
         Scenario::GetLarge => relay::get_large(ground, pace),
         Scenario::PutLarge => relay::put_large(ground, pace),
         Scenario::PutSmall => put_small::put_small(ground, pace),
-        Scenario::Memory(options) => memory::memory(ground, options),
-        Scenario::List(options) => list::list(ground, options),
-        Scenario::Allocations(options) => allocations::allocations(ground, options),
+        Scenario::Metadata(options) => metadata::metadata(ground, options, pace),
+        Scenario::Memory(options) => memory::memory(ground, *options),
+        Scenario::List(options) => list::list(ground, *options),
+        Scenario::Allocations(options) => allocations::allocations(ground, *options),
         Scenario::Contest => return contest::contest(ground, pace),
     }?;
     Ok(vec![outcome])

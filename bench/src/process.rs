@@ -52,7 +52,7 @@ impl Process {
 
     /// CPU time of all threads of the process and of its children, ended ones included. Resolution: a clock tick.
     pub fn cpu(&self) -> Result<Duration> {
-        family(self.id()).into_iter().map(cpu_of).sum()
+        cpu_of_family(self.id())
     }
 
     /// The largest resident set that the process has had, in bytes.
@@ -97,6 +97,13 @@ pub fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0").context("a free port")?.local_addr()?)
 }
 
+/// CPU time of a process and its descendants, ended ones included. Resolution: a clock tick.
+pub fn cpu_of_family(id: u32) -> Result<Duration> {
+    // One that ends meanwhile is in its parent's sum a moment later.
+    let (first, others) = (cpu_of(id)?, family(id).into_iter().skip(1));
+    Ok(first + others.filter_map(|one| cpu_of(one).ok()).sum::<Duration>())
+}
+
 /// The process and its descendants.
 fn family(id: u32) -> Vec<u32> {
     let mut all = vec![id];
@@ -114,10 +121,11 @@ fn family(id: u32) -> Vec<u32> {
 
 fn cpu_of(id: u32) -> Result<Duration> {
     let text = fs::read_to_string(format!("/proc/{id}/stat")).context("the process has ended")?;
-    // The name in parentheses may hold anything; utime and stime are the 12th and 13th fields after it (proc(5)).
+    // The name in parentheses may hold anything; utime and stime are the 12th and 13th fields after it, then come those of
+    // its ended children (proc(5)).
     let fields: Vec<&str> = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|digits| digits.parse::<u64>().ok()).context("/proc/…/stat");
-    let ticks = ticks(11)? + ticks(12)?;
+    let ticks = ticks(11)? + ticks(12)? + ticks(13)? + ticks(14)?;
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 

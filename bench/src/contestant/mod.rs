@@ -7,7 +7,7 @@ mod haproxy;
 mod nginx;
 mod product;
 
-pub use product::{Counted, Product, ProductOptions};
+pub use product::{Counted, Database, Product, ProductOptions};
 
 use crate::machine::Cores;
 use crate::process::{Process, free_address};

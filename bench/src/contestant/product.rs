@@ -1,6 +1,7 @@
-//! The product, with SQLite and one backend: the stub.
+//! The product, with one backend: the stub.
 
 use super::{Contestant, Ground, Kind, sibling};
+use crate::postgres::Postgres;
 use crate::process::{Process, free_address};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -31,21 +32,37 @@ pub struct ProductOptions {
     relay: String,
 }
 
-/// The product, running on a fresh database.
+/// Where the product keeps its metadata.
+#[derive(Clone, Copy)]
+pub enum Database<'s> {
+    /// A file of its own.
+    Sqlite,
+    /// As it is: what another product left there is there still.
+    Postgres(&'s Postgres),
+}
+
+/// The product, running.
 pub struct Product {
     pub address: SocketAddr,
     pub process: Process,
 }
 
 impl Product {
-    /// `name`: its folder in the scratch space. `pinned`: on the proxies' core alone; else wherever it puts itself.
+    /// On a fresh SQLite. `name`: its folder in the scratch space. `pinned`: on the proxies' core alone; else wherever it puts
+    /// itself.
     pub fn start(ground: &Ground, name: &str, pinned: bool) -> Result<Self> {
-        Self::start_under(ground, name, pinned, &[])
+        Self::start_under(ground, name, Database::Sqlite, pinned, &[])
     }
 
-    /// The same under another program, such as strace: its words come before the product's.
-    pub fn start_under(ground: &Ground, name: &str, pinned: bool, wrapper: &[&str]) -> Result<Self> {
-        let (address, config) = write_config(ground, name)?;
+    /// The same on any database, and under another program, such as strace: its words come before the product's.
+    pub fn start_under(
+        ground: &Ground,
+        name: &str,
+        database: Database<'_>,
+        pinned: bool,
+        wrapper: &[&str],
+    ) -> Result<Self> {
+        let (address, config) = write_config(ground, name, database)?;
         let binary = ground.product.product.clone().map_or_else(|| sibling("s3-orchestrator"), Ok)?;
         let mut command = match wrapper {
             [] => Command::new(binary),
@@ -82,7 +99,7 @@ pub struct Counted {
 
 impl Counted {
     pub fn start(ground: &Ground) -> Result<Self> {
-        let (address, config) = write_config(ground, "counted")?;
+        let (address, config) = write_config(ground, "counted", Database::Sqlite)?;
         let mut command = Command::new(sibling("counted")?);
         command.arg("serve").arg("--config").arg(config);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -134,14 +151,21 @@ fn answers_of(output: ChildStdout) -> Receiver<String> {
     receive
 }
 
-/// Writes a configuration with a fresh database; the address that it listens on.
-fn write_config(ground: &Ground, name: &str) -> Result<(SocketAddr, PathBuf)> {
+/// Writes a configuration, with a fresh database if that is a file; the address that it listens on.
+fn write_config(ground: &Ground, name: &str, database: Database<'_>) -> Result<(SocketAddr, PathBuf)> {
     let dir = ground.dir.join(name);
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| format!("clearing {}", dir.display()))?;
     }
     fs::create_dir_all(&dir)?;
     let (address, admin) = (free_address()?, free_address()?);
+    let database = match database {
+        Database::Sqlite => "driver: sqlite\n  path: metadata.db".to_owned(),
+        Database::Postgres(server) => format!(
+            "driver: postgres\n  host: 127.0.0.1\n  port: {}\n  database: s3o\n  user: s3o\n  ssl_mode: disable",
+            server.port
+        ),
+    };
     let text = format!(
         "server:
   listen_addr: {address}
@@ -152,8 +176,7 @@ fn write_config(ground: &Ground, name: &str) -> Result<(SocketAddr, PathBuf)> {
 admin:
   listen_addr: {admin}
 database:
-  driver: sqlite
-  path: metadata.db
+  {database}
 buckets:
   - name: photos
     credentials:

@@ -3,14 +3,14 @@
 
 use crate::contestant::Ground;
 use crate::figures::{Outcome, Verdict};
+use crate::objects::{self, BUCKET};
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use s3_orchestrator::base::{BackendName, BucketName, Incarnation, Nonce, ObjectKey, Timestamp};
+use s3_orchestrator::base::{Incarnation, Timestamp};
 use s3_orchestrator::store::port::{
-    Answer, Applied, BackendLimit, BatchId, BeginWrite, Candidate, Change, CommitWrite, ListQuery, MetadataStore,
-    Outcome as Done, Query, Register, Rules, Step, WriteCondition, Written,
+    Answer, Applied, BatchId, BeginWrite, Change, CommitWrite, ListQuery, MetadataStore, Outcome as Done, Query,
+    Register, Rules, Step,
 };
-use s3_orchestrator::store::record::ObjectRecord;
 use s3_orchestrator::store::sqlite::SqliteStore;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub fn list(ground: &Ground, options: ListOptions) -> Result<Outcome> {
         let mut entries = 0;
         for n in 0..PAGES {
             let (prefix, delimiter, after) = query(n);
-            let (bucket, delimiter) = ("photos".to_owned(), delimiter.to_owned());
+            let (bucket, delimiter) = (BUCKET.to_owned(), delimiter.to_owned());
             let query = ListQuery { bucket, prefix, delimiter, after, max: PAGE_KEYS };
             let (milliseconds, found) = filled.page(query)?;
             times.push(milliseconds);
@@ -84,8 +84,7 @@ impl Filled {
         let store = SqliteStore::open(&path, Rules::default(), Arc::new(wall)).context("opening the store")?;
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let filled = Self { store, runtime, rolls: Cell::new(0), incarnation: Cell::new(Incarnation(0)) };
-        let limit = BackendLimit { name: BackendName::new("stub"), bytes_limit: 0 };
-        let register = Register { deployment: "bench".to_owned(), backends: vec![limit] };
+        let register = objects::register(0);
         let mut done = filled.apply(vec![register.into()])?.outcomes;
         let registered = Register::outcome(done.pop().context("an outcome")?);
         filled
@@ -103,38 +102,13 @@ impl Filled {
     }
 
     fn write(&self, numbers: std::ops::Range<u64>) -> Result<()> {
-        let bucket = BucketName::parse("photos").context("a bucket's name")?;
-        let key = |n| ObjectKey::parse(&key_of(n)).context("a key");
-        let begin = |n| -> Result<Change> {
-            let begin = BeginWrite {
-                incarnation: self.incarnation.get(),
-                bucket: bucket.clone(),
-                in_stored: false,
-                key: key(n)?,
-                size: 1000 + n % 5000,
-                candidates: vec![Candidate { backend: BackendName::new("stub"), literal: true }],
-                condition: WriteCondition::default(),
-                nonce: Nonce::from_roll(self.roll()),
-                instead_of: None,
-            };
-            Ok(begin.into())
+        let begin = |n| objects::begin(self.incarnation.get(), &key_of(n), 1000 + n % 5000, self.roll());
+        let begins: Vec<BeginWrite> = numbers.clone().map(begin).collect::<Result<_>>()?;
+        let begun = self.apply(begins.iter().cloned().map(Change::from).collect())?.outcomes;
+        let commit = |((n, begin), begun): ((u64, &BeginWrite), Done)| -> Result<Change> {
+            Ok(objects::commit(begin, BeginWrite::outcome(begun), format!("{n:032x}"))?.into())
         };
-        let begun = self.apply(numbers.clone().map(begin).collect::<Result<_>>()?)?.outcomes;
-        let commit = |(n, outcome): (u64, Done)| -> Result<Change> {
-            let Ok(begun) = BeginWrite::outcome(outcome) else { bail!("a begin was refused") };
-            let headers = vec![("content-type".to_owned(), "image/jpeg".to_owned())];
-            let commit = CommitWrite {
-                incarnation: self.incarnation.get(),
-                bucket: bucket.clone(),
-                key: key(n)?,
-                blobs: vec![Written { blob: begun.blob.id, version_id: String::new() }],
-                etag: format!("{n:032x}"),
-                record: ObjectRecord { headers, ..ObjectRecord::default() },
-                condition: WriteCondition::default(),
-            };
-            Ok(commit.into())
-        };
-        let commits = numbers.zip(begun).map(commit).collect::<Result<_>>()?;
+        let commits = numbers.zip(&begins).zip(begun).map(commit).collect::<Result<_>>()?;
         let refused = |outcome: Done| CommitWrite::outcome(outcome).is_err();
         ensure!(!self.apply(commits)?.outcomes.into_iter().any(refused), "a commit was refused");
         Ok(())

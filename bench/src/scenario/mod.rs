@@ -4,5 +4,6 @@ pub mod allocations;
 pub mod contest;
 pub mod list;
 pub mod memory;
+pub mod metadata;
 pub mod put_small;
 pub mod relay;

@@ -1,58 +1,86 @@
-//! `put-small`: how many small objects a second become durable. 64 writers, new keys, SQLite with synchronous=FULL, a
-//! stub that answers at once; beside it, in turn, how many times a second the disk can be made to write something.
+//! `put-small`: how many small objects a second become durable. New keys, a stub that answers at once; SQLite with
+//! synchronous=FULL and PostgreSQL with fsync on, in turn; beside them, how many times a second the disk can be made to write
+//! something.
 
-use crate::contestant::{Ground, Product};
+use crate::contestant::{Database, Ground, Product};
+use crate::disk;
 use crate::figures::{Outcome, Verdict, median};
+use crate::postgres::Postgres;
 use crate::rounds::{self, Load, Pace};
 use anyhow::{Context, Result};
 use loadtest::client::Payload;
 use loadtest::load::{Plan, Verb};
 use loadtest::report::Report;
-use std::fs::File;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-const WRITERS: usize = 64;
+/// The target is for the most of them.
+const WRITERS: [usize; 2] = [16, 64];
 const BYTES: u64 = 1024;
 const RATE_MIN: f64 = 5000.0;
-/// What SQLite syncs for a small transaction: a few pages of its log.
-const SYNCED_BYTES: usize = 16 * 1024;
-/// The log is overwritten from its start again and again, as SQLite's is, so no sync has to make the file longer.
-const LOG_BYTES: u64 = 4 << 20;
+
+/// A product on one database under so many writers.
+struct Series<'p> {
+    product: &'p Product,
+    server: Option<&'p Postgres>,
+    writers: usize,
+    windows: Vec<Window>,
+}
+
+struct Window {
+    per_second: f64,
+    own_cpu_us: f64,
+    server_cpu_us: f64,
+    p99_ms: f64,
+}
 
 pub fn put_small(ground: &Ground, pace: Pace) -> Result<Outcome> {
-    let mut outcome = Outcome::new("PUT of 1 KiB under new keys, 64 writers", ["median", "least", "most"]);
-    let product = Product::start(ground, "put-small", false)?;
-    let (mut rates, mut costs, mut p99s, mut syncs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 0..pace.rounds {
+    let server = Postgres::start(ground)?;
+    let on_sqlite = Product::start(ground, "put-small", false)?;
+    let on_postgres = Product::start_under(ground, "put-small-postgres", Database::Postgres(&server), false, &[])?;
+    let on_both = |writers| {
+        let series = |product, server| Series { product, server, writers, windows: Vec::new() };
+        [series(&on_sqlite, None), series(&on_postgres, Some(&server))]
+    };
+    let mut all: Vec<Series<'_>> = WRITERS.into_iter().flat_map(on_both).collect();
+    let mut syncs = Vec::new();
+    for round in 0..pace.rounds as usize {
         println!("round {} of {}", round + 1, pace.rounds);
-        syncs.push(syncs_per_second(&ground.dir, Duration::from_secs_f64(pace.seconds / 3.0))?);
-        let before = product.process.cpu()?;
-        let report = put(product.address, &format!("round-{round}/"), pace.seconds)?;
-        let cpu = product.process.cpu()?.saturating_sub(before);
-        rates.push(report.count() as f64 / report.elapsed.as_secs_f64());
-        costs.push(cpu.as_secs_f64() * 1e6 / report.count() as f64);
-        p99s.push(report.operations.values().map(|one| one.latency_us(0.99)).max().unwrap_or(0) as f64 / 1e3);
+        syncs.push(disk::syncs_per_second(&ground.dir, Duration::from_secs_f64(pace.seconds / 3.0))?);
+        for turn in 0..all.len() {
+            let at = (round + turn) % all.len();
+            let window = all[at].window(&format!("round-{round}-{at}/"), pace.seconds)?;
+            all[at].windows.push(window);
+        }
     }
-    drop(product);
-    let (rate, sync_rate) = (median(rates.iter().copied()), median(syncs.iter().copied()));
-    for (label, values) in [
-        ("PUTs per second", &rates),
-        ("CPU us per PUT", &costs),
-        ("p99 ms", &p99s),
-        ("serial fdatasync per second", &syncs),
-    ] {
-        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = values.iter().copied().fold(0.0, f64::max);
-        outcome.row(label, [median(values.iter().copied()), least, most]);
+    let columns = ["PUT/s", "least", "most", "CPU us/PUT", "PostgreSQL CPU us/PUT", "p99 ms"];
+    let mut outcome = Outcome::new("PUT of 1 KiB under new keys", columns);
+    let sync_rate = median(syncs);
+    for one in &all {
+        let column = |of: fn(&Window) -> f64| one.windows.iter().map(of);
+        let rates = column(|window| window.per_second);
+        let rate = median(rates.clone());
+        let values = [
+            rate,
+            rates.clone().fold(f64::INFINITY, f64::min),
+            rates.fold(0.0, f64::max),
+            median(column(|window| window.own_cpu_us)),
+            median(column(|window| window.server_cpu_us)),
+            median(column(|window| window.p99_ms)),
+        ];
+        outcome.row(one.label(), values);
+        if Some(&one.writers) == WRITERS.last() {
+            let what = format!("PUTs per second, {}", one.label());
+            outcome.verdicts.push(Verdict::at_least(what, rate, RATE_MIN.min(sync_rate)));
+        }
     }
-    outcome.verdicts.push(Verdict::at_least("PUTs per second", rate, RATE_MIN.min(sync_rate)));
+    drop(all);
+    drop((on_sqlite, on_postgres));
+    outcome.notes.push(format!("{sync_rate:.0} serial fdatasync a second (median)"));
     outcome.notes.push(match syncs_per_put(ground, pace) {
         Ok((syncs, puts)) => format!(
-            "{:.3} fsyncs per PUT ({syncs} for {puts}, counted by strace in a run of its own)",
+            "SQLite: {:.3} fsyncs per PUT ({syncs} for {puts}, counted by strace in a run of its own)",
             syncs as f64 / puts as f64
         ),
         Err(error) => format!("fsyncs per PUT not counted: {error:#}"),
@@ -60,40 +88,40 @@ pub fn put_small(ground: &Ground, pace: Pace) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn put(address: SocketAddr, prefix: &str, seconds: f64) -> Result<Report> {
-    let load = Load { verb: Verb::Put, size: BYTES, connections: WRITERS, keys: u64::MAX, payload: Payload::Auto };
+impl Series<'_> {
+    fn label(&self) -> String {
+        format!("{}, {} writers", if self.server.is_some() { "PostgreSQL" } else { "SQLite" }, self.writers)
+    }
+
+    fn window(&self, prefix: &str, seconds: f64) -> Result<Window> {
+        let server_cpu = || self.server.map_or(Ok(Duration::ZERO), Postgres::cpu);
+        let (own, server) = (self.product.process.cpu()?, server_cpu()?);
+        let report = put(self.product.address, self.writers, prefix, seconds)?;
+        let (own, server) = (self.product.process.cpu()? - own, server_cpu()?.saturating_sub(server));
+        let per_put = |cpu: Duration| cpu.as_secs_f64() * 1e6 / report.count() as f64;
+        Ok(Window {
+            per_second: report.count() as f64 / report.elapsed.as_secs_f64(),
+            own_cpu_us: per_put(own),
+            server_cpu_us: self.server.map_or(f64::NAN, |_| per_put(server)),
+            p99_ms: report.operations.values().map(|one| one.latency_us(0.99)).max().unwrap_or(0) as f64 / 1e3,
+        })
+    }
+}
+
+fn put(address: SocketAddr, writers: usize, prefix: &str, seconds: f64) -> Result<Report> {
+    let load = Load { verb: Verb::Put, size: BYTES, connections: writers, keys: u64::MAX, payload: Payload::Auto };
     let plan = load.plan(&address.to_string(), Duration::from_secs_f64(seconds));
     rounds::run(&Plan { prefix: prefix.to_owned(), ..plan })
 }
 
-/// How often a second one thread can overwrite some bytes of a file and have them on the disk.
-#[allow(clippy::disallowed_methods)] // a bench's clock is the wall's
-fn syncs_per_second(dir: &Path, time: Duration) -> Result<f64> {
-    let path = dir.join("sync-probe");
-    let file = File::create(&path).context("sync probe")?;
-    let bytes = vec![0x5a; SYNCED_BYTES];
-    for at in (0..LOG_BYTES).step_by(SYNCED_BYTES) {
-        file.write_all_at(&bytes, at)?;
-    }
-    file.sync_all()?;
-    let start = Instant::now();
-    let mut count = 0_u64;
-    while start.elapsed() < time {
-        file.write_all_at(&bytes, count * SYNCED_BYTES as u64 % LOG_BYTES)?;
-        file.sync_data()?;
-        count += 1;
-    }
-    Ok(count as f64 / start.elapsed().as_secs_f64())
-}
-
-/// Syncs of any kind, and PUTs, of a run under strace, which slows only the calls that it counts.
+/// Syncs of any kind, and PUTs, of a run on SQLite under strace, which slows only the calls that it counts.
 fn syncs_per_put(ground: &Ground, pace: Pace) -> Result<(u64, u64)> {
     Command::new("strace").arg("-V").output().context("strace is not installed")?;
     let counts = ground.dir.join("strace.txt");
     let path = counts.to_str().context("a path in UTF-8")?;
     let words = ["strace", "-f", "--seccomp-bpf", "-c", "-e", "trace=fsync,fdatasync,sync_file_range", "-o", path];
-    let product = Product::start_under(ground, "put-small-traced", false, &words)?;
-    let report = put(product.address, "traced/", pace.seconds)?;
+    let product = Product::start_under(ground, "put-small-traced", Database::Sqlite, false, &words)?;
+    let report = put(product.address, WRITERS[WRITERS.len() - 1], "traced/", pace.seconds)?;
     product.process.stop()?;
     let text = std::fs::read_to_string(&counts)?;
     let calls = text.lines().filter(|line| line.trim_end().ends_with("sync")).filter_map(|line| {
