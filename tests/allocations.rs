@@ -1,7 +1,7 @@
 //! What must not allocate in steady state, counted by an allocator that wraps the system's.
 #![allow(unsafe_code)] // an allocator is an unsafe trait
 
-use s3_orchestrator::base::{BackendName, BlobId, Timestamp, Version};
+use s3_orchestrator::base::{BackendName, BlobId, Tick, Timestamp, Version};
 use s3_orchestrator::store::location_cache::LocationCache;
 use s3_orchestrator::store::record::{BlobAt, Located, ObjectRecord, StoredChecksum};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -74,7 +74,7 @@ fn a_cached_location_is_read_without_allocating_whatever_was_read_before() {
     let (cache, mut writer) = LocationCache::new(1 << 20, 1);
     let keys: Vec<String> = (0..24).map(|number| format!("key-{number}")).collect();
     for (number, key) in (0..).zip(&keys) {
-        let place = writer.place("bkt", key);
+        let place = writer.place("bkt", key, Tick::default());
         assert!(writer.fill(place, "bkt", key, &located(number)));
     }
     let mut into = Located::empty();

@@ -67,9 +67,7 @@ pub(super) fn read_all(reader: &mut Reader, root: &Node, reported: Vec<Problem>)
         replication,
         cleanup_queue: cleanup_queue(reader, &root.section("cleanup_queue")),
         write_path: write_path(reader, &root.section("write_path")),
-        location_cache: LocationCache {
-            max_size_bytes: reader.size(&root.section("location_cache"), "max_size", 0..=1 << 40)?,
-        },
+        location_cache: location_cache(reader, &root.section("location_cache"))?,
         circuit_breaker: database_breaker(reader, &root.section("circuit_breaker")),
         backend_breaker: backend_breaker(reader, &root.section("backend_circuit_breaker")),
         usage_flush: usage_flush(reader, &root.section("usage_flush")),
@@ -78,7 +76,28 @@ pub(super) fn read_all(reader: &mut Reader, root: &Node, reported: Vec<Problem>)
         metrics: metrics(reader, &root.section("telemetry").section("metrics")),
     };
     check_addresses(reader, &root, &config);
+    check_staleness(reader, &root.section("location_cache"), &config);
     Some(config)
+}
+
+fn location_cache(reader: &mut Reader, at: &Section<'_>) -> Option<LocationCache> {
+    Some(LocationCache {
+        max_size_bytes: reader.size(at, "max_size", 0..=1 << 40)?,
+        max_staleness: reader.duration(at, "max_staleness", WAIT),
+    })
+}
+
+/// What a location may lead to stays for the grace.
+fn check_staleness(reader: &mut Reader, at: &Section<'_>, config: &Config) {
+    let (bound, grace) = (config.location_cache.max_staleness, config.cleanup_queue.grace);
+    if bound > Duration::ZERO && bound >= grace {
+        let message = format!("must be shorter than `cleanup_queue.grace`, {grace:?}: displaced bytes go after that");
+        reader.problem(at.line_of("max_staleness"), at.key("max_staleness"), message);
+    }
+    if bound > Duration::ZERO && matches!(config.database.driver, DatabaseDriver::Sqlite { .. }) {
+        let message = "has no effect on SQLite, beside which the cache is exact";
+        reader.warn(at.line_of("max_staleness"), at.key("max_staleness"), message);
+    }
 }
 
 fn server(reader: &mut Reader, at: &Section<'_>) -> Server {

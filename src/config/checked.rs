@@ -310,6 +310,8 @@ pub struct WritePath {
 pub struct LocationCache {
     /// 0 = off.
     pub max_size_bytes: u64,
+    /// So old may be what is answered beside a database that others write to; zero: nothing is.
+    pub max_staleness: Duration,
 }
 
 /// The database's breaker, and what is done without the database.

@@ -221,7 +221,7 @@ pub const KEYS: &[Key] = &[
         "use `replication.factor`; copies follow in the background",
     ),
     key("location_cache.max_size", Size, Is("64MiB")),
-    not_yet("location_cache.max_staleness", "a location cache beside PostgreSQL", REMOVE),
+    key("location_cache.max_staleness", Duration, Is("0s")),
     key("circuit_breaker.failure_threshold", Number, Is("3")),
     key("circuit_breaker.open_timeout", Duration, Is("15s")),
     key("circuit_breaker.cache_ttl", Duration, Is("60s")),

@@ -12,7 +12,6 @@ use crate::store::board::Board;
 use crate::store::database_state::DatabaseState;
 use crate::store::desk::{Ask, Call, Desk, DeskLimits, Locations, Reply, ReplyTo};
 use crate::store::port::{Answer, Change, Metadata, MetadataStore, Outcome, Query};
-use crate::store::record::Located;
 use anyhow::Context;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,17 +49,6 @@ impl ControlMetadata {
 }
 
 impl Metadata for ControlMetadata {
-    async fn lookup(&self, bucket: &str, key: &str, into: &mut Located) -> Result<bool, Failure> {
-        match self.query(Query::Lookup { bucket: bucket.to_owned(), key: key.to_owned() }).await? {
-            Answer::Lookup(Some(located)) => {
-                *into = located;
-                Ok(true)
-            }
-            Answer::Lookup(None) => Ok(false),
-            other => Err(Failure::ourselves(format!("a lookup was answered with {other:?}"))),
-        }
-    }
-
     async fn query(&self, query: Query) -> Result<Answer, Failure> {
         match self.ask(Ask::Query(query)).await? {
             Reply::Query(answer) => answer,

@@ -34,7 +34,7 @@ use crate::reactor::wake::{self, Wake};
 use crate::store::board::Board;
 use crate::store::database_state::DatabaseState;
 use crate::store::desk::Locations;
-use crate::store::location_cache::LocationCache;
+use crate::store::location_cache::{LocationCache, Trust};
 use crate::store::port::{BackendLimit, Metadata, MetadataStore, Register, Registered, Rules};
 use crate::store::postgres::{PostgresOptions, PostgresStore, Protection};
 use crate::store::sqlite::SqliteStore;
@@ -215,9 +215,9 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     let board = Arc::new(Board::new(view.backends.iter().map(|one| one.quota_bytes)));
     let (cache, cache_writer) = LocationCache::new(view.location_cache.max_size_bytes, random()?);
     let (postbox, desk) = mailbox::channel();
-    // Exact only where no other process writes.
-    let exact = matches!(view.database.driver, DatabaseDriver::Sqlite { .. });
-    let locations = if exact { Locations::Exact(cache_writer) } else { Locations::memory(cache_writer) };
+    let trust = trust_of(view);
+    let locations =
+        if trust == Trust::Exact { Locations::Exact(cache_writer) } else { Locations::memory(cache_writer) };
     let (metadata, desk_cells, database) = metadata::spawn(metadata::Parts {
         store,
         locations,
@@ -268,7 +268,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         shared,
         backends: BackendParts::open(view, &standing, &budgets).context("the backends")?,
         metadata: postbox,
-        locations: (cache, exact),
+        locations: (Arc::clone(&cache), trust),
         publication,
         cells: Arc::clone(&mover_cells),
         driver: driver_choice(view.server.driver),
@@ -302,13 +302,25 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     let _ = operations.lend(Occasion::Regular).await;
     flush::lend_when_rung(Arc::clone(&operations), borrow_woken);
     let (checked_in, checked) = flume::bounded(1);
-    mover::spawn(parts.clone(), asks_in, checked_in, services).await?;
+    // Its jobs act on what they find.
+    let trust_of_jobs = if trust == Trust::Exact { trust } else { Trust::Nothing };
+    let of_mover = CoreParts { locations: (cache, trust_of_jobs), ..parts.clone() };
+    mover::spawn(of_mover, asks_in, checked_in, services).await?;
     let bells = Bells { drain: drain_woken, cleanup: cleanup_woken, replicate: replicate_woken };
     tokio::task::spawn_local(schedule::run(asks, bells, Arc::clone(&operations), Rc::clone(&terms)));
     if !matches!(view.database.driver, DatabaseDriver::Sqlite { .. }) {
         tokio::task::spawn_local(drains::follow(Arc::clone(&operations)));
     }
     Ok(Works { parts, operations, checked, terms })
+}
+
+/// Exact only where no other process writes.
+fn trust_of(view: &View) -> Trust {
+    match (&view.database.driver, view.location_cache.max_staleness) {
+        (DatabaseDriver::Sqlite { .. }, _) => Trust::Exact,
+        (DatabaseDriver::Postgres(_), Duration::ZERO) => Trust::Nothing,
+        (DatabaseDriver::Postgres(_), bound) => Trust::Within(bound),
+    }
 }
 
 /// Takes the address for the reactors. That of a process that was killed is free a moment later only: the kernel ends a ring,

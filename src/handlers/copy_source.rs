@@ -53,9 +53,10 @@ impl CopySource {
         admission::permit(ports, request, bucket, Permission::Read.into())
     }
 
-    /// The live version, if the conditions let it be copied. NoSuchKey, PreconditionFailed.
+    /// The live version, if the conditions let it be copied; not one that is remembered, since what is copied stays. NoSuchKey,
+    /// PreconditionFailed.
     async fn look_up<P: Ports>(&self, ports: &P, request: &Request<'_>, located: &mut Located) -> Result<(), Trouble> {
-        if !ports.meta().lookup(&self.bucket, &self.key, located).await? {
+        if !ports.meta().lookup_afresh(&self.bucket, &self.key, located).await? {
             return Err(ErrorCode::NoSuchKey.into());
         }
         match ReadConditions::of_copy_source(request.head)?

@@ -25,7 +25,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     let parts = loop {
         looks += 1;
         let located = &mut scratch.located;
-        look_up(ports, request, located).await?;
+        look_up(ports, request, located, looks > 1).await?;
         match ReadConditions::of(request.head)?.test(&located.etag, located.modified, || ports.clock().now()) {
             Verdict::Proceed => {}
             Verdict::NotModified => return not_modified(exchange, scratch).await,

@@ -13,7 +13,7 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     exchange: &mut X,
     scratch: &mut Scratch,
 ) -> Result<(), Trouble> {
-    look_up(ports, request, &mut scratch.located).await?;
+    look_up(ports, request, &mut scratch.located, false).await?;
     scratch.body.clear();
     xml::write_tagging(&mut scratch.body, &scratch.located.record.tags);
     exchange.head().field("content-type", "application/xml");

@@ -48,7 +48,7 @@ pub async fn select<P: Ports>(
     loop {
         looks += 1;
         scratch.found = Found::Exact;
-        match ports.meta().lookup(request.bucket(), request.key(), &mut scratch.located).await {
+        match look(ports, request, &mut scratch.located, again || looks > 1).await {
             Ok(true) => {}
             Ok(false) => return Err(ErrorCode::NoSuchKey.into()),
             Err(failure) => Box::pin(degraded::find(ports, request, scratch, failure, again)).await?,
@@ -69,9 +69,27 @@ pub async fn select<P: Ports>(
     }
 }
 
-/// NoSuchKey if there is no live version. Cancel: NOT safe.
-pub async fn look_up<P: Ports>(ports: &P, request: &Request<'_>, located: &mut Located) -> Result<(), Trouble> {
-    let found = ports.meta().lookup(request.bucket(), request.key(), located).await?;
+/// `afresh`: what the location cache may hold has led nowhere.
+async fn look<P: Ports>(
+    ports: &P,
+    request: &Request<'_>,
+    located: &mut Located,
+    afresh: bool,
+) -> Result<bool, Failure> {
+    match afresh {
+        false => ports.meta().lookup(request.bucket(), request.key(), located).await,
+        true => Box::pin(ports.meta().lookup_afresh(request.bucket(), request.key(), located)).await,
+    }
+}
+
+/// NoSuchKey if there is no live version. `afresh`: the location cache is not asked. Cancel: NOT safe.
+pub async fn look_up<P: Ports>(
+    ports: &P,
+    request: &Request<'_>,
+    located: &mut Located,
+    afresh: bool,
+) -> Result<(), Trouble> {
+    let found = look(ports, request, located, afresh).await?;
     if found { Ok(()) } else { Err(ErrorCode::NoSuchKey.into()) }
 }
 

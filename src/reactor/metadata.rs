@@ -1,11 +1,12 @@
 //! A core's way to the metadata: the location cache where it can answer, the desk's mailbox otherwise.
 
+use super::clock::CoreClock;
 use super::mailbox::{Mailbox, Replier, Undelivered};
-use crate::base::Failure;
+use crate::base::{Clock, Failure};
 use crate::observe::cells::CoreCells;
 use crate::store::database_state::DatabaseState;
 use crate::store::desk::{Ask, Reply, ReplyTo};
-use crate::store::location_cache::LocationCache;
+use crate::store::location_cache::{LocationCache, Trust};
 use crate::store::port::{Answer, Change, Metadata, Outcome, Query};
 use crate::store::record::Located;
 use std::sync::Arc;
@@ -21,8 +22,8 @@ impl ReplyTo for Replier<Reply> {
 pub struct CoreMetadata {
     mailbox: Mailbox<Ask, Reply>,
     cache: Arc<LocationCache>,
-    /// What the cache holds may be answered instead of asking.
-    exact: bool,
+    trust: Trust,
+    clock: CoreClock,
     state: Arc<DatabaseState>,
     cells: Arc<CoreCells>,
 }
@@ -30,11 +31,11 @@ pub struct CoreMetadata {
 impl CoreMetadata {
     pub fn new(
         mailbox: Mailbox<Ask, Reply>,
-        (cache, exact): (Arc<LocationCache>, bool),
+        (cache, trust): (Arc<LocationCache>, Trust),
         state: Arc<DatabaseState>,
         cells: Arc<CoreCells>,
     ) -> Self {
-        Self { mailbox, cache, exact, state, cells }
+        Self { mailbox, cache, trust, clock: CoreClock::default(), state, cells }
     }
 
     async fn ask(&self, request: Ask, may_be_refused: bool) -> Result<Reply, Failure> {
@@ -53,22 +54,14 @@ impl CoreMetadata {
 
 impl Metadata for CoreMetadata {
     async fn lookup(&self, bucket: &str, key: &str, into: &mut Located) -> Result<bool, Failure> {
-        if self.exact {
-            if self.cache.get(bucket, key, into) {
-                self.cells.location_cache_hits.inc();
-                return Ok(true);
-            }
+        if self.cache.answer(self.trust, || self.clock.tick(), bucket, key, into) {
+            self.cells.location_cache_hits.inc();
+            return Ok(true);
+        }
+        if self.trust != Trust::Nothing {
             self.cells.location_cache_misses.inc();
         }
-        let query = Query::Lookup { bucket: bucket.to_owned(), key: key.to_owned() };
-        match self.query(query).await? {
-            Answer::Lookup(Some(located)) => {
-                *into = located;
-                Ok(true)
-            }
-            Answer::Lookup(None) => Ok(false),
-            other => Err(Failure::ourselves(format!("a lookup was answered with {other:?}"))),
-        }
+        self.lookup_afresh(bucket, key, into).await
     }
 
     fn recall(&self, bucket: &str, key: &str, into: &mut Located) -> bool {

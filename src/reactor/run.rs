@@ -19,7 +19,7 @@ use crate::base::Clock;
 use crate::observe::audit::AuditLog;
 use crate::observe::cells::CoreCells;
 use crate::store::desk::{Ask, Reply};
-use crate::store::location_cache::LocationCache;
+use crate::store::location_cache::{LocationCache, Trust};
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -40,8 +40,8 @@ pub struct CoreParts {
     pub shared: Shared,
     pub backends: BackendParts,
     pub metadata: Postbox<Ask, Reply>,
-    /// And whether they are exact.
-    pub locations: (Arc<LocationCache>, bool),
+    /// And what of them is answered.
+    pub locations: (Arc<LocationCache>, Trust),
     pub publication: Publication,
     pub cells: Arc<CoreCells>,
     pub driver: DriverChoice,

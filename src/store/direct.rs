@@ -2,7 +2,6 @@
 //! workers that are not about batching.
 
 use super::port::{Answer, ApplyError, BatchId, Change, Metadata, MetadataStore, Outcome, Query};
-use super::record::Located;
 use crate::base::Failure;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -24,14 +23,6 @@ impl<S: MetadataStore> Direct<S> {
 }
 
 impl<S: MetadataStore> Metadata for Direct<S> {
-    async fn lookup(&self, bucket: &str, key: &str, into: &mut Located) -> Result<bool, Failure> {
-        let query = Query::Lookup { bucket: bucket.to_owned(), key: key.to_owned() };
-        let Answer::Lookup(found) = self.store.query(query).await? else {
-            return Err(Failure::ourselves("a store answered a lookup with something else"));
-        };
-        Ok(found.map(|located| *into = located).is_some())
-    }
-
     async fn query(&self, query: Query) -> Result<Answer, Failure> {
         self.store.query(query).await
     }

@@ -91,7 +91,25 @@ impl Rules {
 pub trait Metadata {
     /// Fills `into` with the live version of a key; false if there is none. Served from the location cache when it can be.
     /// Fails with `Kind::Overloaded` when the mailbox is full. Cancel: NOT safe.
-    fn lookup(&self, bucket: &str, key: &str, into: &mut Located) -> impl Future<Output = Result<bool, Failure>>;
+    fn lookup(&self, bucket: &str, key: &str, into: &mut Located) -> impl Future<Output = Result<bool, Failure>> {
+        self.lookup_afresh(bucket, key, into)
+    }
+    /// The same, asked of the database whatever the location cache holds: where that has led nowhere, or where something is
+    /// written that depends on it. Cancel: NOT safe.
+    fn lookup_afresh(
+        &self,
+        bucket: &str,
+        key: &str,
+        into: &mut Located,
+    ) -> impl Future<Output = Result<bool, Failure>> {
+        async {
+            let query = Query::Lookup { bucket: bucket.to_owned(), key: key.to_owned() };
+            match self.query(query).await? {
+                Answer::Lookup(found) => Ok(found.map(|located| *into = located).is_some()),
+                other => Err(Failure::ourselves(format!("a lookup was answered with {other:?}"))),
+            }
+        }
+    }
     /// Cancel: NOT safe.
     fn query(&self, query: Query) -> impl Future<Output = Result<Answer, Failure>>;
     /// Begins may fail with `Kind::Overloaded`; ends of what was begun never do. Cancel: NOT safe.

@@ -26,7 +26,7 @@ use s3_orchestrator::proto::date;
 use s3_orchestrator::store::board::Board;
 use s3_orchestrator::store::database_state::DatabaseState;
 use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, Locations, local};
-use s3_orchestrator::store::location_cache::LocationCache;
+use s3_orchestrator::store::location_cache::{LocationCache, Trust};
 use s3_orchestrator::store::port::*;
 use s3_orchestrator::store::record::{BackendFacts, BlobAt, Located, ObjectRecord, PartRecord};
 use s3_orchestrator::workers::lend::{Lender, Occasion};
@@ -69,8 +69,8 @@ impl Instance {
     pub async fn boot(world: Rc<World>, group: Group) -> Rc<Self> {
         let sim = world.sim.clone();
         let (cache, writer) = LocationCache::new(1 << 20, 7);
-        let exact = world.setting.cached;
-        let locations = if exact { Locations::Exact(writer) } else { Locations::memory(writer) };
+        let trust = world.setting.trust;
+        let locations = if trust == Trust::Exact { Locations::Exact(writer) } else { Locations::memory(writer) };
         let store = FaultyStore { inner: world.store(), world: world.clone() };
         let limits = DeskLimits::default();
         // Short, or the store's outages would leave no time for anything to go wrong.
@@ -78,8 +78,8 @@ impl Instance {
         let limits = DeskLimits { breaker, ..limits };
         let desk = Rc::new(Desk::new(store, sim.clone(), sim.clone(), limits, locations));
         let (calls, inbox) = local(Some(cache));
-        let calls = calls.knowing(desk.state());
-        let calls = if exact { calls } else { calls.remembering() };
+        let now = sim.clone();
+        let calls = calls.knowing(desk.state()).trusting(trust, move || now.tick());
         let running = desk.clone();
         sim.spawn(group, async move { running.run(inbox).await });
         super::recovery::before_registering(&world, &calls).await;

@@ -12,6 +12,7 @@ use s3_orchestrator::base::{Clock, Timestamp};
 use s3_orchestrator::config::registry::Published;
 use s3_orchestrator::config::{Registry, View};
 use s3_orchestrator::observe::cells::CoreCells;
+use s3_orchestrator::store::location_cache::Trust;
 use s3_orchestrator::store::memory::MemoryStore;
 use s3_orchestrator::store::port::*;
 use s3_orchestrator::store::record::{BlobAt, BlobState, Located, ObjectRecord};
@@ -37,6 +38,9 @@ pub const MONTH: Duration = Duration::from_millis(4_000);
 /// In peace nobody should have to wait for the next.
 pub const MONTH_IN_PEACE: Duration = Duration::from_millis(100);
 
+/// A bound on the location cache: with one instance at a time nothing is ever stale.
+const STALENESS: Duration = Duration::from_secs(1);
+
 const STORY_LINES: usize = 4_000;
 
 /// What a seed decides about a whole run.
@@ -45,7 +49,8 @@ pub struct Setting {
     pub seed: u64,
     pub mutant: Mutant,
     pub factor: u32,
-    pub cached: bool,
+    /// What of the location cache is answered.
+    pub trust: Trust,
     pub spread: bool,
     pub quota_bytes: u64,
     /// Whether `b0` has a monthly limit.
@@ -65,7 +70,11 @@ impl Setting {
             seed,
             mutant,
             factor: 1 + pick.below(2) as u32,
-            cached: pick.chance(500),
+            trust: match (pick.chance(500), seed % 2) {
+                (true, _) => Trust::Exact,
+                (false, 0) => Trust::Nothing,
+                (false, _) => Trust::Within(STALENESS),
+            },
             spread: pick.chance(500),
             quota_bytes: [60_000, 700_000, 4_000_000][pick.below(3) as usize],
             killed: pick.chance(700),

@@ -33,12 +33,13 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     pub(super) async fn carry_out<R: ReplyTo>(&self, batch: Vec<Waiting<R>>) -> Vec<Change> {
         let (changes, mut callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.change, one.reply)).unzip();
         let changes: Arc<[Change]> = changes.into();
+        let began = self.clock.tick();
         self.locations.borrow_mut().hold(&changes);
         let mut ends = Vec::new();
         match self.attempt(&changes, &mut callers).await {
-            Ok(applied) => self.deliver(&changes, applied, &mut callers, &mut ends),
+            Ok(applied) => self.deliver(&changes, applied, began, &mut callers, &mut ends),
             Err(Undone::NotApplied(_)) if changes.len() > 1 => {
-                self.take_apart(&changes, &mut callers, &mut ends).await;
+                self.take_apart(&changes, began, &mut callers, &mut ends).await;
             }
             Err(Undone::NotApplied(failure) | Undone::GivenUp(failure)) => self.fail(&changes, &failure, &mut callers),
         }
@@ -46,19 +47,27 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     }
 
     /// One bad change must not fail its neighbours: each is a batch of its own now.
-    async fn take_apart<R: ReplyTo>(&self, changes: &[Change], callers: &mut [Option<R>], ends: &mut Vec<Change>) {
+    async fn take_apart<R: ReplyTo>(
+        &self,
+        changes: &[Change],
+        began: Tick,
+        callers: &mut [Option<R>],
+        ends: &mut Vec<Change>,
+    ) {
         self.cells.taken_apart.inc();
         let mut in_a_row = 0;
         for (i, change) in changes.iter().enumerate() {
             if callers[i].is_none() && !is_end(change) {
-                continue; // told meanwhile that it did not happen
+                // Told meanwhile that it did not happen.
+                self.locations.borrow_mut().release(std::slice::from_ref(change));
+                continue;
             }
             let alone: Arc<[Change]> = Arc::new([change.clone()]);
             let caller = &mut callers[i..=i];
             match self.attempt(&alone, caller).await {
                 Ok(applied) => {
                     in_a_row = 0;
-                    self.deliver(&alone, applied, caller, ends);
+                    self.deliver(&alone, applied, began, caller, ends);
                 }
                 Err(Undone::NotApplied(failure) | Undone::GivenUp(failure)) => {
                     in_a_row += 1;
@@ -154,6 +163,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         &self,
         changes: &[Change],
         applied: Applied,
+        began: Tick,
         callers: &mut [Option<R>],
         ends: &mut Vec<Change>,
     ) {
@@ -163,7 +173,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         self.show(&applied);
         for (change, outcome) in changes.iter().zip(&applied.outcomes) {
             self.note_blobs(change, outcome);
-            self.locations.borrow_mut().done(change, outcome);
+            self.locations.borrow_mut().done(change, outcome, began);
         }
         for ((change, outcome), caller) in changes.iter().zip(applied.outcomes).zip(callers) {
             let unheard = match caller.take() {

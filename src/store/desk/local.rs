@@ -1,28 +1,29 @@
 //! The desk as `Metadata` for tasks of its own thread: the simulator's, and tests'. Reactors come through their mailboxes.
 
 use super::super::database_state::DatabaseState;
-use super::super::location_cache::LocationCache;
+use super::super::location_cache::{LocationCache, Trust};
 use super::super::port::{Answer, Change, Metadata, Outcome, Query};
 use super::super::record::Located;
 use super::{Ask, Call, Reply};
-use crate::base::Failure;
+use crate::base::{Failure, Tick};
+use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Cheap to clone; the desk ends when all are gone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LocalMetadata {
     calls: flume::Sender<Call<oneshot::Sender<Reply>>>,
     cache: Option<Arc<LocationCache>>,
-    /// What the cache holds may be answered instead of asking.
-    exact: bool,
+    trust: Trust,
+    tick: Rc<dyn Fn() -> Tick>,
     state: Option<Arc<DatabaseState>>,
 }
 
-/// A way to a desk and the inbox that it runs on. Unbounded: the desk's own limits hold.
+/// A way to a desk and the inbox that it runs on. Unbounded: the desk's own limits hold. What the cache holds is exact.
 pub fn local(cache: Option<Arc<LocationCache>>) -> (LocalMetadata, flume::Receiver<Call<oneshot::Sender<Reply>>>) {
     let (calls, inbox) = flume::unbounded();
-    (LocalMetadata { calls, cache, exact: true, state: None }, inbox)
+    (LocalMetadata { calls, cache, trust: Trust::Exact, tick: Rc::new(Tick::default), state: None }, inbox)
 }
 
 impl LocalMetadata {
@@ -31,9 +32,9 @@ impl LocalMetadata {
         Self { state: Some(state), ..self }
     }
 
-    /// The cache is a memory only, for reads without the database.
-    pub fn remembering(self) -> Self {
-        Self { exact: false, ..self }
+    /// What the cache holds is trusted so far, by this clock.
+    pub fn trusting(self, trust: Trust, tick: impl Fn() -> Tick + 'static) -> Self {
+        Self { trust, tick: Rc::new(tick), ..self }
     }
 
     async fn call(&self, ask: Ask) -> Result<Reply, Failure> {
@@ -46,14 +47,10 @@ impl LocalMetadata {
 
 impl Metadata for LocalMetadata {
     async fn lookup(&self, bucket: &str, key: &str, into: &mut Located) -> Result<bool, Failure> {
-        if self.exact && self.cache.as_ref().is_some_and(|cache| cache.get(bucket, key, into)) {
+        if self.cache.as_ref().is_some_and(|cache| cache.answer(self.trust, &*self.tick, bucket, key, into)) {
             return Ok(true);
         }
-        let query = Query::Lookup { bucket: bucket.to_owned(), key: key.to_owned() };
-        match self.query(query).await? {
-            Answer::Lookup(found) => Ok(found.map(|located| *into = located).is_some()),
-            _ => Err(Failure::ourselves("a store answered a lookup with something else")),
-        }
+        self.lookup_afresh(bucket, key, into).await
     }
 
     fn recall(&self, bucket: &str, key: &str, into: &mut Located) -> bool {

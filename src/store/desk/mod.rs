@@ -398,7 +398,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         let place_asked = asked.borrow_mut().put(began, reply);
         let looked_up = match &query {
             Query::Lookup { bucket, key } => {
-                let place = self.locations.borrow().place(bucket, key);
+                let place = self.locations.borrow().place(bucket, key, began);
                 place.map(|place| (place, bucket.clone(), key.clone()))
             }
             _ => None,

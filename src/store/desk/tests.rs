@@ -3,7 +3,7 @@
 use super::*;
 use crate::base::{BlobId, Incarnation, Nonce, Tick, Timestamp};
 use crate::store::conformance::{TestClock, bucket, key, name, on, wait_for, written};
-use crate::store::location_cache::{CacheWriter, LocationCache};
+use crate::store::location_cache::{CacheWriter, LocationCache, Trust};
 use crate::store::memory::MemoryStore;
 use crate::store::port::*;
 use crate::store::record::{BlobState, Located, ObjectRecord};
@@ -156,24 +156,25 @@ struct Office {
 
 /// Runs a scenario beside a desk that has registered `a` (1000 bytes). Batches and queries run freely until it says not to.
 fn with_desk<F: Future<Output = ()>>(limits: DeskLimits, scenario: impl FnOnce(Rc<Office>) -> F) {
-    with_desk_and(limits, Locations::Exact, scenario);
+    with_desk_and(limits, Locations::Exact, Trust::Exact, scenario);
 }
 
 fn with_desk_and<F: Future<Output = ()>>(
     limits: DeskLimits,
     locations: impl FnOnce(CacheWriter) -> Locations,
+    trust: Trust,
     scenario: impl FnOnce(Rc<Office>) -> F,
 ) {
     let clock = TestClock::new();
     let store = Scripted::new(clock.clone());
     let (cache, writer) = LocationCache::new(1 << 20, 1);
-    let locations = locations(writer);
-    let exact = matches!(locations, Locations::Exact(_));
-    let desk = Rc::new(Desk::new(store, SleepyClock(clock.clone()), CountingDice(Cell::new(0)), limits, locations));
+    let (clock_of_desk, dice) = (SleepyClock(clock.clone()), CountingDice(Cell::new(0)));
+    let desk = Rc::new(Desk::new(store, clock_of_desk, dice, limits, locations(writer)));
     let board = Arc::new(Board::new([0]));
     desk.show_on(board.clone(), vec![name("a")]);
     let (meta, inbox) = local(Some(cache.clone()));
-    let meta = if exact { meta } else { meta.remembering() };
+    let now = clock.clone();
+    let meta = meta.trusting(trust, move || now.tick());
     let office = Rc::new(Office { desk: desk.clone(), meta, cache, board, clock, nonces: Cell::default() });
     let story = async {
         let backends = vec![BackendLimit { name: name("a"), bytes_limit: 1000 }];
@@ -224,6 +225,25 @@ impl Office {
         let begun = self.meta.step(self.begin(text)).await.expect("answered").expect("there is room");
         self.meta.step(self.commit(text, &begun)).await.expect("answered").expect("nothing is in the way");
         begun
+    }
+
+    /// Another instance writes; this one hears nothing of it.
+    async fn put_by_another(&self, text: &str) -> Begun {
+        let begin = self.store().inner.apply(self.batch_of_another(), Arc::new([self.begin(text).into()])).await;
+        let Ok(Outcome::BeginWrite(Ok(begun))) = begin.map(|mut applied| applied.outcomes.remove(0)) else { panic!() };
+        let commit = self.commit(text, &begun).into();
+        self.store().inner.apply(self.batch_of_another(), Arc::new([commit])).await.expect("applied");
+        begun
+    }
+
+    async fn delete_by_another(&self, text: &str) {
+        let delete = Delete { bucket: bucket(), key: key(text), condition: WriteCondition::default() };
+        self.store().inner.apply(self.batch_of_another(), Arc::new([delete.into()])).await.expect("applied");
+    }
+
+    fn batch_of_another(&self) -> BatchId {
+        self.nonces.set(self.nonces.get() + 1);
+        BatchId(7, self.nonces.get())
     }
 
     fn cached(&self, text: &str) -> Option<Located> {
@@ -606,3 +626,4 @@ fn a_new_board_shows_what_was_charged_before() {
 
 mod outage;
 mod quiet;
+mod staleness;

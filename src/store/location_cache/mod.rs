@@ -5,18 +5,34 @@
 //! the only writer of the database: a key is absent from before the transaction that may alter it until its outcome is
 //! known, and a lookup's answer goes in only if no such transaction touched the place since the lookup was sent. Entries
 //! that do not fit a slot are not cached; a key without a live version is not cached either.
+//!
+//! Where others write too, every entry has the time at which it was asked for, and readers say how old it may be (`Trust`):
+//! an overwrite by another process is seen when the entry has that age at the latest, one of this process as if it were exact.
+//! An entry that must not be answered stays as a memory, for reads while the database does not answer.
 
 mod entry;
 mod slots;
 
 use super::record::Located;
-use crate::base::BackendName;
 use crate::base::text_hash::text_hash;
+use crate::base::{BackendName, Tick};
 use entry::Names;
 use slots::{PAYLOAD_BYTES, Slots, WAYS};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use slots::SLOT_BYTES;
+
+/// What of the table is answered in the place of the database.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trust {
+    /// Everything: no other process writes to the database.
+    Exact,
+    /// What the database said less than so long ago (`location_cache.max_staleness`).
+    Within(Duration),
+    /// Nothing: it is a memory.
+    Nothing,
+}
 
 /// The readers' side, shared by all threads.
 #[derive(Debug)]
@@ -36,15 +52,38 @@ impl LocationCache {
             cache: cache.clone(),
             victims: vec![0; sets],
             generations: vec![0; sets],
-            held: Vec::new(),
+            held: vec![0; sets],
             scratch: Vec::with_capacity(PAYLOAD_BYTES),
         };
         (cache, writer)
     }
 
-    /// Fills `into` with the live version of a key; false if the desk must be asked. Allocates nothing once the buffers of
-    /// `into` have grown to what it is asked for.
+    /// Fills `into` with the live version of a key, as far as what stands here is trusted; false if the desk must be asked.
+    /// `now` is only asked for where it matters. Allocates nothing once the buffers of `into` have grown to what it is asked for.
+    pub fn answer(
+        &self,
+        trust: Trust,
+        now: impl FnOnce() -> Tick,
+        bucket: &str,
+        key: &str,
+        into: &mut Located,
+    ) -> bool {
+        match trust {
+            Trust::Exact => self.get(bucket, key, into),
+            Trust::Within(age) => {
+                let now = now();
+                self.find(bucket, key, into, |as_of| as_of.is_some_and(|as_of| now.since(as_of) < age))
+            }
+            Trust::Nothing => false,
+        }
+    }
+
+    /// The same whatever its age.
     pub fn get(&self, bucket: &str, key: &str, into: &mut Located) -> bool {
+        self.find(bucket, key, into, |_| true)
+    }
+
+    fn find(&self, bucket: &str, key: &str, into: &mut Located, is_good: impl Fn(Option<Tick>) -> bool) -> bool {
         if self.slots.sets() == 0 {
             return false;
         }
@@ -54,10 +93,10 @@ impl LocationCache {
             if self.slots.tag(slot) != tag {
                 continue;
             }
-            if let Some(length) = self.slots.read(slot, &mut bytes)
+            if let Some((length, as_of)) = self.slots.read(slot, &mut bytes)
                 && let Some(rest) = entry::of_key(&bytes[..length], bucket, key)
             {
-                return entry::read(rest, &self.names, into).is_some();
+                return is_good(as_of) && entry::read(rest, &self.names, into).is_some();
             }
         }
         false
@@ -74,6 +113,7 @@ impl LocationCache {
 pub struct Place {
     tag: u64,
     generation: u32,
+    as_of: Tick,
 }
 
 /// The only one that writes. Not `Clone`, made once per table.
@@ -84,28 +124,55 @@ pub struct CacheWriter {
     victims: Vec<u8>,
     /// Counts what was done to a set, so that a lookup's answer that was overtaken is not filled in.
     generations: Vec<u32>,
-    /// Keys in transactions whose outcome is not known.
-    held: Vec<u64>,
+    /// Per set, its keys in transactions whose outcome is not known: nothing is filled in meanwhile.
+    held: Vec<u32>,
     scratch: Vec<u8>,
 }
 
 impl CacheWriter {
     /// Before a transaction that may alter the key: it is absent from now on, until `release`.
     pub fn hold(&mut self, bucket: &str, key: &str) {
-        if !self.generations.is_empty() {
-            let tag = self.cache.tag(bucket, key);
-            self.held.push(tag);
+        if let Some(tag) = self.count_held(bucket, key) {
             self.remove(tag);
         }
     }
 
     /// After that transaction, before anybody is told of it.
     pub fn release(&mut self, bucket: &str, key: &str) {
-        let tag = self.cache.tag(bucket, key);
-        if let Some(at) = self.held.iter().position(|one| *one == tag) {
-            self.held.swap_remove(at);
+        if let Some(tag) = self.count_released(bucket, key) {
             self.remove(tag);
         }
+    }
+
+    /// As `hold`, but the key stays as a memory; until `trust_again`.
+    pub fn distrust(&mut self, bucket: &str, key: &str) {
+        if let Some(tag) = self.count_held(bucket, key) {
+            let slots = &self.cache.slots;
+            slots.slots_of(tag).filter(|&slot| slots.tag(slot) == tag).for_each(|slot| slots.set_too_old(slot));
+            self.touch(tag);
+        }
+    }
+
+    /// As `release`: what is asked from now on is trusted again, what was asked before is not filled in.
+    pub fn trust_again(&mut self, bucket: &str, key: &str) {
+        if let Some(tag) = self.count_released(bucket, key) {
+            self.touch(tag);
+        }
+    }
+
+    /// The key's tag, if there is a table.
+    fn count_held(&mut self, bucket: &str, key: &str) -> Option<u64> {
+        let tag = self.cache.tag(bucket, key);
+        let held = self.held.get_mut(self.cache.slots.set_of(tag))?;
+        *held += 1;
+        Some(tag)
+    }
+
+    fn count_released(&mut self, bucket: &str, key: &str) -> Option<u64> {
+        let tag = self.cache.tag(bucket, key);
+        let held = self.held.get_mut(self.cache.slots.set_of(tag))?;
+        *held = held.checked_sub(1)?;
+        Some(tag)
     }
 
     /// The key is absent from now on, until it is filled by what is asked or told after this.
@@ -124,10 +191,14 @@ impl CacheWriter {
         }
     }
 
-    fn remove(&mut self, tag: u64) {
-        let slots = &self.cache.slots;
-        let generation = &mut self.generations[slots.set_of(tag)];
+    fn touch(&mut self, tag: u64) {
+        let generation = &mut self.generations[self.cache.slots.set_of(tag)];
         *generation = generation.wrapping_add(1);
+    }
+
+    fn remove(&mut self, tag: u64) {
+        self.touch(tag);
+        let slots = &self.cache.slots;
         for slot in slots.slots_of(tag) {
             if slots.tag(slot) == tag {
                 slots.set_tag(slot, 0);
@@ -135,19 +206,24 @@ impl CacheWriter {
         }
     }
 
-    /// When a lookup is sent.
-    pub fn place(&self, bucket: &str, key: &str) -> Place {
+    /// When a lookup is sent, which is `now`.
+    pub fn place(&self, bucket: &str, key: &str, now: Tick) -> Place {
         let tag = self.cache.tag(bucket, key);
         let set = self.cache.slots.set_of(tag);
-        Place { tag, generation: self.generations.get(set).copied().unwrap_or(0) }
+        Place { tag, generation: self.generations.get(set).copied().unwrap_or(0), as_of: now }
     }
 
-    /// When it was answered. Nothing happens if the key may have been altered meanwhile, or the entry does not fit.
+    /// When it was answered. Nothing happens if the key may have been altered meanwhile, if what was asked later stands there, or
+    /// if the entry does not fit.
     pub fn fill(&mut self, place: Place, bucket: &str, key: &str, located: &Located) -> bool {
         let slots = &self.cache.slots;
         let set = slots.set_of(place.tag);
         let untouched = self.generations.get(set) == Some(&place.generation);
-        if !untouched || self.held.contains(&place.tag) {
+        if !untouched || self.held[set] > 0 {
+            return false;
+        }
+        let same = slots.slots_of(place.tag).find(|&slot| slots.tag(slot) == place.tag);
+        if same.and_then(|slot| slots.as_of(slot)).is_some_and(|as_of| as_of > place.as_of) {
             return false;
         }
         self.scratch.clear();
@@ -155,7 +231,6 @@ impl CacheWriter {
         if written.is_none() || self.scratch.len() > PAYLOAD_BYTES {
             return false;
         }
-        let same = slots.slots_of(place.tag).find(|&slot| slots.tag(slot) == place.tag);
         let empty = || slots.slots_of(place.tag).find(|&slot| slots.tag(slot) == 0);
         let slot = same.or_else(empty).unwrap_or_else(|| {
             let victim = &mut self.victims[set];
@@ -164,7 +239,7 @@ impl CacheWriter {
         });
         // The slot answers for nobody while it changes hands.
         slots.set_tag(slot, 0);
-        slots.write(slot, &self.scratch);
+        slots.write(slot, place.as_of, &self.scratch);
         slots.set_tag(slot, place.tag);
         true
     }

@@ -36,7 +36,7 @@ fn located(number: u64) -> Located {
 }
 
 fn fill(writer: &mut CacheWriter, key: &str, value: &Located) -> bool {
-    let place = writer.place("bkt", key);
+    let place = writer.place("bkt", key, Tick::default());
     writer.fill(place, "bkt", key, value)
 }
 
@@ -77,11 +77,11 @@ fn what_may_have_changed_is_not_filled_in() {
     writer.hold("bkt", "k");
     assert!(!cache.get("bkt", "k", &mut into), "absent while a transaction is under way");
     assert!(!fill(&mut writer, "k", &located(1)), "and not brought back by a lookup");
-    let during = writer.place("bkt", "k");
+    let during = writer.place("bkt", "k", Tick::default());
     writer.release("bkt", "k");
     assert!(!writer.fill(during, "bkt", "k", &located(1)), "nor by one that was sent while it ran");
     assert!(fill(&mut writer, "k", &located(2)), "only by one sent after it");
-    let before = writer.place("bkt", "k");
+    let before = writer.place("bkt", "k", Tick::default());
     writer.hold("bkt", "k");
     writer.hold("bkt", "k");
     writer.release("bkt", "k");
@@ -89,6 +89,33 @@ fn what_may_have_changed_is_not_filled_in() {
     writer.release("bkt", "k");
     assert!(!writer.fill(before, "bkt", "k", &located(2)));
     assert!(!cache.get("bkt", "k", &mut into));
+}
+
+#[test]
+fn an_entry_is_trusted_for_its_time() {
+    let (cache, mut writer) = LocationCache::new(1 << 20, 7);
+    let at = |nanos| Tick { nanos };
+    let trust = Trust::Within(Duration::from_nanos(10));
+    let answer = |trust, now, into: &mut Located| cache.answer(trust, || at(now), "bkt", "k", into);
+    let mut into = Located::empty();
+    let early = writer.place("bkt", "k", at(100));
+    let late = writer.place("bkt", "k", at(105));
+    assert!(writer.fill(late, "bkt", "k", &located(2)));
+    assert!(!writer.fill(early, "bkt", "k", &located(1)), "what was asked later stands");
+    assert!(answer(trust, 114, &mut into) && into == located(2));
+    assert!(!answer(trust, 115, &mut into), "too old");
+    assert!(answer(Trust::Exact, 115, &mut into) && !answer(Trust::Nothing, 105, &mut into));
+
+    writer.distrust("bkt", "k");
+    assert!(!answer(trust, 106, &mut into), "a transaction may alter it");
+    assert!(cache.get("bkt", "k", &mut into) && into == located(2), "as a memory it stays");
+    let during = writer.place("bkt", "k", at(107));
+    assert!(!writer.fill(during, "bkt", "k", &located(2)));
+    writer.trust_again("bkt", "k");
+    assert!(!writer.fill(during, "bkt", "k", &located(2)) && !answer(trust, 108, &mut into));
+    let after = writer.place("bkt", "k", at(108));
+    assert!(writer.fill(after, "bkt", "k", &located(3)));
+    assert!(answer(trust, 109, &mut into) && into == located(3));
 }
 
 #[test]
@@ -107,6 +134,8 @@ fn what_does_not_fit_is_not_cached() {
     assert!(!fill(&mut writer, "k", &located(1)) && !none.get("bkt", "k", &mut into), "no cache at all");
     writer.hold("bkt", "k");
     writer.release("bkt", "k");
+    writer.distrust("bkt", "k");
+    writer.trust_again("bkt", "k");
 }
 
 /// Two readers against one writer that never rests: an answer is always whole, and never older than one before it.

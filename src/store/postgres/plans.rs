@@ -6,10 +6,11 @@ use super::cluster::{OnPostgres, execute, options};
 use super::sessions::Sql;
 use super::{load, read, write};
 use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::types::Type;
 
 /// The kept plan of a statement, made on tables that are nearly empty.
 fn plan_of(settings: &str, sql: &Sql) -> String {
-    let types: Vec<&str> = sql.types.iter().map(|one| one.name()).collect();
+    let types: Vec<&str> = sql.types.iter().map(Type::name).collect();
     let nulls = vec!["NULL"; types.len()].join(", ");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let options = options();

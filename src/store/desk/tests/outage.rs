@@ -96,7 +96,7 @@ fn writers_alone_open_the_breaker_of_a_database_that_hangs() {
 
 #[test]
 fn a_memory_is_no_authority_and_keeps_what_it_heard() {
-    with_desk_and(DeskLimits::default(), Locations::memory, |office| async move {
+    with_desk_and(DeskLimits::default(), Locations::memory, Trust::Nothing, |office| async move {
         let recalled = |text: &str| {
             let mut into = Located::empty();
             office.meta.recall("bkt", text, &mut into).then_some(into)
@@ -106,12 +106,8 @@ fn a_memory_is_no_authority_and_keeps_what_it_heard() {
         assert_eq!(Some(known), office.looked_up("k").await, "as the database has it");
         office.put("other").await;
 
-        // Another instance overwrites one and deletes the other.
-        let begin = office.store().inner.apply(BatchId(7, 7), Arc::new([office.begin("k").into()])).await;
-        let Ok(Outcome::BeginWrite(Ok(second))) = begin.map(|mut applied| applied.outcomes.remove(0)) else { panic!() };
-        let delete = Delete { bucket: bucket(), key: key("other"), condition: WriteCondition::default() };
-        let changes = [office.commit("k", &second).into(), delete.into()];
-        office.store().inner.apply(BatchId(8, 8), Arc::new(changes)).await.unwrap();
+        let second = office.put_by_another("k").await;
+        office.delete_by_another("other").await;
         assert_eq!(recalled("k").map(|one| one.version), Some(first.version), "old, but better than nothing");
         assert_eq!(office.looked_up("k").await.map(|one| one.version), Some(second.version), "never instead of asking");
         assert_eq!(recalled("k").map(|one| one.version), Some(second.version));
