@@ -47,7 +47,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often, and at most how many times, an address that is taken is tried again: for two seconds.
 const ADDRESS_LOOK: Duration = Duration::from_millis(20);
@@ -131,6 +131,8 @@ async fn run<S: MetadataStore + Send + 'static>(
         .spawn(move || audit_writer.run(&mut audit))
         .context("the audit thread")?;
     let stop = Arc::new(Stop::default());
+    // Before anybody is served: from then on a stop is an orderly one.
+    let mut ends = Ends::listen()?;
     for ((cells, listener), processor) in reactor_cells.iter().zip(listeners).zip(&processors.reactors) {
         let audit: AuditLog = audit_ends.pop().expect("one end per reactor");
         let core = CoreParts { cells: Arc::clone(cells), processor: *processor, ..parts.clone() };
@@ -144,11 +146,15 @@ async fn run<S: MetadataStore + Send + 'static>(
     }
     serve_admin(&view, &operations, admin_listener).await?;
     flush::regularly(Arc::clone(&operations));
-    // Writes need a backend whose marker was seen; one that does not answer must not keep the others from serving.
-    let _ = tokio::time::timeout(FIRST_CHECK, checked.recv_async()).await;
-    operations.readiness.set_ready(true);
-    tracing::info!(address = %served_on, tls = server_tls.is_some(), reactors = reactor_cells.len(), "serving");
-    wait_for_signal().await?;
+    tokio::select! {
+        // Writes need a backend whose marker was seen; one that does not answer must not keep the others from serving.
+        _ = tokio::time::timeout(FIRST_CHECK, checked.recv_async()) => {
+            operations.readiness.set_ready(true);
+            tracing::info!(address = %served_on, tls = server_tls.is_some(), reactors = reactor_cells.len(), "serving");
+            ends.asked().await;
+        }
+        () = ends.asked() => {}
+    }
     stop_in_order(&view, &operations, &stop, reactor_cells.len() as u64).await;
     lease::leave(&terms).await;
     tracing::info!("stopped");
@@ -555,14 +561,25 @@ fn spawn_server(what: &'static str, listener: TcpListener, router: axum::Router)
     });
 }
 
-async fn wait_for_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
-        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+/// The signals that ask for an orderly stop.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn listen() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt()).context("SIGINT")? })
     }
-    Ok(())
+
+    /// Cancel: safe.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+            _ = self.interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+        }
+    }
 }
 
 /// Not ready; the delay in which load balancers notice; no new connections, those under way finish, within bounds.

@@ -466,6 +466,19 @@ def test_shutdown_is_bounded(tmp_path):
         assert time.monotonic() - started < 8
 
 
+def test_a_stop_in_the_middle_of_the_start_is_an_orderly_one(tmp_path):
+    with contextlib.closing(Stub(harness.free_port())) as stub:
+        stub.hangs = True
+        server = harness.Server(tmp_path / "server", [stub.backend("stub", quota_bytes=harness.GIB)], start=False)
+        server.launch()
+        try:
+            harness.wait_for("an answer", lambda: server.health()[0] == 200)
+            assert not server.ready(), "its backend has not been seen"
+            assert server.process.end() == 0
+        finally:
+            server.process.end(signal.SIGKILL)
+
+
 def test_a_second_process_is_refused(tmp_path):
     backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
     with harness.Server(tmp_path / "server", backends) as server, server.client() as client:

@@ -41,13 +41,13 @@ static COUNTED: Sql = sql!(
     TEXT_ARRAY,
     INT8
 );
-/// A completing one waits since its version was minted ($2, as a version).
 static RESERVED: Sql = sql!(
     "SELECT id FROM blobs WHERE incarnation = $1 AND state = 'reserved' AND upload IS NULL AND id > $2 ORDER BY id LIMIT $3",
     INT8,
     INT8,
     INT8
 );
+/// A completing one waits since its version was minted ($2, as a version).
 static STALE: Sql = sql!(
     "SELECT upload FROM uploads WHERE initiated < $1 AND state IN ('open', 'completing') AND (state = 'open' OR version < $2)
      ORDER BY initiated, upload LIMIT $3",
