@@ -4,7 +4,7 @@ use super::MigrateStore;
 use crate::base::Clock;
 use crate::config::checked::DatabaseDriver;
 use crate::config::{self, View};
-use crate::control::start::postgres_options;
+use crate::control::stores::postgres_options;
 use crate::reactor::clock::CoreClock;
 use crate::store::transfer::{Moved, Step, transfer};
 use anyhow::{Context, bail};

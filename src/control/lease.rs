@@ -4,7 +4,7 @@
 //! With a database of one process there is no lease: every job is ours, and nothing runs here.
 
 use super::metadata::ControlMetadata;
-use super::start::{register_change, register_once};
+use super::registration::{register_change, register_once};
 use crate::base::failure::Kind;
 use crate::base::{Clock, Failure, Incarnation, Tenure, Tick};
 use crate::config::View;

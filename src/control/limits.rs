@@ -1,7 +1,7 @@
 //! Limits that change while the process runs (SIGHUP): `quota_bytes`, the monthly budgets, `usage_flush`.
 
 use super::admin::Operations;
-use super::start::limits_in_force;
+use super::registration::limits_in_force;
 use crate::base::Failure;
 use crate::config::Config;
 use crate::policy::usage::Budget;

@@ -7,16 +7,18 @@ use super::counters::redis::RedisCounters;
 use super::drains;
 use super::flush;
 use super::lease::{self, Terms};
-use super::metadata::{self, ControlMetadata};
+use super::metadata;
 use super::mover;
+use super::registration::{Known, register_change, register_later, register_once};
 use super::registry::{ConfigFile, Keeper};
 use super::schedule::{self, Bells};
+use super::stores::{open_postgres, open_store};
 use super::threads::start_thread;
 use crate::backend::budget::Budgets;
 use crate::backend::standing::Standing;
-use crate::base::{Clock, Failure, Tenure, Timestamp};
+use crate::base::{Clock, Tenure};
 use crate::config::View;
-use crate::config::checked::{self, DatabaseDriver, Driver, SslMode};
+use crate::config::checked::{DatabaseDriver, Driver};
 use crate::observe::audit::{AuditLog, audit_log};
 use crate::observe::cells::{CoreCells, Service};
 use crate::policy::breaker::BreakerSettings;
@@ -30,14 +32,11 @@ use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
-use crate::reactor::wake::{self, Wake};
+use crate::reactor::wake;
 use crate::store::board::Board;
-use crate::store::database_state::DatabaseState;
 use crate::store::desk::Locations;
 use crate::store::location_cache::{LocationCache, Trust};
-use crate::store::port::{BackendLimit, Metadata, MetadataStore, Register, Registered, Rules};
-use crate::store::postgres::{PostgresOptions, PostgresStore, Protection};
-use crate::store::sqlite::SqliteStore;
+use crate::store::port::MetadataStore;
 use crate::workers::lend::Occasion;
 use crate::workers::sync::{Event, Plan};
 use anyhow::{Context, anyhow, bail};
@@ -56,8 +55,6 @@ const ADDRESS_LOOKS_MAX: u32 = 100;
 const FIRST_CHECK: Duration = Duration::from_secs(10);
 /// Calls that a probe of a backend makes: connecting, its marker, and what follows if it was never measured.
 const PROBE_CALLS: u32 = 4;
-/// How often this run tries to register while the database does not answer.
-const REGISTER_AGAIN: Duration = Duration::from_millis(500);
 /// While stopping, how often it is looked whether all connections have ended.
 const STOP_LOOK: Duration = Duration::from_millis(20);
 
@@ -389,155 +386,6 @@ fn driver_choice(driver: Driver) -> DriverChoice {
 fn random() -> anyhow::Result<u64> {
     use crate::base::Dice;
     Ok(crate::reactor::dice::CoreDice::from_system().context("the system's random numbers")?.roll())
-}
-
-fn rules(view: &View) -> Rules {
-    Rules {
-        grace: view.cleanup_queue.grace,
-        settle: view.write_path.settle,
-        retry_first: view.cleanup_queue.retry_first,
-        retry_max: view.cleanup_queue.retry_max,
-        attempts_max: view.cleanup_queue.max_attempts,
-    }
-}
-
-/// The embedded database that the configuration names.
-pub fn open_store(view: &View) -> anyhow::Result<SqliteStore> {
-    let DatabaseDriver::Sqlite { path } = &view.database.driver else { bail!("database.driver: is not sqlite") };
-    let wall = Arc::new(|| -> Timestamp { CoreClock::default().now() });
-    SqliteStore::open(path, rules(view), wall).map_err(|error| anyhow!("database.path: {error}"))
-}
-
-/// The PostgreSQL that it names, which is not connected to yet.
-fn open_postgres(view: &View, tenure: Arc<Tenure>) -> anyhow::Result<PostgresStore> {
-    let DatabaseDriver::Postgres(postgres) = &view.database.driver else { bail!("database.driver: is not postgres") };
-    let tick = || CoreClock::default().tick();
-    // Less than the desk's patience, which begins to run a little earlier.
-    let decide_within = view.database.call_timeout * 3 / 4;
-    let options = PostgresOptions { decide_within, ..postgres_options(postgres) };
-    PostgresStore::new(options, rules(view), view.write_path.lease, tenure, tick, None)
-        .context("database.ssl_root_cert")
-}
-
-/// `database.*`, as the store takes it.
-pub fn postgres_options(of: &checked::Postgres) -> PostgresOptions {
-    PostgresOptions {
-        hosts: of.hosts.clone(),
-        database: of.database.clone(),
-        user: of.user.clone(),
-        password: of.password.clone(),
-        protection: match of.ssl_mode {
-            SslMode::Disable => Protection::Disable,
-            SslMode::Prefer => Protection::Prefer,
-            SslMode::Require => Protection::Require,
-            SslMode::VerifyCa => Protection::VerifyCa,
-            SslMode::VerifyFull => Protection::VerifyFull,
-        },
-        root_certificates: of.ssl_root_cert.clone(),
-        connections_max: of.max_conns,
-        connections_min: of.min_conns,
-        connection_lifetime: of.max_conn_lifetime,
-        connect_timeout: of.connect_timeout,
-        statement_timeout: of.statement_timeout,
-        lock_timeout: of.lock_timeout,
-        decide_within: Duration::MAX,
-        prepared_statements: of.prepared_statements,
-        schema: None,
-    }
-}
-
-/// `quota_bytes` as last read.
-pub(super) fn limits_in_force(view: &View, board: &Board) -> Vec<BackendLimit> {
-    let limit = |(index, one): (usize, &checked::Backend)| BackendLimit {
-        name: one.name.clone(),
-        bytes_limit: board.limit_bytes(index),
-    };
-    view.backends.iter().enumerate().map(limit).collect()
-}
-
-pub(super) fn register_change(view: &View, board: &Board) -> anyhow::Result<Register> {
-    let deployment = format!("{:016x}{:016x}", random()?, random()?);
-    Ok(Register { deployment, backends: limits_in_force(view, board) })
-}
-
-/// This run of this instance becomes known; what former ones left is recovered. The inner failure: the database
-/// does not answer.
-pub(super) async fn register_once(
-    metadata: &ControlMetadata,
-    register: &Register,
-) -> anyhow::Result<Result<Registered, Failure>> {
-    match metadata.step(register.clone()).await {
-        Ok(Ok(registered)) => Ok(Ok(registered)),
-        Ok(Err(refusal)) => bail!("the database refused this instance: {refusal:?}"),
-        Err(failure) if failure.is_of_database() => {
-            tracing::debug!(%failure, "this instance is not registered yet");
-            Ok(Err(failure))
-        }
-        Err(failure) => bail!("the database cannot be used: {failure}"),
-    }
-}
-
-/// Once the database answers; nothing is begun before that.
-async fn register_later(known: Known, metadata: ControlMetadata, register: Register) {
-    let mut is_told = false;
-    loop {
-        tokio::time::sleep(REGISTER_AGAIN).await;
-        if !known.database.circuit.is_closed() {
-            continue;
-        }
-        match register_once(&metadata, &register).await {
-            Ok(Ok(registered)) => return known.note(registered),
-            // The breaker's log says so.
-            Ok(Err(_)) => {}
-            Err(cause) if !is_told => {
-                is_told = true;
-                tracing::error!(%cause, "this instance stays without writes");
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// Who learns what the database says when this run registers.
-struct Known {
-    view: Arc<View>,
-    standing: Arc<Standing>,
-    database: Arc<DatabaseState>,
-    terms: Rc<Terms>,
-    cleanup: Wake,
-}
-
-impl Known {
-    fn note(self, registered: Registered) {
-        if registered.doomed > 0 {
-            tracing::info!(blobs = registered.doomed, "unfinished writes of a former run are given up");
-        }
-        if registered.restored {
-            tracing::warn!(
-                "the database was restored from a backup: nothing is deleted from any backend until `sync --restored` has run, \
-                 and what it does not know of this month's budgets counts as spent"
-            );
-        }
-        for (name, blobs) in &registered.unknown_backends {
-            let backend = name.as_str();
-            tracing::warn!(backend, blobs, "the database names a backend that the configuration has not");
-        }
-        for name in &registered.draining {
-            if let Some(index) = self.view.backend_index(name) {
-                self.standing.set_draining(index, true);
-            }
-        }
-        for (name, facts) in &registered.facts {
-            if let Some(index) = self.view.backend_index(name) {
-                self.standing.set_facts(index, facts);
-            }
-        }
-        self.terms.set_incarnation(registered.incarnation);
-        self.database.set_registered(registered);
-        if self.terms.has_lease() {
-            tokio::task::spawn_local(lease::keep(self.terms, self.view, self.cleanup));
-        }
-    }
 }
 
 async fn serve_admin(view: &View, operations: &Arc<Operations>, listener: TcpListener) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! The product in this process, on a store of the test's choice: real reactors on a real socket, over two directories.
 
 use s3_orchestrator::config::{self, View};
-use s3_orchestrator::control::start;
+use s3_orchestrator::control::{start, stores};
 use s3_orchestrator::reactor::clock::CoreClock;
 use s3_orchestrator::store::memory::MemoryStore;
 use s3_orchestrator::store::port::Rules;
@@ -35,7 +35,7 @@ impl Server {
         let (address, admin) = (free_address(), free_address());
         let view = view(folder.path(), address, admin);
         let serve = move || match store {
-            Store::Sqlite => start::serve_over(view, None, start::open_store, std::io::sink()),
+            Store::Sqlite => start::serve_over(view, None, stores::open_store, std::io::sink()),
             Store::Memory => {
                 let open = |_: &View| Ok(MemoryStore::new(CoreClock::default(), Rules::default()));
                 start::serve_over(view, None, open, std::io::sink())
