@@ -24,6 +24,20 @@ fn execute(options: &PostgresOptions, sql: &str) {
     runtime.block_on(cluster::execute(options, &sql));
 }
 
+/// Much more than a batch takes, and much less than `hold` holds.
+const DECIDE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Holds a table for three seconds, from before this returns until what is returned has ended.
+fn hold(options: &PostgresOptions, table: &str) -> std::thread::JoinHandle<()> {
+    let of_holder = options.clone();
+    let sql = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT");
+    let holder = std::thread::spawn(move || execute(&of_holder, &sql));
+    let held = format!("relation = '{table}'::regclass AND mode = 'AccessExclusiveLock' AND granted");
+    let look = format!("WHILE NOT EXISTS (SELECT FROM pg_locks WHERE {held}) LOOP PERFORM pg_sleep(0.01); END LOOP");
+    execute(options, &format!("DO $$ BEGIN {look}; END $$"));
+    holder
+}
+
 fn is_held(bench: &Bench<OnPostgres>) -> bool {
     bench.query(Query::Restored) == Answer::Restored(true)
 }
@@ -153,14 +167,10 @@ fn a_begin_waits_for_a_drain_that_is_being_set() {
 #[test]
 fn a_batch_that_has_waited_too_long_is_not_decided() {
     let (patient, clock) = (cluster::options(), TestClock::new());
-    let options = PostgresOptions { decide_within: Duration::from_millis(200), ..patient };
+    let options = PostgresOptions { decide_within: DECIDE_WITHIN, ..patient };
     let bench = Bench::new(OnPostgres::on(options.clone(), clock.clone(), Rules::default()), clock);
     bench.put("k", 10);
-    let of_holder = options.clone();
-    let holder = std::thread::spawn(move || {
-        execute(&of_holder, "BEGIN; LOCK TABLE versions IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(1); COMMIT");
-    });
-    execute(&options, "SELECT pg_sleep(0.3)");
+    let holder = hold(&options, "versions");
     let delete = Delete { bucket: bucket(), key: key("k"), condition: WriteCondition::default() };
     let late = wait_for(bench.store.apply(BatchId(9, 9), vec![delete.into()].into()));
     holder.join().expect("it was held");
@@ -175,7 +185,7 @@ fn a_batch_that_has_waited_too_long_is_not_decided() {
 #[test]
 fn what_a_client_waits_for_is_not_committed_late() {
     let (patient, clock) = (cluster::options(), TestClock::new());
-    let options = PostgresOptions { decide_within: Duration::from_millis(200), ..patient };
+    let options = PostgresOptions { decide_within: DECIDE_WITHIN, ..patient };
     let bench = Bench::new(OnPostgres::on(options.clone(), clock.clone(), Rules::default()), clock);
     let stored = BucketName::parse("stored").expect("a bucket's name");
     let (owner, region) = ("ann".to_owned(), String::new());
@@ -187,11 +197,7 @@ fn what_a_client_waits_for_is_not_committed_late() {
         if matches!(change, Change::DeleteBucket(_)) {
             bench.step(create.clone()).expect("in time");
         }
-        let (of_holder, hold) = (options.clone(), format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"));
-        let holder = std::thread::spawn(move || {
-            execute(&of_holder, &format!("BEGIN; {hold}; SELECT pg_sleep(1); COMMIT"));
-        });
-        execute(&options, "SELECT pg_sleep(0.3)");
+        let holder = hold(&options, table);
         let late = wait_for(bench.store.apply(BatchId(9, bench.roll()), vec![change.clone()].into()));
         holder.join().expect("it was held");
         assert!(matches!(late, Err(ApplyError::NotApplied(_))), "{change:?}: {late:?}");
