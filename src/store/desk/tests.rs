@@ -511,6 +511,26 @@ fn callers_do_not_wait_for_ever_and_what_was_begun_for_them_is_ended() {
 }
 
 #[test]
+fn a_key_whose_caller_was_told_before_its_batch_failed_is_remembered_again() {
+    with_desk(DeskLimits::default(), |office| async move {
+        office.put("k").await;
+        office.close_the_gate().await;
+        office.store().fates.borrow_mut().push_back(Fate::NotApplied);
+        let begin = ask(&office, office.begin("other"));
+        let delete = Delete { bucket: bucket(), key: key("k"), condition: WriteCondition::default() };
+        let delete = ask(&office, delete);
+        assert!(begin.await.unwrap().is_err() && delete.await.unwrap().is_err(), "the batch does not come back");
+        assert_eq!(office.store().tried.borrow().last().map(Vec::len), Some(2), "of both");
+        assert!(office.looked_up("k").await.is_some());
+        assert_eq!(office.cached("k"), None, "its fate is not known yet");
+        office.open_the_gate();
+        settled().await;
+        assert!(office.looked_up("k").await.is_some());
+        assert!(office.cached("k").is_some());
+    });
+}
+
+#[test]
 fn what_was_begun_for_a_caller_that_went_away_is_ended() {
     with_desk(DeskLimits::default(), |office| async move {
         office.close_the_gate().await;
