@@ -52,7 +52,11 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
 
 fn write(out: &mut Vec<u8>, asked: &ObjectAttributes, located: &Located, parts: Option<&VersionParts>) {
     let listed: Vec<AttributePart<'_>> = parts.iter().flat_map(|found| &found.parts).map(shown).collect();
-    let page = parts.map(|found| PartsPage { truncated: found.truncated, parts: &listed });
+    let page = parts.map(|found| PartsPage {
+        // As ListParts: a page of nothing has no next one.
+        truncated: found.truncated && asked.max_parts > 0,
+        parts: &listed,
+    });
     let checksum = located.record.checksums.first();
     let object = Attributes {
         etag: &located.etag,

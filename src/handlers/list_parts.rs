@@ -33,7 +33,8 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
         key: request.key(),
         request: &asked,
         last: parts.last().map_or(0, |part| part.number),
-        truncated,
+        // A page of nothing has no next one: its marker would be where it began.
+        truncated: truncated && asked.max_parts > 0,
         checksum: upload.checksum_algorithm.as_deref().map(|name| (name, !upload.checksum_full_object)),
     };
     scratch.body.clear();

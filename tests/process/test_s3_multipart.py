@@ -152,6 +152,8 @@ def test_parts_in_pages(s3):
         assert found == [(number, sent[number], number) for number in sorted(sent)]
         # As in S3, the end of the last page is told as well.
         assert page["NextPartNumberMarker"] == 10_000
+    nothing = s3.list_parts(Bucket=BUCKET, Key="parts", UploadId=upload, MaxParts=0)
+    assert not nothing["IsTruncated"] and "Parts" not in nothing, "or a client would ask for the next page for ever"
     for other in ({"Key": "other"}, {"UploadId": "0" * 32}):
         asked = {"Bucket": BUCKET, "Key": "parts", "UploadId": upload, **other}
         assert code_of(s3.list_parts, **asked) == (404, "NoSuchUpload")

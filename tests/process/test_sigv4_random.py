@@ -1,6 +1,6 @@
 """Signatures checked against an independent signer: random requests with odd keys, queries and header values are signed by
 botocore, in the header and in the query, and sent as bytes over a socket. Each must be taken for what it is, and none may
-be once anything that the signature covers was changed. The seed of a run is random and named by a failure."""
+be once anything that the signature covers was changed. The seed of a run is random unless it is set, and named by a failure."""
 
 import os
 import random
