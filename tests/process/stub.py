@@ -78,6 +78,8 @@ class Stub:
         self.requests = []
         # The header fields of each, by lower-case name.
         self.fields = []
+        # What it can do, faults apart: copy an object within itself.
+        self.copies = True
         self.connections = set()
         self.listener = socket.create_server(("127.0.0.1", port), backlog=256)
         threading.Thread(target=self.accept, daemon=True).start()
@@ -202,7 +204,7 @@ class Stub:
             send(connection, refused, [], b"<Error><Code>InternalError</Code></Error>")
         elif "uploads" in query and method == "POST" or "uploadId" in query:
             self.multipart(connection, method, name, query, headers, body)
-        elif method == "PUT" and "x-amz-copy-source" in headers:
+        elif method == "PUT" and self.copies and "x-amz-copy-source" in headers:
             self.copy(connection, name, headers)
         elif method == "PUT":
             if not self.put(connection, name, headers, body, length):

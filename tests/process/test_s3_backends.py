@@ -170,8 +170,9 @@ def test_backends_are_sent_nothing_that_nobody_asked_for(place, boto, stub):
         stub.objects.clear()
 
 
-def test_a_client_is_kept_waiting_while_a_backend_copies(place, stub, boto):
+def test_a_client_is_kept_waiting_while_a_copy_is_streamed(place, stub, boto, monkeypatch):
     """As AWS does: 200 and white space, the result or the error at the end of the document."""
+    monkeypatch.setattr(stub, "copies", False)
     backends = [stub.backend("stub", quota_bytes=harness.GIB)]
     more = {"server": {"backend_timeout": "14s"}}
     with harness.Server(place / "waiting", backends, more) as server, server.client(timeout=60.0) as client:

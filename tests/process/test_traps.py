@@ -105,6 +105,7 @@ def server(place, stack):
 # What every S3 provider has known for as long as it exists.
 PLAIN = {"host", "content-length", "expect", "authorization", "x-amz-date", "x-amz-content-sha256", "content-type"}
 PLAIN |= {"cache-control", "content-disposition", "content-language", "range", "if-match"}
+PLAIN |= {"x-amz-copy-source", "x-amz-metadata-directive"}
 
 
 def test_backends_are_sent_nothing_unsolicited(behind, stub, boto):
