@@ -120,58 +120,44 @@ fn days_of_month(year: i64, month: u32) -> u32 {
     }
 }
 
-/// Fills an array from left to right.
-struct Pen<const N: usize> {
-    text: [u8; N],
-    at: usize,
+/// Both digits of every number below 100.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    pairs
+};
+
+fn two(number: u32) -> [u8; 2] {
+    PAIRS[number as usize % 100]
 }
 
-impl<const N: usize> Pen<N> {
-    fn new() -> Self {
-        Self { text: [0; N], at: 0 }
-    }
+fn three(number: u32) -> [u8; 3] {
+    let [tens, ones] = two(number);
+    [b'0' + (number / 100 % 10) as u8, tens, ones]
+}
 
-    fn text(mut self, text: &str) -> Self {
-        self.text[self.at..self.at + text.len()].copy_from_slice(text.as_bytes());
-        self.at += text.len();
-        self
-    }
-
-    fn digits(mut self, number: u32, width: usize) -> Self {
-        let mut rest = number;
-        for slot in self.text[self.at..self.at + width].iter_mut().rev() {
-            *slot = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
-        self.at += width;
-        self
-    }
-
-    fn done(self) -> DateText<N> {
-        debug_assert_eq!(self.at, N, "a date fills its array");
-        DateText(self.text)
-    }
+fn four(number: i64) -> [u8; 4] {
+    let number = number as u32;
+    let ([a, b], [c, d]) = (two(number / 100), two(number));
+    [a, b, c, d]
 }
 
 /// `Sun, 22 Nov 2026 17:00:00 GMT` (IMF-fixdate, RFC 9110, 5.6.7), for header fields.
 pub fn http(at: Timestamp) -> DateText<29> {
     let civil = Civil::of(at);
-    Pen::new()
-        .text(&WEEKDAYS[civil.weekday][..3])
-        .text(", ")
-        .digits(civil.day, 2)
-        .text(" ")
-        .text(MONTHS[civil.month as usize - 1])
-        .text(" ")
-        .digits(civil.year as u32, 4)
-        .text(" ")
-        .digits(civil.hour, 2)
-        .text(":")
-        .digits(civil.minute, 2)
-        .text(":")
-        .digits(civil.second, 2)
-        .text(" GMT")
-        .done()
+    let mut text = *b"Sun, 22 Nov 2026 17:00:00 GMT";
+    text[..3].copy_from_slice(&WEEKDAYS[civil.weekday].as_bytes()[..3]);
+    text[5..7].copy_from_slice(&two(civil.day));
+    text[8..11].copy_from_slice(MONTHS[civil.month as usize - 1].as_bytes());
+    text[12..16].copy_from_slice(&four(civil.year));
+    text[17..19].copy_from_slice(&two(civil.hour));
+    text[20..22].copy_from_slice(&two(civil.minute));
+    text[23..25].copy_from_slice(&two(civil.second));
+    DateText(text)
 }
 
 /// `2026-11`, UTC: the month that budgets and usage are counted in.
@@ -187,23 +173,19 @@ pub fn xml(at: Timestamp) -> DateText<24> {
 /// `2026-11-22T17:00:00.123Z`, for logs.
 pub fn iso8601(at: Timestamp) -> DateText<24> {
     let civil = Civil::of(at);
-    Pen::new()
-        .digits(civil.year as u32, 4)
-        .text("-")
-        .digits(civil.month, 2)
-        .text("-")
-        .digits(civil.day, 2)
-        .text("T")
-        .digits(civil.hour, 2)
-        .text(":")
-        .digits(civil.minute, 2)
-        .text(":")
-        .digits(civil.second, 2)
-        .text(".")
-        .digits(civil.millis, 3)
-        .text("Z")
-        .done()
+    let mut text = *b"2026-11-22T17:00:00.123Z";
+    text[..4].copy_from_slice(&four(civil.year));
+    text[5..7].copy_from_slice(&two(civil.month));
+    text[8..10].copy_from_slice(&two(civil.day));
+    text[11..13].copy_from_slice(&two(civil.hour));
+    text[14..16].copy_from_slice(&two(civil.minute));
+    text[17..19].copy_from_slice(&two(civil.second));
+    text[MILLIS].copy_from_slice(&three(civil.millis));
+    DateText(text)
 }
+
+/// Where `iso8601` has them.
+const MILLIS: std::ops::Range<usize> = 20..23;
 
 /// `iso8601` for moments that follow each other: the second that the last one had is not worked out again.
 #[derive(Clone, Copy, Debug)]
@@ -214,10 +196,8 @@ pub struct Iso8601 {
 
 impl Iso8601 {
     pub fn of(&mut self, at: Timestamp) -> DateText<24> {
-        const MILLIS: std::ops::Range<usize> = 20..23;
         if self.second == at.seconds() {
-            let millis = at.millis.rem_euclid(1000) as u32;
-            self.text.0[MILLIS].copy_from_slice(&Pen::<3>::new().digits(millis, 3).text);
+            self.text.0[MILLIS].copy_from_slice(&three(at.millis.rem_euclid(1000) as u32));
         } else {
             *self = Self { second: at.seconds(), text: iso8601(at) };
         }
@@ -234,16 +214,14 @@ impl Default for Iso8601 {
 /// `20261122T170000Z`, for signatures; its first 8 characters are the day of a credential's scope.
 pub fn basic(at: Timestamp) -> DateText<16> {
     let civil = Civil::of(at);
-    Pen::new()
-        .digits(civil.year as u32, 4)
-        .digits(civil.month, 2)
-        .digits(civil.day, 2)
-        .text("T")
-        .digits(civil.hour, 2)
-        .digits(civil.minute, 2)
-        .digits(civil.second, 2)
-        .text("Z")
-        .done()
+    let mut text = *b"20261122T170000Z";
+    text[..4].copy_from_slice(&four(civil.year));
+    text[4..6].copy_from_slice(&two(civil.month));
+    text[6..8].copy_from_slice(&two(civil.day));
+    text[9..11].copy_from_slice(&two(civil.hour));
+    text[11..13].copy_from_slice(&two(civil.minute));
+    text[13..15].copy_from_slice(&two(civil.second));
+    DateText(text)
 }
 
 /// Takes a date's text apart from left to right; each step is None when the text does not fit.

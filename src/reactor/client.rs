@@ -319,7 +319,11 @@ impl<'c> ClientExchange<'c> {
         let sent = if self.progress == Progress::HeadHeld {
             self.progress = Progress::Body;
             self.site.cells().client_bytes_out.add(self.out.len() as u64);
-            self.stream.write_both(self.out, bytes, Follow::Nothing).await
+            if self.body_left == bytes.len() as u64 {
+                self.stream.post(self.out, bytes).await
+            } else {
+                self.stream.write_both(self.out, bytes, Follow::Nothing).await
+            }
         } else {
             self.stream.write_all(bytes, Follow::Nothing).await
         };
@@ -514,7 +518,7 @@ impl Exchange<CorePorts> for ClientExchange<'_> {
         self.write_head(length);
         let body = if to_head || length == Length::None { &[] } else { body };
         self.time_client();
-        let sent = self.stream.write_both(self.out, body, Follow::Nothing).await;
+        let sent = self.stream.post(self.out, body).await;
         sent.map_err(|cause| self.lost_client(&cause))?;
         self.sent = body.len() as u64;
         self.site.cells().client_bytes_out.add((self.out.len() + body.len()) as u64);

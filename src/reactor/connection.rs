@@ -41,8 +41,10 @@ pub async fn serve(site: Rc<Site>, tcp: TcpStream, place: Place) {
     };
     match stream {
         Ok(mut stream) => {
-            if let End::Cut = serve_requests(&site, &mut stream).await {
-                stream.cut();
+            match serve_requests(&site, &mut stream).await {
+                // An answer that its client takes slowly counts until it has left: a stop waits for it.
+                End::Closed => stream.settled().await,
+                End::Cut => stream.cut(),
             }
         }
         Err(cause) if cause.kind() == io::ErrorKind::TimedOut => {

@@ -7,6 +7,7 @@ use super::deadline::{DEADLINE_TICK_MS, Deadlines};
 use super::dice::CoreDice;
 use super::driver::DriverKind;
 use super::fair::Fair;
+use super::outbox::Outbox;
 use super::relay::pipe::PipePool;
 use crate::base::limits::{BODY_BUFFER_BYTES, HEAD_BYTES_MAX};
 use crate::base::{Clock, Failure, Incarnation, Tenure};
@@ -42,6 +43,7 @@ pub struct Core {
     pub clock: Rc<CoreClock>,
     pub dice: CoreDice,
     pub fair: Rc<Fair>,
+    pub outbox: Rc<Outbox>,
     pub deadlines: Rc<Deadlines>,
     pub heads: Rc<BufferPool>,
     pub bodies: Rc<BufferPool>,
@@ -72,6 +74,7 @@ impl Core {
             driver,
             dice: CoreDice::from_system()?,
             fair: Fair::start()?,
+            outbox: Outbox::start(),
             deadlines: Deadlines::new(Rc::clone(&clock)),
             heads: BufferPool::new(HEAD_BYTES_MAX, limits.head_buffers_max),
             bodies: BufferPool::new(BODY_BUFFER_BYTES, limits.body_buffers_max),

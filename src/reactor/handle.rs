@@ -66,19 +66,26 @@ impl Bell {
     }
 }
 
-/// Sends from several slices by one call that never waits. How many bytes the kernel took.
+/// Sends by one call that never waits. How many bytes the kernel took.
+pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
+    uninterrupted(|| send(socket, bytes, flags | SendFlags::DONTWAIT | SendFlags::NOSIGNAL))
+}
+
+/// As `send_now`, from several slices.
 pub fn send_vectored(tcp: &TcpStream, bytes: &[io::IoSlice<'_>], flags: SendFlags) -> io::Result<usize> {
+    // A lone slice needs no vector, and the kernel then none to check and copy.
+    if let [one] = bytes {
+        return send_now(borrow(tcp), one, flags);
+    }
     let flags = flags | SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    uninterrupted(|| sendmsg(borrow(tcp), bytes, &mut SendAncillaryBuffer::default(), flags))
+}
+
+fn uninterrupted(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
     loop {
-        // A lone slice needs no vector, and the kernel then none to check and copy.
-        let sent = match bytes {
-            [one] => send(borrow(tcp), one, flags),
-            _ => sendmsg(borrow(tcp), bytes, &mut SendAncillaryBuffer::default(), flags),
-        };
-        match sent {
+        match call() {
             Err(Errno::INTR) => {}
-            Ok(count) => return Ok(count),
-            Err(cause) => return Err(cause.into()),
+            done => return Ok(done?),
         }
     }
 }

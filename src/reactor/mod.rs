@@ -25,6 +25,7 @@ pub mod handle;
 pub mod jobs;
 pub mod mailbox;
 pub mod metadata;
+pub mod outbox;
 pub mod ports;
 pub mod publication;
 pub mod race;

@@ -9,6 +9,7 @@ use super::core::Core;
 use super::deadline::{Deadline, Phase};
 use super::driver::DriverKind;
 use super::handle::{borrow, send_vectored};
+use super::outbox::{MESSAGE_BYTES_MAX, Outbox, Turn};
 use super::race::{Won, race};
 use super::tls::Tls;
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
@@ -20,6 +21,7 @@ use rustls::{ClientConfig, ServerConfig};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,9 @@ pub struct Stream {
     tls: Option<Box<Tls>>,
     tcp: TcpStream,
     driver: DriverKind,
+    outbox: Rc<Outbox>,
+    /// The turn in which a message was posted last.
+    posted: Turn,
 }
 
 /// Whether more bytes are in hand that will follow at once.
@@ -63,7 +68,9 @@ impl Stream {
     /// Takes over a connected socket. Nagle's delay is off: what we write is meant to leave.
     pub fn plain(core: &Core, tcp: TcpStream) -> Self {
         let _ = tcp.set_nodelay(true);
-        Self { deadline: core.deadlines.watch(tcp.as_raw_fd()), tls: None, tcp, driver: core.driver }
+        let deadline = core.deadlines.watch(tcp.as_raw_fd());
+        let outbox = Rc::clone(&core.outbox);
+        Self { deadline, tls: None, tcp, driver: core.driver, outbox, posted: Turn::default() }
     }
 
     /// Takes over an accepted socket and shakes hands within `patience`. Cancel: NOT safe, the socket is closed.
@@ -156,6 +163,7 @@ impl Stream {
             buffer.consume(sent);
             return self.timed(done);
         }
+        self.settled().await;
         let mut left = count;
         while left > 0 {
             let (done, draining) = self.tcp.write(buffer.take_to_drain(left)).await;
@@ -177,6 +185,7 @@ impl Stream {
     /// As `write_front`, to a peer that may answer before it has taken everything: then it ends early, and what is left in
     /// the buffer was not taken. Cancel: NOT safe, an unknown part of a TLS record may have left.
     pub async fn write_front_or_answered(&mut self, buffer: &mut Buffer, count: usize) -> io::Result<Ready> {
+        self.settled().await;
         let mut left = count;
         while left > 0 {
             let bytes = &buffer.data()[..left];
@@ -206,6 +215,33 @@ impl Stream {
             }
         }
         Ok(Ready::Writable)
+    }
+
+    /// Sends a message that is whole in hand, head and body: a small one leaves with others' when the core's turn ends, and
+    /// what becomes of it then shows to whoever reads from the peer. Cancel: NOT safe, an unknown part is sent.
+    pub async fn post(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        if self.tls.is_some() || head.len() + body.len() > MESSAGE_BYTES_MAX {
+            return self.write_both(head, body, Follow::Nothing).await;
+        }
+        self.settled().await;
+        self.posted = self.outbox.post(self.tcp.as_raw_fd(), head, body);
+        self.deadline.progress();
+        Ok(())
+    }
+
+    /// What was posted leaves now. Before anything else is done to the socket.
+    fn flush_posted(&self) {
+        if self.posted == self.outbox.turn() {
+            self.outbox.flush();
+        }
+    }
+
+    /// Waits until what was posted has left. Cancel: safe.
+    pub async fn settled(&self) {
+        self.flush_posted();
+        if self.outbox.has_stuck() {
+            self.outbox.unstuck(self.tcp.as_raw_fd()).await;
+        }
     }
 
     /// Whether what was just taken has gone to the kernel.
@@ -242,6 +278,7 @@ impl Stream {
             }
             return self.timed(done);
         }
+        self.settled().await;
         let done = self.send_both(head, body, follow).await;
         self.timed(done)
     }
@@ -345,6 +382,7 @@ impl Stream {
 
     /// Ends our direction, so that the peer sees a proper end; it may still speak. Cancel: NOT safe.
     pub async fn end(&mut self) -> io::Result<()> {
+        self.settled().await;
         if let Some(tls) = &mut self.tls {
             let done = tls.close(&self.tcp).await;
             self.timed(done)?;
@@ -384,14 +422,25 @@ impl Stream {
     }
 }
 
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.flush_posted();
+        if self.outbox.has_stuck() {
+            self.outbox.forget(self.tcp.as_raw_fd());
+        }
+    }
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        self.flush_posted();
         borrow(&self.tcp)
     }
 }
 
 impl AsRawFd for Stream {
     fn as_raw_fd(&self) -> RawFd {
+        self.flush_posted();
         self.tcp.as_raw_fd()
     }
 }

@@ -65,26 +65,15 @@ pub struct Request<'h, H: ?Sized> {
 /// Lower-case hexadecimal digits of a SHA-256.
 pub type Hex = [u8; 64];
 
-/// `bytes` in lower-case hexadecimal.
+/// `bytes` in lower-case hexadecimal. Computed rather than looked up, so that many digits are made together.
 pub fn hex(bytes: &[u8; 32]) -> Hex {
+    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
     let mut text = [0; 64];
     for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-        *pair = HEX_PAIRS[usize::from(*byte)];
+        *pair = [digit(byte >> 4), digit(byte & 15)];
     }
     text
 }
-
-/// Both digits of every byte.
-const HEX_PAIRS: [[u8; 2]; 256] = {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut pairs = [[0; 2]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
-        byte += 1;
-    }
-    pairs
-};
 
 /// Whether `sent` is the signature that was computed, in a time that does not tell where they differ. Compared as eight
 /// words: byte by byte it costs as much as an HMAC.

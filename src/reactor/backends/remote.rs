@@ -5,6 +5,7 @@ use super::account::{Account, call_of, is_exempt};
 use super::charge::Charge;
 use crate::backend::budget::Spend;
 use crate::backend::s3::answer::{self, ERROR_BYTES_MAX};
+use crate::backend::s3::kept_heads::KeptHeads;
 use crate::backend::s3::{Ask, Endpoint, RequestWriter};
 use crate::base::failure::Kind;
 use crate::base::limits::XML_BYTES_MAX;
@@ -31,13 +32,16 @@ pub(super) struct Remote {
     endpoint: Endpoint,
     pool: Rc<Pool>,
     writer: RefCell<RequestWriter>,
+    kept_heads: RefCell<KeptHeads>,
     /// Head buffers that nobody is sending from.
     heads: RefCell<Vec<Vec<u8>>>,
 }
 
 impl Remote {
     pub(super) fn new(account: Account, endpoint: Endpoint, pool: Rc<Pool>, patience: Duration) -> Self {
-        Self { account, patience, endpoint, pool, writer: RefCell::default(), heads: RefCell::default() }
+        let writer = RefCell::default();
+        let (kept_heads, heads) = (RefCell::default(), RefCell::default());
+        Self { account, patience, endpoint, pool, writer, kept_heads, heads }
     }
 
     /// A connection, warm if there is one; it is `now`. Cancel: safe.
@@ -77,16 +81,30 @@ impl Remote {
 
     /// A signed head in a buffer of this core's, to be given back by `done_with`.
     pub(super) fn head_of(&self, ask: &Ask<'_>) -> Vec<u8> {
-        self.head_and_signer(ask).0
+        let Ask::Get { name, span: None, if_match: "" } = *ask else { return self.head_and_signer(ask).0 };
+        let now = self.account.core.clock.coarse_now();
+        if let Some(kept) = self.kept_heads.borrow().find(name, now) {
+            let mut head = self.empty_head();
+            head.extend_from_slice(kept);
+            return head;
+        }
+        let (head, _) = self.head_and_signer(ask);
+        self.kept_heads.borrow_mut().keep(name, now, &head);
+        head
     }
 
     /// The same, with what signs the chunks of its body if it goes in such.
     pub(super) fn head_and_signer(&self, ask: &Ask<'_>) -> (Vec<u8>, Option<ChunkSigner>) {
-        let mut head = self.heads.borrow_mut().pop().unwrap_or_default();
-        head.clear();
+        let mut head = self.empty_head();
         let signer =
             self.writer.borrow_mut().write(&mut head, &self.endpoint, ask, self.account.core.clock.coarse_now());
         (head, signer)
+    }
+
+    fn empty_head(&self) -> Vec<u8> {
+        let mut head = self.heads.borrow_mut().pop().unwrap_or_default();
+        head.clear();
+        head
     }
 
     pub(super) fn done_with(&self, head: Vec<u8>) {
@@ -153,7 +171,7 @@ impl Remote {
     ) -> Result<(Answer, R), NoAnswer> {
         let head = self.head_of(ask);
         self.account.cells().api_requests.inc();
-        let sent = exchange::send(&mut line, &head, body, self.patience).await;
+        let sent = exchange::send_whole(&mut line, &head, body, self.patience).await;
         self.done_with(head);
         match sent {
             Ok(()) => self.account.cells().ingress_bytes.add(body.len() as u64),

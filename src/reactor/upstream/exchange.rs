@@ -62,6 +62,13 @@ pub async fn send(stream: &mut Stream, head: &[u8], first: &[u8], patience: Dura
     sent
 }
 
+/// As `send`, of a request whose body is all in hand and whose answer is read next: whether the backend took it, the answer
+/// tells. Cancel: NOT safe, an unknown part is sent.
+pub async fn send_whole(stream: &mut Stream, head: &[u8], body: &[u8], patience: Duration) -> io::Result<()> {
+    stream.deadline().arm(Phase::Body, patience);
+    stream.post(head, body).await
+}
+
 /// Reads the answer's head, passing over interim ones, and shows it to `look`. `to_head`: the request was a HEAD.
 /// Cancel: NOT safe, the connection is closed.
 pub async fn receive<R>(

@@ -1,0 +1,366 @@
+//! Small messages that leave together when the core's turn ends: requests to backends and answers to clients that are
+//! whole in hand.
+//!
+//! The dearest part of sending a small message is to wake who waits for it. Sent one right after the other, several
+//! messages to one process wake it once; sent as each task gets to it, each one wakes it anew. And whoever posts a message
+//! goes on at once: there is nothing to wait for, the peer's silence tells what became of it.
+//!
+//! What a socket does not take is sent by a task of its own, as its peer reads. `Stream` sees to it that nothing else is
+//! written to that socket, and that it is not closed, before a posted message has left.
+#![allow(unsafe_code)] // descriptors are borrowed for one call, from streams that flush before they close them
+
+use super::handle::{borrow, send_now};
+use monoio::net::TcpStream;
+use rustix::net::{SendFlags, Shutdown, shutdown};
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+/// Longer messages are written at once: they wake their receiver for a reason.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+/// What is posted leaves before the turn ends when it is more than this.
+const POSTED_BYTES_MAX: usize = 256 * 1024;
+/// A peer that has not taken what was posted may stand still so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One core's.
+pub struct Outbox {
+    posted: RefCell<Posted>,
+    /// Counts the flushes.
+    turn: Cell<Turn>,
+    stuck: RefCell<Vec<Rc<Stuck>>>,
+}
+
+/// From one flush to the next. What was posted in another turn than the present one has left, or is stuck.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Turn(u64);
+
+#[derive(Default)]
+struct Posted {
+    bytes: Vec<u8>,
+    /// To whom, and where in `bytes` the message ends.
+    messages: Vec<(RawFd, usize)>,
+    /// Of the task that flushes.
+    flusher: Option<Waker>,
+}
+
+/// A socket whose peer has not taken all of a message yet.
+struct Stuck {
+    /// None once its stream is gone: the number may be another socket's by now.
+    fd: Cell<Option<RawFd>>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Outbox {
+    /// Starts the task that flushes. Only inside a runtime.
+    pub fn start() -> Rc<Self> {
+        let turn = Cell::new(Turn(1)); // no stream begins with it
+        let outbox = Rc::new(Self { posted: RefCell::default(), turn, stuck: RefCell::default() });
+        let flushed = Rc::clone(&outbox);
+        // Woken by the first message of a turn, it runs behind all tasks that were to run then.
+        monoio::spawn(poll_fn::<(), _>(move |cx| {
+            flushed.flush();
+            flushed.posted.borrow_mut().flusher.get_or_insert_with(|| cx.waker().clone());
+            Poll::Pending
+        }));
+        outbox
+    }
+
+    /// Queues a message, head and body, for a socket that neither a message of this turn nor a stuck one is for. Answers
+    /// the turn in which it leaves.
+    pub(super) fn post(self: &Rc<Self>, fd: RawFd, head: &[u8], body: &[u8]) -> Turn {
+        let turn = self.turn.get();
+        let mut posted = self.posted.borrow_mut();
+        if posted.messages.is_empty()
+            && let Some(flusher) = &posted.flusher
+        {
+            flusher.wake_by_ref();
+        }
+        posted.bytes.extend_from_slice(head);
+        posted.bytes.extend_from_slice(body);
+        let end = posted.bytes.len();
+        posted.messages.push((fd, end));
+        drop(posted);
+        if end > POSTED_BYTES_MAX {
+            self.flush();
+        }
+        turn
+    }
+
+    pub(super) fn turn(&self) -> Turn {
+        self.turn.get()
+    }
+
+    /// Sends what was posted.
+    pub(super) fn flush(self: &Rc<Self>) {
+        self.turn.set(Turn(self.turn.get().0 + 1));
+        let mut posted = self.posted.borrow_mut();
+        let Posted { bytes, messages, .. } = &mut *posted;
+        let mut from = 0;
+        for (fd, end) in messages.drain(..) {
+            self.send(fd, &bytes[from..end]);
+            from = end;
+        }
+        bytes.clear();
+    }
+
+    fn send(self: &Rc<Self>, fd: RawFd, message: &[u8]) {
+        // Safety: a stream flushes before it closes its descriptor.
+        let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+        let sent = match send_now(socket, message, SendFlags::empty()) {
+            Ok(count) if count == message.len() => return,
+            Ok(count) => Ok(count),
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(cause) => Err(cause),
+        };
+        let second = sent.and_then(|count| {
+            let second = std::net::TcpStream::from(socket.try_clone_to_owned()?);
+            Ok((TcpStream::from_std(second)?, message[count..].to_vec()))
+        });
+        match second {
+            Ok((socket, rest)) => self.finish_later(fd, socket, rest),
+            // Whoever reads from it is to see that nothing comes.
+            Err(_) => drop(shutdown(socket, Shutdown::Both)),
+        }
+    }
+
+    /// Sends the rest as the peer reads, through a descriptor of its own.
+    fn finish_later(self: &Rc<Self>, fd: RawFd, socket: TcpStream, rest: Vec<u8>) {
+        let stuck = Rc::new(Stuck { fd: Cell::new(Some(fd)), waiting: RefCell::default() });
+        self.stuck.borrow_mut().push(Rc::clone(&stuck));
+        let outbox = Rc::clone(self);
+        monoio::spawn(async move {
+            if finish(&socket, &rest).await.is_err() {
+                let _ = shutdown(borrow(&socket), Shutdown::Both); // fails if it is not connected any more
+            }
+            outbox.stuck.borrow_mut().retain(|one| !Rc::ptr_eq(one, &stuck));
+            stuck.waiting.take().into_iter().for_each(Waker::wake);
+        });
+    }
+
+    /// Whether a message is stuck, for any socket.
+    pub(super) fn has_stuck(&self) -> bool {
+        !self.stuck.borrow().is_empty()
+    }
+
+    /// Waits until nothing is stuck for this socket. Cancel: safe.
+    pub(super) async fn unstuck(&self, fd: RawFd) {
+        poll_fn(|cx| match self.stuck.borrow().iter().find(|stuck| stuck.fd.get() == Some(fd)) {
+            None => Poll::Ready(()),
+            Some(stuck) => {
+                stuck.waiting.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// The socket is about to be closed; what is stuck for it is still sent.
+    pub(super) fn forget(&self, fd: RawFd) {
+        self.stuck.borrow().iter().filter(|stuck| stuck.fd.get() == Some(fd)).for_each(|stuck| stuck.fd.set(None));
+    }
+}
+
+/// Cancel: NOT safe, an unknown part is sent.
+async fn finish(socket: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        let ready = monoio::time::timeout(PATIENCE, socket.writable(false)).await;
+        ready.map_err(|_| io::ErrorKind::TimedOut)??;
+        match send_now(borrow(socket), rest, SendFlags::empty()) {
+            Ok(count) => rest = &rest[count..],
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::core::Core;
+    use crate::reactor::stream::{Follow, Stream};
+    use crate::reactor::testing::{on_both, pair, pattern, raw_pair, read_exactly, receive_pattern, sleep_ms, until};
+    use rustix::net::sockopt::set_socket_send_buffer_size;
+    use std::io::{Read, Write};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Its answer; the core goes on meanwhile.
+    async fn joined<T>(peer: std::thread::JoinHandle<T>) -> T {
+        until("the peer is done", || peer.is_finished()).await;
+        peer.join().expect("every byte in its place")
+    }
+
+    #[test]
+    fn what_is_posted_leaves_without_being_waited_for() {
+        on_both(|core| async move {
+            let (mut one, mut one_peer) = pair(&core);
+            let (mut other, mut other_peer) = pair(&core);
+            let turn = core.outbox.turn();
+            one.post(b"to ", b"one").await.expect("posted");
+            other.post(b"to other", b"").await.expect("posted");
+            assert_eq!(core.outbox.turn(), turn, "nothing has left yet");
+            until("both have left", || core.outbox.turn() != turn).await;
+            let mut got = [0; 8];
+            one_peer.read_exact(&mut got[..6]).expect("sent");
+            assert_eq!(&got[..6], b"to one");
+            other_peer.read_exact(&mut got).expect("sent");
+            assert_eq!(&got, b"to other");
+        });
+    }
+
+    #[test]
+    fn nothing_overtakes_a_posted_message() {
+        on_both(|core| async move {
+            let (mut stream, mut peer) = pair(&core);
+            let receiving = std::thread::spawn(move || receive_pattern(&mut peer, 0, 10_000));
+            let mut sent = 0;
+            let mut buffer = core.bodies.take().await;
+            for round in 0..60 {
+                let bytes = pattern(sent, 3_000);
+                stream.post(&bytes[..700], &bytes[700..]).await.expect("posted");
+                sent += 3_000;
+                let bytes = pattern(sent, 5_000);
+                match round % 4 {
+                    0 => stream.write_all(&bytes, Follow::Nothing).await.expect("written"),
+                    1 => stream.post(&bytes, b"").await.expect("posted"),
+                    2 => {
+                        buffer.append(&bytes);
+                        stream.write_buffer(&mut buffer).await.expect("written");
+                    }
+                    _ => {
+                        buffer.append(&bytes);
+                        stream.write_front_or_answered(&mut buffer, 5_000).await.expect("written");
+                    }
+                }
+                sent += 5_000;
+            }
+            let last = pattern(sent, 100);
+            stream.post(&last, b"").await.expect("posted");
+            drop(stream);
+            assert_eq!(joined(receiving).await, sent + 100);
+        });
+    }
+
+    /// A connection whose kernel holds little, and its peer, which reads the pattern to its end once it is told to.
+    fn narrow(core: &Core) -> (Stream, Arc<AtomicBool>, std::thread::JoinHandle<u64>) {
+        let (ours, mut peer) = raw_pair(core);
+        set_socket_send_buffer_size(borrow(&ours), 4096).expect("a socket option");
+        let may_read = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&may_read);
+        let reading = std::thread::spawn(move || {
+            while !told.load(Ordering::Acquire) {
+                crate::reactor::testing::pause_ms(1);
+            }
+            receive_pattern(&mut peer, 0, 100_000)
+        });
+        (Stream::plain(core, ours), may_read, reading)
+    }
+
+    /// Posts the pattern until a message is stuck; how many bytes that is.
+    async fn post_until_stuck(core: &Core, stream: &mut Stream) -> u64 {
+        let mut posted = 0;
+        while !core.outbox.has_stuck() {
+            stream.post(&pattern(posted, 16_000), b"").await.expect("posted");
+            posted += 16_000;
+            core.outbox.flush();
+        }
+        posted
+    }
+
+    #[test]
+    fn what_the_peer_does_not_take_follows_as_it_reads() {
+        on_both(|core| async move {
+            let (mut stream, may_read, reading) = narrow(&core);
+            let posted = post_until_stuck(&core, &mut stream).await;
+            let (mut other, mut other_peer) = pair(&core);
+            other.post(b"not held up", b"").await.expect("posted");
+            core.outbox.flush();
+            other_peer.read_exact(&mut [0; 11]).expect("sent");
+            may_read.store(true, Ordering::Release);
+            // Waits for what is stuck, and goes behind it.
+            stream.post(&pattern(posted, 16_000), b"").await.expect("posted");
+            stream.settled().await;
+            assert!(!core.outbox.has_stuck());
+            stream.end().await.expect("open");
+            assert_eq!(joined(reading).await, posted + 16_000);
+        });
+    }
+
+    #[test]
+    fn a_closed_stream_leaves_nothing_behind_but_what_is_stuck() {
+        on_both(|core| async move {
+            let (mut stream, may_read, reading) = narrow(&core);
+            let posted = post_until_stuck(&core, &mut stream).await;
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&stream);
+            drop(stream);
+            // The next socket of that number has nothing to do with it.
+            core.outbox.unstuck(fd).await;
+            assert!(core.outbox.has_stuck());
+            may_read.store(true, Ordering::Release);
+            assert_eq!(joined(reading).await, posted);
+            until("it has left", || !core.outbox.has_stuck()).await;
+        });
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_shows_to_the_reader() {
+        on_both(|core| async move {
+            let (mut stream, peer) = pair(&core);
+            drop(peer);
+            sleep_ms(10).await;
+            for _ in 0..3 {
+                stream.post(b"to nobody", b"").await.expect("posted");
+                core.outbox.flush();
+                sleep_ms(1).await;
+            }
+            let mut buffer = core.heads.take().await;
+            assert!(matches!(stream.read_some(&mut buffer).await, Ok(0) | Err(_)));
+            assert!(!core.outbox.has_stuck());
+        });
+    }
+
+    #[test]
+    fn much_that_is_posted_does_not_wait_for_the_turn_to_end() {
+        on_both(|core| async move {
+            let mut pairs: Vec<_> = (0..=POSTED_BYTES_MAX / 16_000).map(|_| pair(&core)).collect();
+            let turn = core.outbox.turn();
+            for (stream, _) in &mut pairs {
+                stream.post(&pattern(0, 16_000), b"").await.expect("posted");
+            }
+            assert_ne!(core.outbox.turn(), turn);
+            let (streams, peers): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+            drop(streams);
+            for mut peer in peers {
+                let receiving = std::thread::spawn(move || receive_pattern(&mut peer, 0, 16_000));
+                assert_eq!(joined(receiving).await, 16_000);
+            }
+        });
+    }
+
+    #[test]
+    fn an_echo_over_posts_alone() {
+        on_both(|core| async move {
+            let (socket, mut peer) = raw_pair(&core);
+            let mut stream = Stream::plain(&core, socket);
+            let client = std::thread::spawn(move || {
+                for round in 0..200_u32 {
+                    peer.write_all(&round.to_be_bytes()).expect("open");
+                    let mut echo = [0; 4];
+                    peer.read_exact(&mut echo).expect("answered");
+                    assert_eq!(u32::from_be_bytes(echo), round);
+                }
+            });
+            for _ in 0..200 {
+                let bytes = read_exactly(&core, &mut stream, 4).await;
+                stream.post(&bytes, b"").await.expect("posted");
+            }
+            joined(client).await;
+        });
+    }
+}
