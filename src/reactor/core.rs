@@ -70,11 +70,12 @@ impl Core {
     /// Starts the core's own tasks (yields, ticks). Only inside its runtime.
     pub fn start(driver: DriverKind, limits: CoreLimits, cells: Arc<CoreCells>) -> io::Result<Rc<Self>> {
         let clock = Rc::new(CoreClock::default());
+        let outbox = Outbox::start();
         let core = Rc::new(Self {
             driver,
             dice: CoreDice::from_system()?,
-            fair: Fair::start()?,
-            outbox: Outbox::start(),
+            fair: Fair::start(&outbox)?,
+            outbox,
             deadlines: Deadlines::new(Rc::clone(&clock)),
             heads: BufferPool::new(HEAD_BYTES_MAX, limits.head_buffers_max),
             bodies: BufferPool::new(BODY_BUFFER_BYTES, limits.body_buffers_max),

@@ -4,6 +4,7 @@
 //! Long-running tasks charge a `Budget`; nothing else yields.
 
 use super::handle::Bell;
+use super::outbox::Outbox;
 use crate::base::limits::{YIELD_AFTER_BYTES, YIELD_AFTER_OPERATIONS};
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -15,12 +16,14 @@ use std::time::Duration;
 pub struct Fair {
     bell: Bell,
     waiting: RefCell<Vec<Waker>>,
+    outbox: Rc<Outbox>,
 }
 
 impl Fair {
     /// Starts the task that wakes those who yielded. Only inside a runtime.
-    pub fn start() -> io::Result<Rc<Self>> {
-        let fair = Rc::new(Self { bell: Bell::new()?, waiting: RefCell::default() });
+    pub fn start(outbox: &Rc<Outbox>) -> io::Result<Rc<Self>> {
+        let outbox = Rc::clone(outbox);
+        let fair = Rc::new(Self { bell: Bell::new()?, waiting: RefCell::default(), outbox });
         let bell = fair.bell.listen()?;
         let served = Rc::clone(&fair);
         monoio::spawn(async move {
@@ -66,8 +69,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Charges one operation that moved `bytes`, and yields when the budget is used up. Cancel: safe.
+    /// Charges one operation that moved `bytes`, and yields when the budget is used up. What others have posted leaves
+    /// meanwhile. Cancel: safe.
     pub async fn spend(&mut self, fair: &Fair, bytes: usize) {
+        fair.outbox.flush();
         self.bytes += bytes;
         self.operations += 1;
         if self.bytes >= YIELD_AFTER_BYTES || self.operations >= YIELD_AFTER_OPERATIONS {

@@ -22,8 +22,8 @@ use std::time::Duration;
 
 /// Longer messages are written at once: they wake their receiver for a reason.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
-/// What is posted leaves before the turn ends when it is more than this.
-const POSTED_BYTES_MAX: usize = 256 * 1024;
+/// So many messages leave before the turn ends: the first ones have waited for the others' work.
+const POSTED_MAX: usize = 16;
 /// A peer that has not taken what was posted may stand still so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -84,8 +84,9 @@ impl Outbox {
         posted.bytes.extend_from_slice(body);
         let end = posted.bytes.len();
         posted.messages.push((fd, end));
+        let is_full = posted.messages.len() >= POSTED_MAX;
         drop(posted);
-        if end > POSTED_BYTES_MAX {
+        if is_full {
             self.flush();
         }
         turn
@@ -95,11 +96,14 @@ impl Outbox {
         self.turn.get()
     }
 
-    /// Sends what was posted.
+    /// Sends what was posted. Called by long work too, so that nobody waits for it.
     pub(super) fn flush(self: &Rc<Self>) {
-        self.turn.set(Turn(self.turn.get().0 + 1));
         let mut posted = self.posted.borrow_mut();
         let Posted { bytes, messages, .. } = &mut *posted;
+        if messages.is_empty() {
+            return;
+        }
+        self.turn.set(Turn(self.turn.get().0 + 1));
         let mut from = 0;
         for (fd, end) in messages.drain(..) {
             self.send(fd, &bytes[from..end]);
@@ -183,6 +187,7 @@ async fn finish(socket: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::reactor::core::Core;
+    use crate::reactor::fair::Budget;
     use crate::reactor::stream::{Follow, Stream};
     use crate::reactor::testing::{on_both, pair, pattern, raw_pair, read_exactly, receive_pattern, sleep_ms, until};
     use rustix::net::sockopt::set_socket_send_buffer_size;
@@ -326,11 +331,12 @@ mod tests {
     }
 
     #[test]
-    fn much_that_is_posted_does_not_wait_for_the_turn_to_end() {
+    fn many_that_are_posted_do_not_wait_for_the_turn_to_end() {
         on_both(|core| async move {
-            let mut pairs: Vec<_> = (0..=POSTED_BYTES_MAX / 16_000).map(|_| pair(&core)).collect();
+            let mut pairs: Vec<_> = (0..POSTED_MAX).map(|_| pair(&core)).collect();
             let turn = core.outbox.turn();
             for (stream, _) in &mut pairs {
+                assert_eq!(core.outbox.turn(), turn);
                 stream.post(&pattern(0, 16_000), b"").await.expect("posted");
             }
             assert_ne!(core.outbox.turn(), turn);
@@ -340,6 +346,17 @@ mod tests {
                 let receiving = std::thread::spawn(move || receive_pattern(&mut peer, 0, 16_000));
                 assert_eq!(joined(receiving).await, 16_000);
             }
+        });
+    }
+
+    #[test]
+    fn long_work_does_not_hold_a_message_up() {
+        on_both(|core| async move {
+            let (mut stream, mut peer) = pair(&core);
+            stream.post(b"x", b"").await.expect("posted");
+            Budget::default().spend(&core.fair, 1).await;
+            // The core is still in the same turn.
+            peer.read_exact(&mut [0]).expect("sent");
         });
     }
 
