@@ -2,6 +2,7 @@
 //! which says what the bytes mean. Answers come with Content-Length; nothing here understands chunked answers.
 
 use anyhow::{Context, Result, ensure};
+use s3_orchestrator::reactor::receive_buffer;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::ops::Range;
@@ -49,6 +50,7 @@ impl Wire {
         if self.stream.is_none() {
             let stream = TcpStream::connect(&self.address).context("connect")?;
             stream.set_nodelay(true)?;
+            receive_buffer::bound_connected(&stream);
             stream.set_read_timeout(Some(SILENCE_MAX))?;
             stream.set_write_timeout(Some(SILENCE_MAX))?;
             self.stream = Some(stream);

@@ -5,6 +5,7 @@ use super::core::Core;
 use super::driver::DriverKind;
 use super::handle::Pollable;
 use super::race::race;
+use super::receive_buffer;
 use super::signal::Signal;
 use crate::observe::cells::CoreCells;
 use monoio::net::TcpStream;
@@ -48,6 +49,7 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     // Connections of a former process in TIME_WAIT are no reason to fail.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
+    receive_buffer::bound_accepted(&socket);
     socket.bind(&address.into())?;
     Ok(socket)
 }

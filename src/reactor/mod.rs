@@ -30,6 +30,7 @@ pub mod ports;
 pub mod publication;
 pub mod race;
 pub mod readiness;
+pub mod receive_buffer;
 pub mod relay;
 pub mod run;
 pub mod signal;

@@ -12,7 +12,11 @@ import pytest
 import harness
 
 # The longest first, so that the workers end together.
-ORDER = ["test_real_data", "test_crash", "test_phases", "test_failures", "test_matrix", "test_boto3", "test_memory", "test_bad_input"]
+ORDER = """
+    test_real_data test_crash test_phases test_s3_clients test_matrix test_restore_drill test_boto3 test_failures test_budget_fleet
+    test_instances test_s3_operations test_breakers test_operations test_budgets test_outage test_torture test_recovery_guide
+    test_postgres test_pooler test_failover test_degraded test_memory test_migrate_store
+""".split()
 
 
 def pytest_collection_modifyitems(items):

@@ -7,6 +7,7 @@ process on purpose calls `kill`. Nothing here retries what a test asserts.
 
 import contextlib
 import copy
+import hashlib
 import json
 import os
 import pathlib
@@ -62,6 +63,21 @@ def accepts(port):
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
+
+
+def big_file(path, size):
+    """Writes random bytes, 12 345 more than `size`, so that no part and no buffer divides them, and returns their SHA-256."""
+    # Every piece begins elsewhere in one pool: drawing gigabytes takes longer than moving them.
+    pool, digest = memoryview(os.urandom(16 * MIB)), hashlib.sha256()
+    with open(path, "wb") as file:
+        left = size + 12_345
+        while left:
+            at = random.randrange(12 * MIB)
+            piece = pool[at : at + min(left, 4 * MIB)]
+            digest.update(piece)
+            file.write(piece)
+            left -= len(piece)
+    return digest.hexdigest()
 
 
 class Process:

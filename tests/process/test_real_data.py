@@ -125,16 +125,8 @@ def test_empty_files_between_others(server, aws, place):
 def test_a_file_of_three_gib(server, aws, place):
     """Over HTTPS a smaller one: what differs is the client's upload form (aws-chunked with a trailer), not the size."""
     size = 3 * harness.GIB if not server.tls else 300 * harness.MIB
-    source, digest = place / f"big-{server.port}", hashlib.sha256()
-    with open(source, "wb") as file:
-        for _ in range(size // harness.MIB // 4):
-            block = os.urandom(4 * harness.MIB)
-            digest.update(block)
-            file.write(block)
-        # No multiple of any part or buffer size.
-        tail = os.urandom(12_345)
-        digest.update(tail)
-        file.write(tail)
+    source = place / f"big-{server.port}"
+    digest = harness.big_file(source, size)
     aws(server, "s3", "cp", source, "s3://photos/big/file.bin", "--only-show-errors", timeout=400)
     source.unlink()
 
@@ -142,7 +134,7 @@ def test_a_file_of_three_gib(server, aws, place):
     assert str(size + 12_345) in described, described
     aws(server, "s3", "cp", "s3://photos/big/file.bin", source, "--only-show-errors", timeout=400)
     assert source.stat().st_size == size + 12_345
-    assert digest_of(source) == digest.hexdigest()
+    assert digest_of(source) == digest
     source.unlink()
 
 

@@ -2,7 +2,6 @@
 Rust over HTTP and HTTPS, rclone, s3cmd and restic. Every byte that comes back is compared."""
 
 import hashlib
-import os
 import pathlib
 import random
 import shutil
@@ -65,15 +64,6 @@ def digest_of(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def big_file(path, size):
-    """Random bytes, of a size that is no multiple of any part's."""
-    with open(path, "wb") as file:
-        for _ in range(size // harness.MIB // 4):
-            file.write(os.urandom(4 * harness.MIB))
-        file.write(os.urandom(12_345))
-    return path
-
-
 def test_the_javascript_sdk(server):
     command = ["node", HERE / "js" / "client.mjs", server.url, BUCKET, "js"]
     done = run(command, S3O_TOOLS=str(harness.TOOLS), **trust(server, "NODE_EXTRA_CA_CERTS"))
@@ -125,8 +115,8 @@ def test_rclone_syncs_and_checks(server, rclone, tree, place):
 def test_rclone_moves_a_file_of_gigabytes(server, rclone, place):
     """In hundreds of parts; over HTTPS a smaller one, since what differs is not the size."""
     size = 1_200 * harness.MIB if not server.tls else 220 * harness.MIB
-    source, back = big_file(place / f"rclone-big-{server.port}", size), place / f"rclone-back-{server.port}"
-    digest = digest_of(source)
+    source, back = place / f"rclone-big-{server.port}", place / f"rclone-back-{server.port}"
+    digest = harness.big_file(source, size)
     rclone("copyto", source, f"ours:{BUCKET}/rclone big", timeout=300)
     source.unlink()
     rclone("copyto", f"ours:{BUCKET}/rclone big", back, timeout=300)
@@ -160,14 +150,15 @@ def test_s3cmd(server, s3cmd, tree, place):
     s3cmd("sync", f"{target}/", f"{out}/")
     assert digests_in(out) == digests_in(folder)
     # In parts of 15 MiB, with its own MD5 of each.
-    big = big_file(place / f"s3cmd-big-{server.port}", 32 * harness.MIB)
+    big = place / f"s3cmd-big-{server.port}"
+    digest = harness.big_file(big, 32 * harness.MIB)
     s3cmd("put", big, f"{target}/big", "--add-header=x-amz-meta-a:b", "--mime-type=text/x")
     told = s3cmd("info", f"{target}/big")
     assert "text/x" in told and str(big.stat().st_size) in told and "x-amz-meta-a" in told, told
     s3cmd("cp", f"{target}/big", f"{target}/copied")
     s3cmd("mv", f"{target}/copied", f"{target}/moved")
     s3cmd("get", f"{target}/moved", out / "big")
-    assert digest_of(out / "big") == digest_of(big)
+    assert digest_of(out / "big") == digest
     assert "Owner" in told or "ACL" in told, told
     s3cmd("del", "--recursive", "--force", f"{target}/")
     assert s3cmd("ls", "--recursive", f"{target}/") == ""

@@ -3,6 +3,8 @@
 use crate::base::Clock;
 use crate::reactor::core::Core;
 use crate::reactor::dns::Resolver;
+use crate::reactor::handle::borrow;
+use crate::reactor::receive_buffer;
 use crate::reactor::stream::Stream;
 use monoio::net::TcpStream;
 use rustls::ClientConfig;
@@ -92,7 +94,10 @@ pub async fn connect(
         let left = target.timeout.saturating_sub(core.clock.tick().since(begun));
         let share = left / u32::try_from(addresses.len() - number).unwrap_or(u32::MAX);
         match within(share, TcpStream::connect_addr(address)).await {
-            Ok(tcp) => return shake_hands(core, tcp, target).await,
+            Ok(tcp) => {
+                receive_buffer::bound_connected(&borrow(&tcp));
+                return shake_hands(core, tcp, target).await;
+            }
             Err(cause) => last = Some(ConnectError::Connect(address, cause)),
         }
     }
