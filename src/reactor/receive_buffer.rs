@@ -91,16 +91,13 @@ mod tests {
             }
             receiver
         });
-        sender.set_nonblocking(true).expect("a socket option");
-        let (bytes, mut silent) = (vec![0; 1 << 20], 0);
-        while silent < 200 {
+        sender.set_write_timeout(Some(std::time::Duration::from_millis(300))).expect("a socket option");
+        let bytes = vec![0; 1 << 20];
+        loop {
             match sender.write(&bytes) {
-                Ok(_) => silent = 0,
-                Err(cause) if cause.kind() == ErrorKind::WouldBlock => {
-                    silent += i32::from(reading.is_finished());
-                    std::thread::sleep(std::time::Duration::from_millis(2));
-                }
-                Err(cause) => panic!("{cause}"),
+                Ok(_) => {}
+                Err(cause) if cause.kind() == ErrorKind::WouldBlock && reading.is_finished() => break,
+                Err(cause) => assert_eq!(cause.kind(), ErrorKind::WouldBlock),
             }
         }
         let receiver = reading.join().expect("no panic");

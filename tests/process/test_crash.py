@@ -230,10 +230,11 @@ def test_sigkill_loses_nothing_acknowledged(place, stack):
         for key, body in SOURCES.items():
             write = world.began(key, hashlib.sha256(body).hexdigest())
             world.answered(key, write, client.put(harness.BUCKET, key, body).status)
-    for number in range(ROUNDS):
+    number = 0
+    # More rounds where the machine is slow: thinner a load than this would mean nothing, nor kills that hit no requests.
+    while number < ROUNDS or world.acknowledged <= 20 * ROUNDS or world.unanswered <= ROUNDS:
         one_round(server, world, dice, f"{seed}/{number}")
-    assert world.acknowledged > 20 * ROUNDS, "the load was too thin to mean anything"
-    assert world.unanswered > ROUNDS, "the kills did not hit requests"
+        number += 1
 
     end_uploads(server, world, s3s)
     check_every_key(server, world)

@@ -99,7 +99,7 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
                     head = client.request("HEAD", BUCKET, key)
                     assert (head.status, head.header("content-length")) == (200, str(len(body)))
                     assert head.header("etag") == answer.header("etag") and head.header(DEGRADED) == "searched"
-            assert state(server) == 1
+            assert state(server) in (1, 2), "open, or being probed"
             answer = client.get(BUCKET, "dir/key 5!", headers=[("range", "bytes=100-199")])
             assert (answer.status, answer.body) == (206, bodies["dir/key 5!"][100:200])
             same = client.get(BUCKET, "dir/key 5!", headers=[("if-none-match", answer.header("etag"))])

@@ -298,13 +298,13 @@ def test_silent_clients_are_let_go(server, tmp_path):
             started = time.monotonic()
             answer = connection.response()
             assert (answer.status, answer.code) == (400, "RequestTimeout"), answer
-            assert connection.ended(8) and time.monotonic() - started < 6, "read_header_timeout"
+            assert connection.ended(8) and time.monotonic() - started < 9, "read_header_timeout, and not its default of 10 s"
         with client.connect() as connection:
             connection.send(client.signed("PUT", BUCKET, "never", body=RANDOM[:500_000]).head() + RANDOM[:70_000])
             started = time.monotonic()
             answer = connection.response("PUT")
             assert (answer.status, answer.code) == (400, "RequestTimeout"), answer
-            assert connection.ended(10) and time.monotonic() - started < 8, "body_progress_timeout"
+            assert connection.ended(25) and time.monotonic() - started < 25, "body_progress_timeout, and not its default of 30 s"
         assert client.get(BUCKET, "never").status == 404
         strict.wait_cleaned()
 

@@ -80,7 +80,8 @@ class Client(threading.Thread):
         if answer.status == 503:
             # It may have happened, or happen yet: that is known when the database is back.
             self.refusals += 1
-            if not refused(answer):
+            # SlowDown where calls that wait for the database have filled the desk.
+            if answer.code not in ("ServiceUnavailable", "SlowDown") or answer.header("retry-after") != "1":
                 self.wrong.append(f"no Retry-After: {answer}")
             time.sleep(0.05)
         else:

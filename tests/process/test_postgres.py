@@ -87,7 +87,10 @@ def test_sigkill_loses_nothing_acknowledged(place, stack):
         for key, body in SOURCES.items():
             assert client.put(harness.BUCKET, key, body).status == 200
             world.settle(key, hashlib.sha256(body).hexdigest())
-    for number in range(6):
+    number = 0
+    # More rounds where the machine is slow: a load that is too thin means nothing.
+    while number < 6 or world.acknowledged <= 60:
+        number += 1
         writers = [Writer(server, world, one, f"{seed}/{number}/{one}") for one in range(4)]
         for writer in writers:
             writer.start()
@@ -99,5 +102,4 @@ def test_sigkill_loses_nothing_acknowledged(place, stack):
         world.crashed()
         server.start()
         check_every_key(server, world)
-    assert world.acknowledged > 60, "the load was too thin to mean anything"
     server.stop()
