@@ -171,6 +171,21 @@ def test_pipelined_requests_are_answered_in_order(server):
         assert [connection.response().body for _ in bodies] == list(bodies.values())
 
 
+def test_answers_to_a_client_that_reads_late_are_whole_and_in_order(server):
+    """More than the kernel holds is asked for before the first answer is read."""
+    with server.client() as client, client.connect() as connection:
+        bodies = [RANDOM[i : i + 12_000 + i] for i in range(16)]
+        for i, body in enumerate(bodies):
+            assert client.put(BUCKET, f"late/{i}", body).status == 200
+        heads = b"".join(client.signed("GET", BUCKET, f"late/{i}").head() for i in range(len(bodies)))
+        asking = threading.Thread(target=connection.send, args=(heads * 40,))
+        asking.start()
+        time.sleep(1)
+        for _ in range(40):
+            assert [connection.response().body for _ in bodies] == bodies
+        asking.join()
+
+
 def test_what_follows_an_empty_body_is_answered(server):
     """At once behind it, and later on the same connection: an empty part lost the buffer that the next head comes in."""
     with server.client() as client:
