@@ -111,10 +111,13 @@ impl Load {
         }
     }
 
-    /// Writes every key that a GET of this load may read.
+    /// Writes every key that a GET of this load may read, and reads as many at random as will meet nearly each of them: what
+    /// is remembered of objects is remembered then.
     pub fn fill(&self, address: &str) -> Result<()> {
         let plan = Self { verb: Verb::Put, ..*self }.plan(address, Duration::ZERO);
-        run(&Plan { operations: Some(self.keys), connections: self.connections.min(8), ..plan }).map(drop)
+        run(&Plan { operations: Some(self.keys), connections: self.connections.min(8), ..plan })?;
+        let plan = Self { verb: Verb::Get, ..*self }.plan(address, Duration::ZERO);
+        run(&Plan { operations: Some(5 * self.keys), ..plan }).map(drop)
     }
 }
 

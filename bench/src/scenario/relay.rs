@@ -12,8 +12,8 @@ pub const COLUMNS: [&str; 6] = ["CPU us/req", "CPU s/GiB", "of relay", "req/s", 
 /// CPU per request of a 4 KiB GET, at most so many times that of the bare relay.
 const SMALL_RATIO_MAX: f64 = 1.3;
 
-/// More than heads are kept for (`kept_heads`), and fewer than locations are.
-const MANY_OBJECTS: u64 = 20_000;
+/// Many more than heads are kept for (`kept_heads`), and fewer than locations are.
+const MANY_OBJECTS: u64 = 4_000;
 
 pub fn get_small(ground: &Ground, pace: Pace) -> Result<Outcome> {
     let load = Load { verb: Verb::Get, size: 4 << 10, connections: 32, keys: 64, payload: Payload::Auto };

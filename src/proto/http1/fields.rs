@@ -5,9 +5,7 @@
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::fields::Fields;
-use memchr::memmem::Finder;
 use std::fmt;
-use std::sync::LazyLock;
 
 const _: () = assert!(HEAD_BYTES_MAX <= u16::MAX as usize, "offsets into a head are 16 bits wide");
 
@@ -227,33 +225,19 @@ pub(super) fn find_end(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize
     if bytes.first().is_some_and(|&b| !b.is_ascii_graphic() && b != b'\r') {
         return Err(BadHead::MalformedFirstLine);
     }
-    // The end may have begun in what was looked at before, but not in the empty lines that a head may have before it.
-    let from = leading_empty_lines(bytes).max(scanned.saturating_sub(END.len() - 1));
-    let end = END_FINDER.find(bytes.get(from..).unwrap_or_default()).map(|at| from + at + END.len());
-    if has_bare_line_feed(&bytes[..end.unwrap_or(bytes.len())], *scanned) {
-        return Err(BadHead::BareLineFeed);
+    let lead = leading_empty_lines(bytes);
+    for at in memchr::memchr_iter(b'\n', &bytes[*scanned..]) {
+        let line_feed = *scanned + at;
+        if line_feed == 0 || bytes[line_feed - 1] != b'\r' {
+            return Err(BadHead::BareLineFeed);
+        }
+        if line_feed >= lead + 3 && bytes[line_feed - 2] == b'\n' {
+            let end = line_feed + 1;
+            return if end <= HEAD_BYTES_MAX { Ok(Some(end)) } else { Err(BadHead::TooLong) };
+        }
     }
-    if end.unwrap_or(bytes.len() + 1) > HEAD_BYTES_MAX {
-        return Err(BadHead::TooLong);
-    }
-    if end.is_none() {
-        *scanned = bytes.len();
-    }
-    Ok(end)
-}
-
-/// The last line's end and the empty line.
-const END: &[u8] = b"\r\n\r\n";
-static END_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(END));
-
-/// Whether a line feed from `scanned` on has no carriage return before it. Without a branch for each byte, so that many are
-/// looked at together.
-fn has_bare_line_feed(bytes: &[u8], scanned: usize) -> bool {
-    let from = scanned.max(1);
-    let (Some(before), Some(fresh)) = (bytes.get(from - 1..), bytes.get(from..)) else { return false };
-    let bare =
-        before.iter().zip(fresh).fold(0, |bare, (&b, &byte)| bare | u8::from(byte == b'\n') & u8::from(b != b'\r'));
-    bare != 0
+    *scanned = bytes.len();
+    if bytes.len() >= HEAD_BYTES_MAX { Err(BadHead::TooLong) } else { Ok(None) }
 }
 
 /// Bytes of empty lines before the first line; a robust reader skips them (RFC 9112, 2.2).
