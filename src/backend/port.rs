@@ -5,6 +5,7 @@
 //! `Kind::NotFound` only when the backend itself was seen (its marker), never for a missing bucket or an unmounted
 //! directory.
 
+use super::travel::Luggage;
 use crate::base::{BackendName, Failure, Incarnation, PartNumber};
 use crate::proto::body_check::BodyCheck;
 use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
@@ -29,8 +30,8 @@ pub enum UpstreamPayload {
 /// A new blob, or a part of a multipart upload.
 #[derive(Clone, Copy, Debug)]
 pub enum PutTarget<'a> {
-    /// `record` travels with the blob as far as the backend's metadata limit allows, so that degraded reads can answer.
-    Object { record: &'a ObjectRecord },
+    /// What travels with the blob as far as the backend's metadata limit allows, so that degraded reads can answer.
+    Object(Luggage<'a>),
     /// `nonce` names the attempt; a directory keeps each attempt in a file of its own until it is committed.
     Part { backend_upload: &'a str, number: PartNumber, nonce: &'a str },
 }
@@ -67,6 +68,8 @@ pub struct BlobHead {
     pub etag: String,
     /// What travelled with the blob (travel.rs).
     pub record: ObjectRecord,
+    /// The key that travelled with a hashed name, as the backend says it: only the name proves it.
+    pub key: Option<String>,
     /// Of parts.
     pub assembled: bool,
 }
@@ -149,7 +152,7 @@ pub trait Backends {
     fn head(&self, blob: &BlobAt) -> impl Future<Output = Result<Option<BlobHead>, Failure>>;
 
     /// Opens the backend's own multipart upload under the blob's exact name; its id. Cancel: NOT safe.
-    fn create_upload(&self, blob: &BlobAt, record: &ObjectRecord) -> impl Future<Output = Result<String, Failure>>;
+    fn create_upload(&self, blob: &BlobAt, luggage: Luggage<'_>) -> impl Future<Output = Result<String, Failure>>;
 
     /// Assembles the blob from parts, in this order. `NotFound` = the backend does not know the upload (any more);
     /// `Refused` = it will never take this manifest. Cancel: NOT safe.

@@ -1,5 +1,6 @@
 //! What travels with a blob: the headers and user metadata that are known before its body, so that a reader without the
-//! database can answer properly (PROTOCOL.md, "Answers without the database").
+//! database can answer properly (PROTOCOL.md, "Answers without the database"); and its key, where the name holds only the
+//! key's hash, so that the object can be had back when the database is lost.
 //!
 //! On S3 they are header fields of the PUT, at most 2 KiB of metadata; in a directory they are one extended attribute. A
 //! backend must neither refuse a body for its headers nor act on them, so only what no backend looks at travels under
@@ -11,11 +12,15 @@
 //! | `x-amz-meta-s3o-h-NAME` | any other header (`content-encoding`, by which some backends unpack; `expires`, which some parse) |
 //! | `x-amz-meta-NAME` | user metadata |
 //! | `x-amz-meta-s3o-m-NAME` | user metadata whose name begins with `s3o-` |
+//! | `x-amz-meta-s3o-key` | the key of a hashed name, as base64 (URL alphabet, no padding) |
 //!
-//! A value that is not plain visible ASCII is written as AWS writes it (RFC 2047, `=?UTF-8?B?…?=`).
+//! Any other value that is not plain visible ASCII is written as AWS writes it (RFC 2047, `=?UTF-8?B?…?=`). Some backends decode
+//! that and write it anew in pieces, which a key must not suffer.
 
+use crate::base::blob_name;
+use crate::base::limits::KEY_BYTES_MAX;
 use crate::store::record::ObjectRecord;
-use data_encoding::BASE64;
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -28,11 +33,33 @@ const METADATA: &str = "x-amz-meta-";
 const OURS: &str = "s3o-";
 const OUR_HEADER: &str = "s3o-h-";
 const OUR_METADATA: &str = "s3o-m-";
+const OUR_KEY: &str = "s3o-key";
+const _: () = assert!(OUR_KEY.len() + KEY_BYTES_MAX.div_ceil(3) * 4 <= METADATA_BYTES_MAX, "any key fits");
 
-/// Calls `each` with every field that travels: a name in two parts, and a value.
-pub fn fields(record: &ObjectRecord, mut each: impl FnMut(&str, &str, &str)) {
+/// What an object's blobs take along; `key` only where their name is a hash.
+#[derive(Clone, Copy, Debug)]
+pub struct Luggage<'a> {
+    pub key: &'a str,
+    pub record: &'a ObjectRecord,
+}
+
+impl Luggage<'_> {
+    /// None: the name says the key.
+    fn key_beside(&self, name: &str) -> Option<String> {
+        blob_name::hash_in(name).map(|_| BASE64URL_NOPAD.encode(self.key.as_bytes()))
+    }
+}
+
+/// Calls `each` with every field that travels with the blob `name`: a name in two parts, and a value.
+pub fn fields(name: &str, luggage: Luggage<'_>, mut each: impl FnMut(&str, &str, &str)) {
     let mut headers_left = HEADERS_BYTES_MAX;
     let mut metadata_left = METADATA_BYTES_MAX;
+    if let Some(key) = luggage.key_beside(name)
+        && take(&mut metadata_left, OUR_KEY.len() + key.len())
+    {
+        each(METADATA, OUR_KEY, &key);
+    }
+    let record = luggage.record;
     for (name, value) in &record.headers {
         if is_harmless(name, value) {
             if take(&mut headers_left, name.len() + value.len()) {
@@ -55,14 +82,24 @@ pub fn fields(record: &ObjectRecord, mut each: impl FnMut(&str, &str, &str)) {
     }
 }
 
+/// What arrived with a blob.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Arrived {
+    /// As its writer, or whoever changed it since, says: only who knows the name can tell whether it is true.
+    pub key: Option<String>,
+    pub record: ObjectRecord,
+}
+
 /// What a backend's answer to GET or HEAD says of what travelled. Names may have any case; values that are not text are
 /// left out.
-pub fn collect<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> ObjectRecord {
-    let mut record = ObjectRecord::default();
+pub fn collect<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Arrived {
+    let mut arrived = Arrived::default();
+    let record = &mut arrived.record;
     for (name, value) in fields {
         let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else { continue };
         let name = name.to_ascii_lowercase();
         match name.strip_prefix(METADATA) {
+            Some(OUR_KEY) => arrived.key = key_of(value),
             Some(name) => match (name.strip_prefix(OUR_HEADER), name.strip_prefix(OUR_METADATA)) {
                 (Some(header), _) => record.headers.push((header.to_owned(), decode(value).into_owned())),
                 (_, Some(own)) => record.user_metadata.push((own.to_owned(), decode(value).into_owned())),
@@ -72,16 +109,19 @@ pub fn collect<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Object
             None => {}
         }
     }
-    record
+    arrived
 }
 
 /// Bytes of a label: what small file systems' attribute blocks hold.
 pub const LABEL_BYTES_MAX: usize = 3 * 1024;
 
 /// The extended attribute of a directory's blob. Holds its name too, so that a file moved by hand can be told.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Label {
     pub name: String,
+    /// Of a hashed name, written as on S3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     #[serde(default)]
     pub headers: Vec<(String, String)>,
     #[serde(default)]
@@ -89,14 +129,21 @@ pub struct Label {
 }
 
 impl Label {
+    pub fn new(name: &str, luggage: Luggage<'_>) -> Self {
+        Self {
+            name: name.to_owned(),
+            key: luggage.key_beside(name),
+            headers: luggage.record.headers.clone(),
+            metadata: luggage.record.user_metadata.clone(),
+        }
+    }
+
     /// At most `LABEL_BYTES_MAX`; what does not fit is left out.
-    pub fn encode(name: &str, record: &ObjectRecord) -> Vec<u8> {
-        let whole =
-            Self { name: name.to_owned(), headers: record.headers.clone(), metadata: record.user_metadata.clone() };
-        let without_metadata = Self { metadata: Vec::new(), ..whole.clone() };
+    pub fn encode(&self) -> Vec<u8> {
+        let without_metadata = Self { metadata: Vec::new(), ..self.clone() };
         let bare = Self { headers: Vec::new(), ..without_metadata.clone() };
-        [whole, without_metadata, bare]
-            .iter()
+        [self, &without_metadata, &bare]
+            .into_iter()
             .map(|label| serde_json::to_vec(label).expect("a label is plain text"))
             .find(|bytes| bytes.len() <= LABEL_BYTES_MAX)
             .unwrap_or_default()
@@ -107,8 +154,10 @@ impl Label {
     }
 
     /// What travelled, as a reader needs it.
-    pub fn into_record(self) -> ObjectRecord {
-        ObjectRecord { headers: self.headers, user_metadata: self.metadata, ..ObjectRecord::default() }
+    pub fn arrived(self) -> Arrived {
+        let key = self.key.as_deref().and_then(key_of);
+        let record = ObjectRecord { headers: self.headers, user_metadata: self.metadata, ..ObjectRecord::default() };
+        Arrived { key, record }
     }
 }
 
@@ -132,6 +181,10 @@ fn is_token(name: &str) -> bool {
 /// Visible ASCII that no signer or server would change: blanks inside are single.
 fn is_plain(value: &str) -> bool {
     value.bytes().all(|b| b.is_ascii_graphic() || b == b' ') && !value.contains("  ") && value.trim() == value
+}
+
+fn key_of(value: &str) -> Option<String> {
+    String::from_utf8(BASE64URL_NOPAD.decode(value.as_bytes()).ok()?).ok()
 }
 
 fn encode(value: &str) -> Cow<'_, str> {
@@ -159,8 +212,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn sent(record: &ObjectRecord) -> Vec<(String, String)> {
+        sent_as("bkt/k!", "k", record)
+    }
+
+    fn sent_as(name: &str, key: &str, record: &ObjectRecord) -> Vec<(String, String)> {
         let mut sent = Vec::new();
-        fields(record, |prefix, name, value| sent.push((format!("{prefix}{name}"), value.to_owned())));
+        fields(name, Luggage { key, record }, |prefix, name, value| {
+            sent.push((format!("{prefix}{name}"), value.to_owned()))
+        });
         sent
     }
 
@@ -193,11 +252,44 @@ mod tests {
     fn what_does_not_fit_stays() {
         let big = "v".repeat(METADATA_BYTES_MAX);
         check(&[], &[("a", &big), ("b", "fits")], &[("x-amz-meta-b", "fits")]);
-        let label =
-            Label::decode(&Label::encode("n", &record(&[("content-type", "a/b")], &[("a", &big), ("b", &big)])));
-        let want =
-            Label { name: "n".to_owned(), headers: vec![("content-type".into(), "a/b".into())], metadata: vec![] };
-        assert_eq!(label, Some(want));
+        let big = record(&[("content-type", "a/b")], &[("a", &big), ("b", &big)]);
+        let label = Label::new("n", Luggage { key: "n", record: &big });
+        let want = Label { metadata: vec![], ..label.clone() };
+        assert_eq!(Label::decode(&label.encode()), Some(want));
+    }
+
+    #[test]
+    fn the_key_of_a_hashed_name_travels_before_all_else() {
+        let big = "v".repeat(METADATA_BYTES_MAX / 3);
+        let record =
+            record(&[("content-type", "a/b")], &[("s3o-key", "a client's"), ("a", &big), ("b", &big), ("c", &big)]);
+        for key in [
+            "/a",
+            "a//b",
+            " ",
+            "\u{1}",
+            "=?UTF-8?B?AAAA?=",
+            &"\"".repeat(1024),
+            &"ä".repeat(512),
+            &"\u{1}".repeat(1024),
+        ] {
+            let name = blob_name::stem(&"b".repeat(63), key, false);
+            let wire = sent_as(&name, key, &record);
+            let spent: usize = wire.iter().filter_map(|(n, v)| Some(n.strip_prefix(METADATA)?.len() + v.len())).sum();
+            assert!(spent <= METADATA_BYTES_MAX, "{key:?}: {spent}");
+            let got = collect(wire.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+            assert_eq!(got.key.as_deref(), Some(key));
+            assert!(
+                got.record.user_metadata.contains(&("s3o-key".into(), "a client's".into())),
+                "its own stays its own"
+            );
+            let label = Label::decode(&Label::new(&name, Luggage { key, record: &record }).encode()).expect("a label");
+            assert_eq!(label.arrived().key.as_deref(), Some(key));
+        }
+        assert!(
+            sent(&record).iter().all(|(name, _)| name != "x-amz-meta-s3o-key"),
+            "a name that says its key is enough"
+        );
     }
 
     fn any_record() -> impl Strategy<Value = ObjectRecord> {
@@ -228,12 +320,13 @@ mod tests {
             for (name, value) in &wire {
                 prop_assert!(is_token(name) && is_plain(value), "{} {}", name, value);
             }
-            let mut got = collect(wire.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+            let mut got = collect(wire.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()))).record;
             got.headers.sort();
             let mut want = record.clone();
             want.headers.sort();
             prop_assert_eq!(&got, &want);
-            let label = Label::decode(&Label::encode("some/name", &record)).expect("it was encoded");
+            let label = Label::new("some/name", Luggage { key: "", record: &record });
+            let label = Label::decode(&label.encode()).expect("it was encoded");
             prop_assert_eq!((label.headers, label.metadata), (record.headers, record.user_metadata));
         }
     }

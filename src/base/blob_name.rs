@@ -9,6 +9,8 @@ use std::fmt::Write;
 
 /// Where our own objects on a backend live; no blob name starts with it, because a bucket name holds no leading dot.
 pub const OWN_PREFIX: &str = ".s3o/";
+/// Below a bucket's name: what lies under a key's hash. No literal key has such a segment.
+pub const HASHED_FOLDER: &str = ".s3o-h/";
 /// What a name adds to bucket and key when no `!` is doubled.
 pub const SUFFIX_CHARS: usize = 1 + Version::CHARS + Nonce::CHARS;
 
@@ -34,7 +36,7 @@ pub fn stem(bucket: &str, key: &str, literal: bool) -> String {
             }
         }
     } else {
-        name.push_str(".s3o-h/");
+        name.push_str(HASHED_FOLDER);
         for byte in digest::digest(&digest::SHA256, key.as_bytes()).as_ref() {
             write!(name, "{byte:02x}").expect("writing to a string");
         }
@@ -48,6 +50,14 @@ pub fn mint(bucket: &str, key: &str, literal: bool, version: Version, nonce: Non
     name.push_str(version.as_str());
     name.push_str(nonce.as_str());
     name
+}
+
+/// The key's hash in a name, or a stem, that holds only that: nothing in it says what the key was.
+pub fn hash_in(name: &str) -> Option<&str> {
+    let (_, below) = name.split_once('/')?;
+    let (hash, _) = below.strip_prefix(HASHED_FOLDER)?.split_once('!')?;
+    let is_hash = hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    is_hash.then_some(hash)
 }
 
 /// The version in a name of our own form; None for anything else.
@@ -82,5 +92,10 @@ mod tests {
         assert!(!can_be_literal("bkt", &"k".repeat(1024), 1024));
         let name = mint("bkt", "a//b", false, Version::from_parts(1, 1), Nonce::from_roll(7));
         assert!(name.starts_with("bkt/.s3o-h/") && version_of(&name) == Some(Version::from_parts(1, 1)));
+        let by_sha256sum = "7a9acf331a5dc1e020c17901e85936a279e0aa49b04474b13fa2ee63f80fa57a";
+        assert_eq!(hash_in(&name), Some(by_sha256sum));
+        for other in ["bkt/a!1", "bkt/.s3o-h/0123!1", ".s3o-h/x", "bkt"] {
+            assert_eq!(hash_in(other), None, "{other}");
+        }
     }
 }

@@ -64,7 +64,8 @@ fn without_attributes(config: &Config) -> Vec<Problem> {
             key: format!("backends[{i}].directory"),
             message: format!(
                 "the file system of {} keeps no user attributes, so headers and metadata do not travel with the bytes: \
-                 while the database is down, and after its loss, objects read from there have none",
+                 while the database is down, and after its loss, objects read from there have none, and those whose keys \
+                 cannot be file names are not found by sync",
                 path.display()
             ),
         })

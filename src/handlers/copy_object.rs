@@ -14,6 +14,7 @@ use super::reservation::{Reservation, Write};
 use super::scratch::Scratch;
 use super::trouble::Trouble;
 use crate::backend::port::{MoveEnd, Put, PutTarget, Span, Stored, UpstreamPayload};
+use crate::backend::travel::Luggage;
 use crate::base::failure::Kind;
 use crate::base::{Blame, Clock, Failure, ObjectKey, Retry, Timestamp};
 use crate::proto::body_check::BodyCheck;
@@ -196,7 +197,7 @@ async fn copy_from<'p, P: Ports>(
         let put = Put {
             incarnation: reservation.incarnation,
             blob: &reservation.blob,
-            target: PutTarget::Object { record: &plan.record },
+            target: PutTarget::Object(Luggage { key: write.key.as_str(), record: &plan.record }),
             size: located.size,
             payload: placing::upstream_payload(ports, backend, None, None),
             checksum: None,
@@ -274,7 +275,7 @@ async fn copy_within<'p, P: Ports>(
     let put = Put {
         incarnation: reservation.incarnation,
         blob: &blob,
-        target: PutTarget::Object { record: &plan.record },
+        target: PutTarget::Object(Luggage { key: write.key.as_str(), record: &plan.record }),
         size: located.size,
         payload: UpstreamPayload::Unsigned,
         checksum: None,

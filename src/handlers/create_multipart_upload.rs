@@ -7,6 +7,7 @@ use super::ports::{Exchange, Ports};
 use super::request::Request;
 use super::scratch::Scratch;
 use super::trouble::Trouble;
+use crate::backend::travel::Luggage;
 use crate::base::{Clock, Dice, Failure, Nonce, ObjectKey, UploadId};
 use crate::proto::checksum::Algorithm;
 use crate::proto::error_code::{ErrorCode, S3Error};
@@ -53,7 +54,8 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
                 return Err(refusal.into());
             }
         };
-        match ports.create_upload(&created.blob, &created.record).await {
+        let luggage = Luggage { key: key.as_str(), record: &created.record };
+        match ports.create_upload(&created.blob, luggage).await {
             Ok(backend_upload) => {
                 let set = SetBackendUpload { upload: created.upload, backend_upload };
                 let upload = ports.meta().step(set).await??;

@@ -10,6 +10,7 @@ use super::request::Request;
 use super::reservation::{Reservation, Write};
 use super::trouble::Trouble;
 use crate::backend::port::{MoveEnd, Put, PutTarget, Stored};
+use crate::backend::travel::Luggage;
 use crate::base::failure::Kind;
 use crate::base::limits::REPLAY_BYTES_MAX;
 use crate::base::{Failure, ObjectKey};
@@ -92,7 +93,7 @@ async fn put_in_hand<'p, P: Ports, X: Exchange<P>>(
         let put = Put {
             incarnation: reservation.incarnation,
             blob: &reservation.blob,
-            target: PutTarget::Object { record: &record },
+            target: PutTarget::Object(Luggage { key: write.key.as_str(), record: &record }),
             size: write.size,
             payload: placing::upstream_payload(ports, backend, check.declared_sha256(), Some(body)),
             checksum: None,
@@ -137,7 +138,7 @@ async fn put_streamed<'p, P: Ports, X: Exchange<P>>(
         let put = Put {
             incarnation: reservation.incarnation,
             blob: &reservation.blob,
-            target: PutTarget::Object { record: &record },
+            target: PutTarget::Object(Luggage { key: write.key.as_str(), record: &record }),
             size: write.size,
             payload: placing::upstream_payload(ports, backend, check.declared_sha256(), None),
             checksum: left.as_ref().map(|(name, value)| (*name, value.as_str())),

@@ -11,6 +11,7 @@ use crate::backend::budget::Budgets;
 use crate::backend::health::Health;
 use crate::backend::port::{Backends, BlobHead, BlobPage, Moved, Put, Span, Stored};
 use crate::backend::standing::Standing;
+use crate::backend::travel::Luggage;
 use crate::base::{BackendName, Clock, Failure, Incarnation, Tenure};
 use crate::config::registry::Published;
 use crate::config::view::View;
@@ -22,7 +23,7 @@ use crate::proto::body_check::BodyCheck;
 use crate::store::board::Board;
 use crate::store::database_state::DatabaseState;
 use crate::store::port::{Change, Metadata};
-use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
+use crate::store::record::{BlobAt, PartRecord};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -224,8 +225,8 @@ impl Backends for CorePorts {
         self.backends.head(blob).await
     }
 
-    async fn create_upload(&self, blob: &BlobAt, record: &ObjectRecord) -> Result<String, Failure> {
-        self.backends.create_upload(blob, record).await
+    async fn create_upload(&self, blob: &BlobAt, luggage: Luggage<'_>) -> Result<String, Failure> {
+        self.backends.create_upload(blob, luggage).await
     }
 
     async fn complete_upload(

@@ -5,6 +5,7 @@
 //! it becomes live only if its version still is.
 
 use crate::backend::port::{MoveEnd, Put, PutTarget, Span};
+use crate::backend::travel::Luggage;
 use crate::base::failure::Kind;
 use crate::base::{BackendName, Blame, BucketName, Clock, Dice, Failure, Nonce, ObjectKey, Retry};
 use crate::handlers::ports::Ports;
@@ -154,7 +155,7 @@ async fn copy_from<P: Ports>(
     let put = Put {
         incarnation,
         blob: &reservation.blob,
-        target: PutTarget::Object { record: &located.record },
+        target: PutTarget::Object(Luggage { key: key.as_str(), record: &located.record }),
         size: located.size,
         payload: placing::upstream_payload(ports, reservation.backend, None, None),
         checksum: None,

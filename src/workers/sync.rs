@@ -56,7 +56,7 @@ pub enum Found {
     Copy,
     /// Something newer is, or was, live: its bytes will be deleted.
     Outdated,
-    /// Which is newer cannot be said, or the key is not in the name: left alone.
+    /// Which is newer cannot be said, or the key is neither in the name nor beside the bytes: left alone.
     Unclear,
     /// The bytes of this copy are gone; there are others.
     CopyGone,
@@ -128,7 +128,7 @@ impl Counts {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Named {
     bucket: BucketName,
-    /// None: the name holds only the key's hash.
+    /// None: the name holds only the key's hash. What travelled with the bytes may say it (backend/travel.rs).
     key: Option<ObjectKey>,
     /// None: not of our own form.
     version: Option<Version>,
@@ -183,6 +183,22 @@ struct Walk<'w, P, T> {
     restored: bool,
     counts: &'w mut Counts,
     tell: &'w mut T,
+}
+
+/// What became of a difference.
+enum Settled {
+    /// The key, where only the bytes themselves told it.
+    Told(Found, Option<ObjectKey>),
+    /// By somebody else meanwhile.
+    Already,
+    /// Its key, which the name did not tell, is none of this run's.
+    Ignored,
+}
+
+impl Settled {
+    fn told(found: Found) -> Self {
+        Self::Told(found, None)
+    }
 }
 
 /// A name that no row knows, or a row whose name was not listed.
@@ -306,20 +322,22 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
     async fn settle(&mut self, differences: Vec<Difference>) -> Result<(), Failure> {
         let this = &*self;
         let mut found = Vec::with_capacity(differences.len());
-        let mut failed = None;
+        let (mut ignored, mut failed) = (0, None);
         let work = differences.iter().map(|one| this.settle_one(one));
         concurrent::each(AT_ONCE, work, |place, outcome| match outcome {
-            Ok(Some(what)) => found.push((place, what)),
-            Ok(None) => {}
+            Ok(Settled::Told(what, key)) => found.push((place, what, key)),
+            Ok(Settled::Already) => {}
+            Ok(Settled::Ignored) => ignored += 1,
             Err(failure) => failed = Some(failure),
         })
         .await;
-        found.sort_by_key(|(place, _)| *place);
-        for (place, what) in found {
+        self.counts.ignored += ignored;
+        found.sort_by_key(|(place, ..)| *place);
+        for (place, what, told_key) in found {
             self.counts.add(what);
             let (key, name, size) = match &differences[place] {
                 Difference::Unknown { name, size, named } => {
-                    let key = named.key.as_ref().map_or("?", ObjectKey::as_str);
+                    let key = named.key.as_ref().or(told_key.as_ref()).map_or("?", ObjectKey::as_str);
                     (format!("{}/{key}", named.bucket.as_str()), name.clone(), *size)
                 }
                 Difference::Missing(row) => (key_of(row), row.blob.name.clone(), row.bytes),
@@ -331,25 +349,25 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// None: it was settled by somebody else meanwhile.
-    async fn settle_one(&self, difference: &Difference) -> Result<Option<Found>, Failure> {
+    async fn settle_one(&self, difference: &Difference) -> Result<Settled, Failure> {
         match difference {
             Difference::Unknown { name, named, .. } => self.adopt(name, named).await,
             Difference::Missing(row) => self.drop_missing(row).await,
-            Difference::Differs { .. } => Ok(Some(Found::Differs)),
+            Difference::Differs { .. } => Ok(Settled::told(Found::Differs)),
         }
     }
 
-    async fn drop_missing(&self, row: &BlobRow) -> Result<Option<Found>, Failure> {
+    async fn drop_missing(&self, row: &BlobRow) -> Result<Settled, Failure> {
         if self.ports.head(&row.blob).await?.is_some() {
-            return Ok(None);
+            return Ok(Settled::Already);
         }
         self.must_be_usable()?;
         if self.plan.dry_run {
             let mut located = Located::empty();
             let is_live = self.ports.meta().lookup(row.bucket.as_str(), row.key.as_str(), &mut located).await?;
             let others = located.blobs.iter().any(|blob| blob.id != row.blob.id);
-            return Ok(is_live.then_some(if others { Found::CopyGone } else { Found::ObjectGone }));
+            let found = if others { Found::CopyGone } else { Found::ObjectGone };
+            return Ok(if is_live { Settled::told(found) } else { Settled::Already });
         }
         let drop = DropCopy {
             bucket: row.bucket.clone(),
@@ -360,13 +378,13 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
             reason: "bytes gone".to_owned(),
         };
         Ok(match self.ports.meta().step(drop).await? {
-            Ok(dropped) if dropped.object_ended => Some(Found::ObjectGone),
-            Ok(_) => Some(Found::CopyGone),
-            Err(_) => None,
+            Ok(dropped) if dropped.object_ended => Settled::told(Found::ObjectGone),
+            Ok(_) => Settled::told(Found::CopyGone),
+            Err(_) => Settled::Already,
         })
     }
 
-    async fn adopt(&self, name: &str, named: &Named) -> Result<Option<Found>, Failure> {
+    async fn adopt(&self, name: &str, named: &Named) -> Result<Settled, Failure> {
         let blob = BlobAt {
             id: BlobId(0),
             backend: self.backend.clone(),
@@ -375,10 +393,14 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
             version_id: String::new(),
         };
         // Its row, and its bytes, may have ended since it was listed.
-        let Some(head) = self.ports.head(&blob).await? else { return Ok(None) };
-        let Some(key) = &named.key else { return Ok(Some(Found::Unclear)) };
+        let Some(head) = self.ports.head(&blob).await? else { return Ok(Settled::Already) };
+        let beside = head.key.as_deref().and_then(|key| proven_key(name, &named.bucket, key));
+        let Some(key) = named.key.as_ref().or(beside.as_ref()) else { return Ok(Settled::told(Found::Unclear)) };
+        if !self.is_wanted(&named.bucket, Some(key)) {
+            return Ok(Settled::Ignored);
+        }
         if self.plan.dry_run {
-            return self.would_be(named, key).await.map(Some);
+            return Ok(Settled::Told(self.would_be(named, key).await?, beside));
         }
         let adopt = Adopt {
             bucket: named.bucket.clone(),
@@ -393,15 +415,16 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
             record: head.record,
             nonce: Nonce::from_roll(self.ports.dice().roll()),
         };
-        Ok(match self.ports.meta().step(adopt).await? {
-            Ok(Adopted::Live { displaced: false, .. }) => Some(Found::Imported),
-            Ok(Adopted::Live { displaced: true, .. }) => Some(Found::Newer),
-            Ok(Adopted::Copy) => Some(Found::Copy),
-            Ok(Adopted::Outdated) => Some(Found::Outdated),
-            Ok(Adopted::Unclear) => Some(Found::Unclear),
-            Ok(Adopted::Known) => None,
+        let found = match self.ports.meta().step(adopt).await? {
+            Ok(Adopted::Live { displaced: false, .. }) => Found::Imported,
+            Ok(Adopted::Live { displaced: true, .. }) => Found::Newer,
+            Ok(Adopted::Copy) => Found::Copy,
+            Ok(Adopted::Outdated) => Found::Outdated,
+            Ok(Adopted::Unclear) => Found::Unclear,
+            Ok(Adopted::Known) => return Ok(Settled::Already),
             Err(refusal) => return Err(Failure::ourselves(format!("{name} was refused: {refusal:?}"))),
-        })
+        };
+        Ok(Settled::Told(found, beside))
     }
 
     /// What a run that changes something would most likely find.
@@ -441,15 +464,21 @@ fn take_apart(name: &str) -> Option<Named> {
     let (stem, _) = name.rsplit_once('!')?;
     let (bucket, escaped) = stem.split_once('/')?;
     let bucket = BucketName::parse(bucket)?;
-    if let Some(hash) = escaped.strip_prefix(".s3o-h/") {
-        let is_hash = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
-        return is_hash.then_some(Named { bucket, key: None, version: Some(version) });
+    if escaped.starts_with(blob_name::HASHED_FOLDER) {
+        let hashed = Named { bucket, key: None, version: Some(version) };
+        return blob_name::hash_in(name).map(|_| hashed);
     }
     let key = escaped.replace("!!", "!");
     // An odd run of `!` belongs to no key.
     let is_ours = blob_name::stem(bucket.as_str(), &key, true) == format!("{stem}!");
     let key = ObjectKey::parse(&key).filter(|_| is_ours)?;
     Some(Named { bucket, key: Some(key), version: Some(version) })
+}
+
+/// The key that is said to be under a hashed name, if it is: its hash proves it, whoever said so.
+fn proven_key(name: &str, bucket: &BucketName, said: &str) -> Option<ObjectKey> {
+    let is_its_hash = name.starts_with(&blob_name::stem(bucket.as_str(), said, false));
+    ObjectKey::parse(said).filter(|_| is_its_hash)
 }
 
 #[cfg(test)]
@@ -467,8 +496,20 @@ mod tests {
         let hashed =
             take_apart(&blob_name::mint("bkt", "//", false, version, Nonce::from_roll(9))).expect("it is ours");
         assert_eq!((hashed.bucket.as_str(), hashed.key), ("bkt", None));
+        let unlike = "bkt/.s3o-h/0123!01ARZ3NDEKTSV4RRFFQ69G5FAV0123456789";
+        assert_eq!(take_apart(unlike), None, "no hash is so short, no key has such a segment");
         for foreign in ["k", "bkt/k", "bkt/k!0123", ".s3o/id", "BKT/k!01ARZ3NDEKTSV4RRFFQ69G5FAV0123456789"] {
             assert_eq!(take_apart(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_hash_proves_its_key_and_no_other() {
+        let bucket = BucketName::parse("bkt").expect("a bucket's name");
+        let name = blob_name::mint("bkt", "a//b", false, Version::from_parts(1, 7), Nonce::from_roll(9));
+        assert_eq!(proven_key(&name, &bucket, "a//b"), ObjectKey::parse("a//b"));
+        for lie in ["", "a/b", "a//c", "a//b!"] {
+            assert_eq!(proven_key(&name, &bucket, lie), None, "{lie:?}");
         }
     }
 }

@@ -471,6 +471,7 @@ impl Backend {
                 size: one.body.len() as u64,
                 etag: one.etag.clone(),
                 record: Default::default(),
+                key: None,
                 assembled: false,
             }))
         })

@@ -11,6 +11,7 @@ use s3_orchestrator::backend::budget::{Budgets, Denied, Spend};
 use s3_orchestrator::backend::health::Health;
 use s3_orchestrator::backend::port::{Backends, BlobHead, BlobPage, MoveEnd, Moved, Put, PutTarget, Span, Stored};
 use s3_orchestrator::backend::standing::Standing;
+use s3_orchestrator::backend::travel::Luggage;
 use s3_orchestrator::base::failure::Kind;
 use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnation, Retry};
 use s3_orchestrator::config::View;
@@ -28,7 +29,7 @@ use s3_orchestrator::store::database_state::DatabaseState;
 use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, Locations, local};
 use s3_orchestrator::store::location_cache::{LocationCache, Trust};
 use s3_orchestrator::store::port::*;
-use s3_orchestrator::store::record::{BackendFacts, BlobAt, Located, ObjectRecord, PartRecord};
+use s3_orchestrator::store::record::{BackendFacts, BlobAt, Located, PartRecord};
 use s3_orchestrator::workers::lend::{Lender, Occasion};
 use s3_orchestrator::workers::{cleanup, recover, replicate, stale_uploads};
 use std::cell::{Cell, RefCell};
@@ -431,8 +432,8 @@ impl Backends for Instance {
         Ok(found.map(|head| BlobHead { record, ..head }))
     }
 
-    async fn create_upload(&self, blob: &BlobAt, record: &ObjectRecord) -> Result<String, Failure> {
-        self.world.records.borrow_mut().insert(blob.name.clone(), record.clone());
+    async fn create_upload(&self, blob: &BlobAt, luggage: Luggage<'_>) -> Result<String, Failure> {
+        self.world.records.borrow_mut().insert(blob.name.clone(), luggage.record.clone());
         let model = self.model(&blob.backend);
         self.pay(model, BackendCall::CreateUpload).await?;
         self.noted(model, model.create_upload(&blob.name).await)
@@ -459,7 +460,7 @@ impl Backends for Instance {
 
 impl Instance {
     fn tell_world(&self, put: &Put<'_>) {
-        if let PutTarget::Object { record } = put.target {
+        if let PutTarget::Object(Luggage { record, .. }) = put.target {
             self.world.records.borrow_mut().insert(put.blob.name.clone(), record.clone());
         }
     }

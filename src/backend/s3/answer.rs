@@ -72,7 +72,8 @@ pub fn blob_head(head: &ResponseHead<'_>) -> Result<BlobHead, Failure> {
     let etag = etag_of(head);
     // As every S3 server writes the entity tag of a completed multipart upload.
     let assembled = etag.contains('-');
-    Ok(BlobHead { size, etag, record: travel::collect(head.fields()), assembled })
+    let travel::Arrived { key, record } = travel::collect(head.fields());
+    Ok(BlobHead { size, etag, record, key, assembled })
 }
 
 /// Whether a DELETE only hid the object behind a marker: its bytes are still there.
@@ -234,6 +235,7 @@ fn version_id_of(head: &ResponseHead<'_>) -> String {
 mod tests {
     use super::*;
     use crate::backend::port::UpstreamPayload;
+    use crate::backend::travel::Luggage;
     use crate::base::PartNumber;
     use crate::store::record::ObjectRecord;
 
@@ -263,7 +265,8 @@ mod tests {
     fn failures() {
         let record = ObjectRecord::default();
         let payload = UpstreamPayload::Unsigned;
-        let put = Ask::Put { name: "n", size: 1, payload, record: &record, checksum: None };
+        let put =
+            Ask::Put { name: "n", size: 1, payload, luggage: Luggage { key: "", record: &record }, checksum: None };
         let number = PartNumber::new(1).expect("a number");
         let part = Ask::PutPart { name: "n", upload: "u", number, size: 1, payload };
         let ranged = Ask::Get { name: "n", span: Some(Span { from: 0, len: 1 }), if_match: "e" };
@@ -360,7 +363,7 @@ mod tests {
         assert_eq!(stored(&parsed(&text, false)), want);
         let text = head("200 OK\r\nContent-Length: 77\r\nETag: W/\"abc\"\r\nX-Amz-Meta-Owner: me");
         let record = ObjectRecord { user_metadata: vec![("owner".into(), "me".into())], ..ObjectRecord::default() };
-        let want = BlobHead { size: 77, etag: "abc".to_owned(), record, assembled: false };
+        let want = BlobHead { size: 77, etag: "abc".to_owned(), record, key: None, assembled: false };
         assert_eq!(blob_head(&parsed(&text, true)).ok(), Some(want));
         assert!(blob_head(&parsed(&head("200 OK"), true)).is_err());
         assert!(left_a_marker(&parsed(&head("204 No Content\r\nx-amz-delete-marker: true"), false)));

@@ -5,14 +5,13 @@
 
 use super::Endpoint;
 use crate::backend::port::{Span, UpstreamPayload};
-use crate::backend::travel;
+use crate::backend::travel::{self, Luggage};
 use crate::base::{PartNumber, Timestamp};
 use crate::proto::aws_chunked::signed_length;
 use crate::proto::fields::Fields;
 use crate::proto::sigv4::{
     ChunkSigner, EMPTY_SHA256, PayloadMode, Request, Signer, encode_path_into, encode_query_into,
 };
-use crate::store::record::ObjectRecord;
 use aws_lc_rs::digest;
 use std::io::Write;
 use std::ops::Range;
@@ -31,7 +30,7 @@ pub enum Ask<'a> {
         name: &'a str,
         size: u64,
         payload: UpstreamPayload,
-        record: &'a ObjectRecord,
+        luggage: Luggage<'a>,
         checksum: Option<(&'a str, &'a str)>,
     },
     PutPart {
@@ -46,7 +45,7 @@ pub enum Ask<'a> {
         name: &'a str,
         from: &'a str,
         if_match: &'a str,
-        record: &'a ObjectRecord,
+        luggage: Luggage<'a>,
     },
     /// `span`: None for the whole of it.
     CopyPart {
@@ -68,7 +67,7 @@ pub enum Ask<'a> {
     },
     CreateUpload {
         name: &'a str,
-        record: &'a ObjectRecord,
+        luggage: Luggage<'a>,
     },
     CompleteUpload {
         name: &'a str,
@@ -284,16 +283,16 @@ impl RequestWriter {
                     fields.line("if-match", format_args!("\"{if_match}\""));
                 }
             }
-            Ask::Put { record, checksum, .. } => {
+            Ask::Put { name, luggage, checksum, .. } => {
                 if let Some((name, value)) = checksum {
                     fields.text(name, value);
                 }
-                travel::fields(record, |prefix, name, value| fields.line_in_two(prefix, name, value));
+                travel::fields(name, luggage, |prefix, name, value| fields.line_in_two(prefix, name, value));
             }
-            Ask::Copy { from, if_match, record, .. } => {
+            Ask::Copy { name, from, if_match, luggage } => {
                 fields.source(endpoint, from, if_match);
                 fields.line("x-amz-metadata-directive", format_args!("REPLACE"));
-                travel::fields(record, |prefix, name, value| fields.line_in_two(prefix, name, value));
+                travel::fields(name, luggage, |prefix, name, value| fields.line_in_two(prefix, name, value));
             }
             Ask::CopyPart { from, if_match, span, .. } => {
                 fields.source(endpoint, from, if_match);
@@ -303,8 +302,8 @@ impl RequestWriter {
                     fields.line("x-amz-copy-source-range", format_args!("bytes={from}-{last}"));
                 }
             }
-            Ask::CreateUpload { record, .. } => {
-                travel::fields(record, |prefix, name, value| fields.line_in_two(prefix, name, value));
+            Ask::CreateUpload { name, luggage } => {
+                travel::fields(name, luggage, |prefix, name, value| fields.line_in_two(prefix, name, value));
             }
             _ => {}
         }
@@ -383,6 +382,7 @@ mod tests {
     use crate::config::checked::{self, BackendHttp, PayloadSigning, S3Place};
     use crate::proto::http1::{BodyFraming, RequestHead};
     use crate::proto::sigv4::Verifier;
+    use crate::store::record::ObjectRecord;
     use std::time::Duration;
 
     const NOW: Timestamp = Timestamp { millis: 1_764_000_000_000 };
@@ -442,8 +442,13 @@ mod tests {
     #[test]
     fn bodies_that_nobody_has_hashed_go_in_signed_chunks() {
         let record = ObjectRecord::default();
-        let put =
-            |size| Ask::Put { name: "n", size, payload: UpstreamPayload::Chunked, record: &record, checksum: None };
+        let put = |size| Ask::Put {
+            name: "n",
+            size,
+            payload: UpstreamPayload::Chunked,
+            luggage: Luggage { key: "", record: &record },
+            checksum: None,
+        };
         let lines = |size| written(&place("minio.lan", 9000, false, true), &put(size));
         let text = lines(70_000);
         let wire = signed_length(70_000);
@@ -465,7 +470,7 @@ mod tests {
         let record = ObjectRecord { user_metadata: vec![("a".into(), "1".into())], ..ObjectRecord::default() };
         let from = "bkt/a b+!01VERSIONNONCE";
         let source = "/blobs/bkt/a%20b%2B%2101VERSIONNONCE";
-        let ask = Ask::Copy { name: "n", from, if_match: "", record: &record };
+        let ask = Ask::Copy { name: "n", from, if_match: "", luggage: Luggage { key: "", record: &record } };
         let text = written(&named, &ask);
         for line in [
             "PUT /n HTTP/1.1",
@@ -567,7 +572,7 @@ mod tests {
         for payload in [UpstreamPayload::Unsigned, UpstreamPayload::Sha256([7; 32])] {
             check(
                 &plain,
-                &Ask::Put { name: "n", size: 12, payload, record: &record, checksum },
+                &Ask::Put { name: "n", size: 12, payload, luggage: Luggage { key: "", record: &record }, checksum },
                 &format!(
                     "PUT /blobs/n HTTP/1.1\nhost: h\ncontent-length: 12\nx-amz-checksum-crc32: AAAAAA==\n{travels}"
                 ),
@@ -581,7 +586,7 @@ mod tests {
         }
         check(
             &plain,
-            &Ask::CreateUpload { name: "n", record: &record },
+            &Ask::CreateUpload { name: "n", luggage: Luggage { key: "", record: &record } },
             &format!("POST /blobs/n?uploads= HTTP/1.1\nhost: h\ncontent-length: 0\n{travels}"),
         );
         check(

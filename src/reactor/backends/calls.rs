@@ -9,6 +9,7 @@ use crate::backend::port::{
     Backends, BlobHead, BlobPage, MoveEnd, Moved, Put, PutTarget, Span, Stored, UpstreamPayload,
 };
 use crate::backend::s3::{Ask, answer};
+use crate::backend::travel::Luggage;
 use crate::base::failure::Kind;
 use crate::base::{BackendName, Blame, Failure, Retry};
 use crate::policy::body_path::{BodyFacts, BodyPath, choose_body_path};
@@ -18,7 +19,7 @@ use crate::proto::xml;
 use crate::reactor::relay::copy::{Body, Inspect, Looked, Refused, Wire, copy_body};
 use crate::reactor::relay::splice::splice_body;
 use crate::reactor::relay::{End, Patience};
-use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
+use crate::store::record::{BlobAt, PartRecord};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -123,11 +124,11 @@ impl Backends for CoreBackends {
         }
     }
 
-    async fn create_upload(&self, blob: &BlobAt, record: &ObjectRecord) -> Result<String, Failure> {
+    async fn create_upload(&self, blob: &BlobAt, luggage: Luggage<'_>) -> Result<String, Failure> {
         match self.usable(&blob.backend)? {
-            Reach::Local(local) => local.create_upload(&blob.name, record).await,
+            Reach::Local(local) => local.create_upload(&blob.name, luggage).await,
             Reach::Remote(remote) => {
-                let (_, body) = remote.ask(&Ask::CreateUpload { name: &blob.name, record }, &[], |_| ()).await?;
+                let (_, body) = remote.ask(&Ask::CreateUpload { name: &blob.name, luggage }, &[], |_| ()).await?;
                 answer::upload_id(&body)
             }
         }
@@ -259,7 +260,7 @@ impl Inspect for Checking<'_> {
 fn ask_of<'a>(put: &Put<'a>) -> Result<Ask<'a>, Failure> {
     let (name, size, payload, checksum) = (put.blob.name.as_str(), put.size, put.payload, put.checksum);
     match put.target {
-        PutTarget::Object { record } => Ok(Ask::Put { name, size, payload, record, checksum }),
+        PutTarget::Object(luggage) => Ok(Ask::Put { name, size, payload, luggage, checksum }),
         // An upload that was not created with an algorithm takes no checksum of it, and nobody else would check it.
         PutTarget::Part { .. } if checksum.is_some() => Err(Failure::ourselves("a part's checksum is checked here")),
         PutTarget::Part { backend_upload, number, .. } => {
@@ -272,7 +273,7 @@ async fn copy_remote(remote: &Remote, from: &BlobAt, size: u64, span: Span, put:
     let (name, if_match) = (put.blob.name.as_str(), from.foreign_etag.as_str());
     let from = from.name.as_str();
     let ask = match put.target {
-        PutTarget::Object { record } => Ask::Copy { name, from, if_match, record },
+        PutTarget::Object(luggage) => Ask::Copy { name, from, if_match, luggage },
         PutTarget::Part { backend_upload: upload, number, .. } => {
             let span = (span.len < size).then_some(span);
             Ask::CopyPart { name, upload, number, from, if_match, span }

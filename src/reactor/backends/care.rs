@@ -8,6 +8,7 @@ use crate::backend::marker::{self, Found, Marker, Verdict};
 use crate::backend::measure::{Probes, measure};
 use crate::backend::port::{Stored, UpstreamPayload};
 use crate::backend::s3::{Ask, answer};
+use crate::backend::travel::Luggage;
 use crate::base::failure::Kind;
 use crate::base::{Blame, Failure, Nonce, Retry};
 use crate::config::checked::Place;
@@ -87,9 +88,9 @@ async fn read_marker(remote: &Remote) -> Result<Option<Vec<u8>>, Failure> {
 }
 
 async fn put_small(remote: &Remote, name: &str, body: &[u8]) -> Result<Stored, Failure> {
-    let record = ObjectRecord::default();
+    let luggage = Luggage { key: "", record: &ObjectRecord::default() };
     let (size, payload) = (body.len() as u64, sha256_of(body));
-    let ask = Ask::Put { name, size, payload, record: &record, checksum: None };
+    let ask = Ask::Put { name, size, payload, luggage, checksum: None };
     Ok(remote.ask(&ask, body, answer::stored).await?.0)
 }
 
@@ -103,15 +104,15 @@ impl Probes for Probing<'_> {
         sha256: [u8; 32],
         checksum: Option<(&str, &str)>,
     ) -> Result<Stored, Failure> {
-        let record = ObjectRecord::default();
+        let luggage = Luggage { key: "", record: &ObjectRecord::default() };
         let (size, payload) = (body.len() as u64, UpstreamPayload::Sha256(sha256));
-        let ask = Ask::Put { name, size, payload, record: &record, checksum };
+        let ask = Ask::Put { name, size, payload, luggage, checksum };
         Ok(self.0.ask(&ask, body, answer::stored).await?.0)
     }
 
     async fn copy(&self, from: &str, to: &str) -> Result<Stored, Failure> {
-        let record = ObjectRecord::default();
-        let ask = Ask::Copy { name: to, from, if_match: "", record: &record };
+        let luggage = Luggage { key: "", record: &ObjectRecord::default() };
+        let ask = Ask::Copy { name: to, from, if_match: "", luggage };
         let (stored, body) = self.0.ask(&ask, &[], answer::stored).await?;
         answer::copied(&ask, stored, &body)
     }

@@ -4,6 +4,7 @@ use super::account::Account;
 use super::charge::Charge;
 use crate::backend::budget::Spend;
 use crate::backend::port::{BlobHead, BlobPage, Put, PutTarget, Span, Stored};
+use crate::backend::travel::{Label, Luggage};
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{Failure, Tick};
 use crate::observe::cells::BackendCall;
@@ -11,7 +12,7 @@ use crate::reactor::buffer::Buffer;
 use crate::reactor::directory::Directory;
 use crate::reactor::disk::{Disk, Draft, OpenFile};
 use crate::reactor::race::{Won, race};
-use crate::store::record::{ObjectRecord, PartRecord};
+use crate::store::record::PartRecord;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,8 +128,8 @@ impl Local {
         let start = self.account.now();
         self.account.cells().api_requests.inc();
         let created = match put.target {
-            PutTarget::Object { record } => {
-                self.in_time(self.patience, self.disk.create(directory, name, size, record)).await
+            PutTarget::Object(luggage) => {
+                self.in_time(self.patience, self.disk.create(directory, name, size, luggage)).await
             }
             PutTarget::Part { number, nonce, .. } => {
                 self.in_time(self.patience, self.disk.create_part(directory, name, number, nonce, size)).await
@@ -154,10 +155,10 @@ impl Local {
         let len = body.len() as u64;
         let charge = self.account.pay(Spend { ingress: len, ..Spend::default() }, false).await?;
         let stored = match put.target {
-            PutTarget::Object { record } => {
-                let record = record.clone();
+            PutTarget::Object(luggage) => {
+                let label = Label::new(&name, luggage);
                 self.run(BackendCall::Put, patience, move |directory| {
-                    let mut writing = directory.create(&name, size, &record)?;
+                    let mut writing = directory.create(&name, size, &label)?;
                     match writing.append(&bytes) {
                         Ok(()) => writing.commit(),
                         Err(failure) => {
@@ -199,11 +200,11 @@ impl Local {
         let (from, name, len) = (from.to_owned(), put.blob.name.clone(), put.size);
         let patience = self.patience.max(SLOW_PATIENCE);
         match put.target {
-            PutTarget::Object { record } => {
-                let record = record.clone();
+            PutTarget::Object(luggage) => {
+                let label = Label::new(&name, luggage);
                 let work = move |directory: &Arc<Directory>| {
                     let reading = directory.reading(&from, size, Some(span))?;
-                    directory.create(&name, len, &record)?.fill_from(reading)
+                    directory.create(&name, len, &label)?.fill_from(reading)
                 };
                 self.run(BackendCall::Put, patience, work).await
             }
@@ -229,9 +230,9 @@ impl Local {
         self.run(BackendCall::Head, self.patience, move |directory| directory.head(&name)).await
     }
 
-    pub(super) async fn create_upload(&self, name: &str, record: &ObjectRecord) -> Result<String, Failure> {
-        let (name, record) = (name.to_owned(), record.clone());
-        let work = move |directory: &Arc<Directory>| directory.create_upload(&name, &record);
+    pub(super) async fn create_upload(&self, name: &str, luggage: Luggage<'_>) -> Result<String, Failure> {
+        let (name, label) = (name.to_owned(), Label::new(name, luggage));
+        let work = move |directory: &Arc<Directory>| directory.create_upload(&name, &label);
         self.run(BackendCall::CreateUpload, self.patience, work).await
     }
 

@@ -7,6 +7,7 @@ use super::remote::Remote;
 use crate::backend::budget::Spend;
 use crate::backend::port::{Put, PutTarget, Stored, UpstreamPayload};
 use crate::backend::s3::{Ask, answer};
+use crate::backend::travel::Luggage;
 use crate::base::{Failure, Incarnation, PartNumber, Tick};
 use crate::observe::cells::BackendCall;
 use crate::proto::aws_chunked::SignedFrames;
@@ -305,7 +306,7 @@ impl ToRemote {
         let (name, size, payload) = (self.name.as_str(), 0, UpstreamPayload::Unsigned);
         match self.part {
             Some(number) => Ask::PutPart { name, upload: "", number, size, payload },
-            None => Ask::Put { name, size, payload, record, checksum: None },
+            None => Ask::Put { name, size, payload, luggage: Luggage { key: "", record }, checksum: None },
         }
     }
 

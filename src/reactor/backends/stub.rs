@@ -49,6 +49,8 @@ pub(super) struct State {
     /// By name: versions, oldest first; None is a delete marker.
     objects: BTreeMap<String, Vec<(String, Option<Vec<u8>>)>>,
     uploads: BTreeMap<(String, String), BTreeMap<u16, (String, Vec<u8>)>>,
+    /// Of each name that was put or opened, whatever became of it.
+    metadata: BTreeMap<String, Vec<(String, String)>>,
     minted: u64,
     pub(super) faults: VecDeque<Fault>,
     pub(super) is_versioned: bool,
@@ -233,6 +235,11 @@ impl Stub {
             return error(404, "NoSuchBucket");
         };
         let parameter = |key: &str| query.value(key).expect("well-formed").map(std::borrow::Cow::into_owned);
+        if matches!(head.method_word, "PUT" | "POST") && parameter("uploadId").is_none() {
+            let mut kept = state.fields.clone();
+            kept.retain(|(name, _)| name.starts_with("x-amz-meta-"));
+            state.metadata.insert(name.clone(), kept);
+        }
         match (head.method_word, name.is_empty()) {
             ("GET", true) => list(
                 &state,
@@ -379,7 +386,8 @@ fn read(state: &State, head: &RequestHead<'_>, name: &str, version: Option<Strin
         Range::Unsatisfiable => return error(416, "InvalidRange"),
     };
     answer = answer.field("ETag", etag_of(body));
-    answer
+    let metadata = state.metadata.get(name).map(Vec::as_slice).unwrap_or_default();
+    metadata.iter().fold(answer, |answer, (name, value)| answer.field(name, value))
 }
 
 fn delete(state: &mut State, name: &str, version: Option<String>) -> Answer {

@@ -8,6 +8,7 @@ use crate::backend::health::Health;
 use crate::backend::marker;
 use crate::backend::port::{Backends, MoveEnd, Moved, Put, PutTarget, Span, UpstreamPayload};
 use crate::backend::standing::Standing;
+use crate::backend::travel::Luggage;
 use crate::base::failure::Kind;
 use crate::base::{BackendName, BlobId, Clock, Failure, Incarnation, Nonce, PartNumber};
 use crate::config::{View, from_text};
@@ -200,7 +201,7 @@ backends:
 }
 
 fn object<'a>(blob: &'a BlobAt, record: &'a ObjectRecord, size: u64) -> Put<'a> {
-    let (target, payload) = (PutTarget::Object { record }, UpstreamPayload::Unsigned);
+    let (target, payload) = (PutTarget::Object(Luggage { key: "", record }), UpstreamPayload::Unsigned);
     Put { incarnation: Incarnation(0), blob, target, size, payload, checksum: None }
 }
 

@@ -58,8 +58,8 @@ mod tests {
     use super::super::testing::*;
     use super::*;
     use crate::backend::port::Span;
+    use crate::backend::travel::Label;
     use crate::base::failure::Kind;
-    use crate::store::record::ObjectRecord;
 
     #[test]
     fn a_copy_has_the_bytes_and_leaves_its_source_alone() {
@@ -68,7 +68,7 @@ mod tests {
         put(&directory, "bkt/a", &body).expect("stored");
         for (name, span) in [("bkt/whole", None), ("bkt/part", Some(Span { from: 777, len: 500_000 }))] {
             let reading = directory.reading("bkt/a", body.len() as u64, span).expect("readable");
-            let writing = directory.create(name, reading.left(), &ObjectRecord::default()).expect("created");
+            let writing = directory.create(name, reading.left(), &Label::default()).expect("created");
             assert_eq!(writing.fill_from(reading).expect("copied"), Stored::default());
             let want = span.map_or(&body[..], |span| &body[span.from as usize..(span.from + span.len) as usize]);
             assert_eq!(std::fs::read(place.path().join(name)).expect("readable"), want);
@@ -82,7 +82,7 @@ mod tests {
         let (place, directory) = directory();
         put(&directory, "bkt/a", b"0123456789").expect("stored");
         let mut reading = directory.reading("bkt/a", 10, None).expect("readable");
-        let mut writing = directory.create("bkt/b", 10, &ObjectRecord::default()).expect("created");
+        let mut writing = directory.create("bkt/b", 10, &Label::default()).expect("created");
         writing.copy_through(&mut reading).expect("copied");
         writing.commit().expect("stored");
         assert_eq!(std::fs::read(place.path().join("bkt/b")).expect("readable"), b"0123456789");
@@ -94,7 +94,7 @@ mod tests {
         put(&directory, "bkt/a", b"0123456789").expect("stored");
         let reading = directory.reading("bkt/a", 10, None).expect("readable");
         std::fs::write(place.path().join("bkt/a"), b"01234").expect("cut short");
-        let writing = directory.create("bkt/b", 10, &ObjectRecord::default()).expect("created");
+        let writing = directory.create("bkt/b", 10, &Label::default()).expect("created");
         assert_eq!(writing.fill_from(reading).map_err(|failure| failure.kind), Err(Kind::Corrupt));
         assert_eq!(files(&place), ["bkt/a"]);
     }

@@ -232,7 +232,7 @@ mod testing {
     use super::*;
     use crate::backend::directory::BlobPath;
     use crate::backend::port::Stored;
-    use crate::store::record::ObjectRecord;
+    use crate::backend::travel::Label;
     use tempfile::TempDir;
 
     /// A directory in use, as its marker's check leaves it.
@@ -245,7 +245,7 @@ mod testing {
     }
 
     pub(super) fn put(directory: &Arc<Directory>, name: &str, bytes: &[u8]) -> Result<Stored, Failure> {
-        let mut writing = directory.create(name, bytes.len() as u64, &ObjectRecord::default())?;
+        let mut writing = directory.create(name, bytes.len() as u64, &Label::default())?;
         writing.append(bytes)?;
         writing.commit()
     }

@@ -10,7 +10,7 @@ use crate::backend::port::Stored;
 use crate::backend::travel::Label;
 use crate::base::failure::Kind;
 use crate::base::{Blame, Failure, PartNumber, Retry};
-use crate::store::record::{ObjectRecord, PartRecord};
+use crate::store::record::PartRecord;
 use rustix::fs::{AtFlags, XattrFlags, fsetxattr, fsync, mkdirat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use std::collections::HashSet;
@@ -18,9 +18,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 impl Directory {
     /// Opens an upload under the blob's exact name; again, it is the same one.
-    pub fn create_upload(&self, name: &str, record: &ObjectRecord) -> Result<String, Failure> {
+    pub fn create_upload(&self, name: &str, label: &Label) -> Result<String, Failure> {
         let at = BlobPath::of(name);
-        let made = (0..REMAKES_MAX).find_map(|_| match self.make_parts(&at, name, record) {
+        let made = (0..REMAKES_MAX).find_map(|_| match self.make_parts(&at, label) {
             Err(Errno::NOENT) => None,
             done => Some(done),
         });
@@ -28,14 +28,14 @@ impl Directory {
         Ok(UPLOAD_ID.to_owned())
     }
 
-    fn make_parts(&self, at: &BlobPath, name: &str, record: &ObjectRecord) -> Result<(), Errno> {
+    fn make_parts(&self, at: &BlobPath, label: &Label) -> Result<(), Errno> {
         let parent = self.open_or_make(&at.parent)?;
         match mkdirat(&parent, &at.parts, DIRECTORY_MODE) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(cause) => return Err(cause),
         }
         let parts = self.open_parts(at)?;
-        let _ = fsetxattr(&parts, XATTR_NAME, &Label::encode(name, record), XattrFlags::empty());
+        let _ = fsetxattr(&parts, XATTR_NAME, &label.encode(), XattrFlags::empty());
         fsync(&parts)?;
         fsync(&parent)?;
         self.make_durable(&at.parent, parent.as_fd())
@@ -174,8 +174,8 @@ mod tests {
     #[test]
     fn parts_become_one_blob_and_leave_as_one() {
         let (place, directory) = directory();
-        assert_eq!(directory.create_upload(&blob(), &ObjectRecord::default()).expect("opened"), UPLOAD_ID);
-        assert_eq!(directory.create_upload(&blob(), &ObjectRecord::default()).expect("the same"), UPLOAD_ID);
+        assert_eq!(directory.create_upload(&blob(), &Label::default()).expect("opened"), UPLOAD_ID);
+        assert_eq!(directory.create_upload(&blob(), &Label::default()).expect("the same"), UPLOAD_ID);
         let first = put_part(&directory, 1, 1, b"01234").expect("stored");
         put_part(&directory, 2, 2, b"an attempt that was replaced").expect("stored");
         let second = put_part(&directory, 2, 3, b"567").expect("stored");
@@ -220,7 +220,7 @@ mod tests {
     fn what_was_begun_before_the_end_does_not_stay() {
         for completes in [true, false] {
             let (place, directory) = directory();
-            directory.create_upload(&blob(), &ObjectRecord::default()).expect("opened");
+            directory.create_upload(&blob(), &Label::default()).expect("opened");
             let part = put_part(&directory, 1, 1, b"01234").expect("stored");
             let number = PartNumber::new(2).expect("a part number");
             let mut late = directory.create_part(&blob(), number, &nonce(2), 3).expect("created");
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_part_that_is_not_as_recorded_is_refused_and_nothing_is_lost() {
         let (place, directory) = directory();
-        directory.create_upload(&blob(), &ObjectRecord::default()).expect("opened");
+        directory.create_upload(&blob(), &Label::default()).expect("opened");
         let part = put_part(&directory, 1, 1, b"01234").expect("stored");
         let before = files(&place);
         let missing = PartRecord { number: 2, ..part.clone() };
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_lost_part_is_found_before_a_byte_is_sent_or_when_it_is_reached() {
         let (place, directory) = directory();
-        directory.create_upload(&blob(), &ObjectRecord::default()).expect("opened");
+        directory.create_upload(&blob(), &Label::default()).expect("opened");
         let parts = [
             put_part(&directory, 1, 1, b"01234").expect("stored"),
             put_part(&directory, 2, 2, b"567").expect("stored"),

@@ -4,10 +4,9 @@ use super::{Directory, corrupt, failure, open_beneath, size_of};
 use crate::backend::directory::manifest::{self, Manifest};
 use crate::backend::directory::{BlobPath, XATTR_NAME};
 use crate::backend::port::{BlobHead, Span};
-use crate::backend::travel::{LABEL_BYTES_MAX, Label};
+use crate::backend::travel::{Arrived, LABEL_BYTES_MAX, Label};
 use crate::base::Failure;
 use crate::base::failure::Kind;
-use crate::store::record::ObjectRecord;
 use rustix::fs::{FileType, OFlags, fgetxattr, fstat};
 use rustix::io::{Errno, pread, read};
 use std::collections::VecDeque;
@@ -66,12 +65,16 @@ impl Directory {
     /// None: there is no such blob.
     pub fn head(&self, name: &str) -> Result<Option<BlobHead>, Failure> {
         match self.open_blob(name) {
-            Ok(opened) => Ok(Some(BlobHead {
-                size: opened.size(),
-                etag: String::new(),
-                record: opened.label(),
-                assembled: matches!(opened, Opened::Parts { .. }),
-            })),
+            Ok(opened) => {
+                let Arrived { key, record } = opened.label();
+                Ok(Some(BlobHead {
+                    size: opened.size(),
+                    etag: String::new(),
+                    record,
+                    key,
+                    assembled: matches!(opened, Opened::Parts { .. }),
+                }))
+            }
             Err(Errno::NOENT) => Ok(None),
             Err(cause) => Err(failure("opening", name, cause)),
         }
@@ -102,14 +105,14 @@ impl Opened {
     }
 
     /// What travelled with the blob; nothing where the file system keeps no attributes.
-    fn label(&self) -> ObjectRecord {
+    fn label(&self) -> Arrived {
         let holder = match self {
             Self::File { file, .. } => file,
             Self::Parts { holder, .. } => holder,
         };
         let mut bytes = vec![0; LABEL_BYTES_MAX];
         let read = fgetxattr(holder, XATTR_NAME, &mut bytes[..]).ok();
-        read.and_then(|len| Label::decode(&bytes[..len])).map(Label::into_record).unwrap_or_default()
+        read.and_then(|len| Label::decode(&bytes[..len])).map(Label::arrived).unwrap_or_default()
     }
 }
 

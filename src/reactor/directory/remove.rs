@@ -77,14 +77,14 @@ fn remove_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
-    use crate::store::record::ObjectRecord;
+    use crate::backend::travel::Label;
 
     #[test]
     fn a_delete_takes_every_form_and_leaves_the_neighbours() {
         let (place, directory) = directory();
         put(&directory, "bkt/a/x", b"1").expect("stored");
         put(&directory, "bkt/a/b/y", b"2").expect("stored");
-        let half = directory.create("bkt/a/z", 5, &ObjectRecord::default()).expect("created");
+        let half = directory.create("bkt/a/z", 5, &Label::default()).expect("created");
         drop(half);
         assert_eq!(files(&place).len(), 3, "a crash leaves the temporary file");
         directory.delete("bkt/a/z").expect("deleted");

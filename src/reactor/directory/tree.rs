@@ -167,7 +167,7 @@ mod tests {
         for (len, name) in names.iter().enumerate() {
             put(&directory, name, &vec![0; len]).expect("stored");
         }
-        drop(directory.create("bkt/half", 1, &crate::store::record::ObjectRecord::default()).expect("created"));
+        drop(directory.create("bkt/half", 1, &crate::backend::travel::Label::default()).expect("created"));
         directory.write_marker(&directory.look().expect("open").root, b"x").expect("written");
         std::os::unix::fs::symlink("a", place.path().join("bkt/link")).expect("a link");
         let mut want: Vec<(String, u64)> = names.iter().cloned().zip(0..).collect();

@@ -7,7 +7,6 @@ use crate::backend::port::Stored;
 use crate::backend::travel::Label;
 use crate::base::failure::Kind;
 use crate::base::{Blame, Failure, PartNumber, Retry};
-use crate::store::record::ObjectRecord;
 use rustix::fs::{
     AtFlags, FallocateFlags, OFlags, XattrFlags, fallocate, fdatasync, fsetxattr, fsync, openat, renameat, unlinkat,
 };
@@ -42,12 +41,12 @@ enum Target {
 
 impl Directory {
     /// Opens a new blob of `size` bytes for writing.
-    pub fn create(self: &Arc<Self>, name: &str, size: u64, record: &ObjectRecord) -> Result<Writing, Failure> {
+    pub fn create(self: &Arc<Self>, name: &str, size: u64, label: &Label) -> Result<Writing, Failure> {
         let at = BlobPath::of(name);
         let (holder, file) = self.create_file(&at).map_err(|cause| failure("creating", name, cause))?;
         let writing = self.writing(holder, file, at, Target::Object, size, name)?;
         // What travels is a help for reads without the database, never a reason to refuse a body.
-        let _ = fsetxattr(&writing.file, XATTR_NAME, &Label::encode(name, record), XattrFlags::empty());
+        let _ = fsetxattr(&writing.file, XATTR_NAME, &label.encode(), XattrFlags::empty());
         Ok(writing)
     }
 
@@ -209,6 +208,8 @@ impl Writing {
 mod tests {
     use super::super::testing::*;
     use super::*;
+    use crate::backend::travel::Luggage;
+    use crate::store::record::ObjectRecord;
     use rustix::fs::fgetxattr;
 
     #[test]
@@ -216,7 +217,8 @@ mod tests {
         let (place, directory) = directory();
         let record =
             ObjectRecord { headers: vec![("content-type".into(), "text/plain".into())], ..ObjectRecord::default() };
-        let mut writing = directory.create("bkt/a/b", 10, &record).expect("created");
+        let luggage = Luggage { key: "a/b", record: &record };
+        let mut writing = directory.create("bkt/a/b", 10, &Label::new("bkt/a/b", luggage)).expect("created");
         writing.append(b"01234").expect("written");
         assert_eq!(files(&place), [temporary("bkt/a/b")]);
         assert_eq!(directory.head("bkt/a/b").expect("asked"), None);
@@ -234,11 +236,11 @@ mod tests {
     #[test]
     fn what_is_given_up_leaves_nothing() {
         let (place, directory) = directory();
-        let mut writing = directory.create("bkt/a", 10, &ObjectRecord::default()).expect("created");
+        let mut writing = directory.create("bkt/a", 10, &Label::default()).expect("created");
         writing.append(b"01234").expect("written");
         assert!(writing.append(b"567890").is_err(), "longer than announced");
         writing.abandon();
-        let short = directory.create("bkt/b", 10, &ObjectRecord::default()).expect("created");
+        let short = directory.create("bkt/b", 10, &Label::default()).expect("created");
         assert!(short.commit().is_err(), "shorter than announced");
         assert_eq!(files(&place), ["bkt/"]);
     }
@@ -246,8 +248,8 @@ mod tests {
     #[test]
     fn a_name_is_written_once_at_a_time() {
         let (_place, directory) = directory();
-        let first = directory.create("a", 1, &ObjectRecord::default()).expect("created");
-        let second = directory.create("a", 1, &ObjectRecord::default()).map(|_| ()).map_err(|failure| failure.kind);
+        let first = directory.create("a", 1, &Label::default()).expect("created");
+        let second = directory.create("a", 1, &Label::default()).map(|_| ()).map_err(|failure| failure.kind);
         assert_eq!(second, Err(Kind::Refused));
         first.abandon();
     }
@@ -255,7 +257,7 @@ mod tests {
     #[test]
     fn room_is_asked_for_before_the_body() {
         let (place, directory) = directory();
-        let huge = directory.create("bkt/a", 1 << 62, &ObjectRecord::default()).map(|_| ()).map_err(|f| f.kind);
+        let huge = directory.create("bkt/a", 1 << 62, &Label::default()).map(|_| ()).map_err(|f| f.kind);
         assert!(matches!(huge, Err(Kind::NoSpace | Kind::Refused)), "{huge:?}");
         assert_eq!(files(&place), ["bkt/"]);
     }

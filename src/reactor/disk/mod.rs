@@ -16,8 +16,8 @@ use super::directory::{Directory, Writing};
 use super::mailbox::{Mailbox, Undelivered};
 use super::relay::pipe::PooledPipe;
 use crate::backend::port::{Span, Stored};
+use crate::backend::travel::{Label, Luggage};
 use crate::base::{Failure, PartNumber};
-use crate::store::record::ObjectRecord;
 use job::{Answer, AnyAnswer, HeldReading, HeldWriting, Job};
 use std::io;
 use std::rc::Rc;
@@ -60,10 +60,10 @@ impl Disk {
         directory: &Arc<Directory>,
         name: &str,
         size: u64,
-        record: &ObjectRecord,
+        luggage: Luggage<'_>,
     ) -> Result<Draft, Failure> {
-        let (directory, name, record) = (Arc::clone(directory), name.to_owned(), record.clone());
-        self.draft(move || directory.create(&name, size, &record)).await
+        let (directory, name, label) = (Arc::clone(directory), name.to_owned(), Label::new(name, luggage));
+        self.draft(move || directory.create(&name, size, &label)).await
     }
 
     /// An attempt at a part of an open upload. `NotFound`: there is no such upload. Cancel: safe, it is given up.

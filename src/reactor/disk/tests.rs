@@ -10,7 +10,7 @@ use crate::reactor::relay::copy::{Body, Unseen, Wire, copy_body};
 use crate::reactor::relay::splice::splice_body;
 use crate::reactor::relay::{Cause, End, Patience, Sink, Source};
 use crate::reactor::testing::{on_both, pair, pattern, receive_pattern, send_pattern, until};
-use crate::store::record::PartRecord;
+use crate::store::record::{ObjectRecord, PartRecord};
 use std::cell::Cell;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -49,7 +49,10 @@ impl Bench {
     }
 
     async fn create(&self, name: &str, size: u64) -> Draft {
-        self.disk.create(&self.directory, name, size, &ObjectRecord::default()).await.expect("room")
+        self.disk
+            .create(&self.directory, name, size, Luggage { key: name, record: &ObjectRecord::default() })
+            .await
+            .expect("room")
     }
 
     async fn write(&self, draft: &mut Draft, bytes: &[u8]) {
@@ -232,7 +235,7 @@ fn sockets_are_relayed_to_files_and_parts_are_relayed_as_one() {
     over_a_directory(|bench| async move {
         let name = "bkt/big!01JD0000000000000000000000AAAAAAAAAA";
         let directory = Arc::clone(&bench.directory);
-        bench.disk.run(move || directory.create_upload(name, &ObjectRecord::default())).await.expect("opened");
+        bench.disk.run(move || directory.create_upload(name, &Label::default())).await.expect("opened");
         let mut parts = Vec::new();
         let mut from = 0;
         for (number, size) in (1..).zip(SIZES) {

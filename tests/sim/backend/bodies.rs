@@ -18,7 +18,7 @@ pub(super) struct Arriving {
 impl Arriving {
     pub(super) fn new(put: &Put<'_>) -> Self {
         let part = match put.target {
-            PutTarget::Object { .. } => None,
+            PutTarget::Object(_) => None,
             PutTarget::Part { backend_upload, number, nonce } => {
                 Some((backend_upload.to_owned(), number.get(), nonce.to_owned()))
             }

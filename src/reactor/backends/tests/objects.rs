@@ -1,6 +1,7 @@
 //! What is written is what is read: objects, multipart uploads, copies, both kinds.
 
 use super::*;
+use crate::base::{Version, blob_name};
 
 #[test]
 fn what_is_put_is_read_listed_and_gone_after_a_delete() {
@@ -120,13 +121,67 @@ fn headers_and_declared_hashes_travel() {
 }
 
 #[test]
+fn the_key_travels_with_a_hashed_name_however_it_was_written() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        let version = Version::from_parts(1, 1);
+        let long = "\u{1}\"ä".repeat(256);
+        for (key, literal) in [(long.as_str(), false), ("a//b", false), ("plain", true)] {
+            let record = ObjectRecord { user_metadata: vec![("owner".into(), "me".into())], ..ObjectRecord::default() };
+            let luggage = Luggage { key, record: &record };
+            for backend in BOTH {
+                let blob =
+                    |roll| bench.blob(backend, &blob_name::mint("bkt", key, literal, version, Nonce::from_roll(roll)));
+                let (in_hand, streamed, copied, parts) = (blob(1), blob(2), blob(3), blob(4));
+                let put = |blob| Put { target: PutTarget::Object(luggage), ..object(blob, &record, 8) };
+                bench.backends.put_bytes(put(&in_hand), b"the body").await.expect("stored");
+
+                let source = bench.open(backend, &in_hand.name, 8, (0, 8)).await.expect("opened");
+                let mut sink = bench.backends.create(put(&streamed)).await.expect("there is room");
+                let moved = bench.backends.copy(source, &mut sink, &mut BodyCheck::unseen()).await;
+                assert!(matches!(moved.end, MoveEnd::Done), "{:?}", moved.end);
+                bench.backends.finish(sink).await.expect("stored");
+
+                let whole = Span { from: 0, len: 8 };
+                bench.backends.copy_within(&in_hand, 8, whole, put(&copied)).await.expect("copied");
+
+                let upload = bench.backends.create_upload(&parts, luggage).await.expect("opened");
+                let (number, nonce) = (PartNumber::new(1).expect("a number"), Nonce::from_roll(5));
+                let target = PutTarget::Part { backend_upload: &upload, number, nonce: nonce.as_str() };
+                let part = Put { target, ..object(&parts, &record, 8) };
+                let stored = bench.backends.put_bytes(part, b"the body").await.expect("stored");
+                let part = PartRecord {
+                    number: 1,
+                    size: 8,
+                    etag: String::new(),
+                    backend_etag: stored.etag,
+                    checksums: Vec::new(),
+                    modified_ms: 0,
+                };
+                bench.backends.complete_upload(&parts, &upload, &[part]).await.expect("complete");
+
+                for blob in [in_hand, streamed, copied, parts] {
+                    let head = bench.backends.head(&blob).await.expect("asked").expect("it is there");
+                    assert_eq!(head.key.as_deref(), (!literal).then_some(key), "{}", blob.name);
+                    assert_eq!(head.record.user_metadata, record.user_metadata, "{}", blob.name);
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn multipart_uploads_become_one_blob() {
     on_both(|core| async move {
         let bench = Bench::ready(&core, "auto").await;
         let name = "bkt/big!00000000010000000000000001ABCDEFGHJK";
         for backend in BOTH {
             let blob = bench.blob(backend, name);
-            let upload = bench.backends.create_upload(&blob, &ObjectRecord::default()).await.expect("opened");
+            let upload = bench
+                .backends
+                .create_upload(&blob, Luggage { key: "", record: &ObjectRecord::default() })
+                .await
+                .expect("opened");
             let mut parts = Vec::new();
             for (number, body) in [(1, pattern(0, 300_000)), (2, pattern(300_000, 10)), (3, pattern(300_010, 70_000))] {
                 let nonce = Nonce::from_roll(number);
@@ -186,11 +241,16 @@ fn every_upload_of_a_name_is_aborted() {
         for backend in BOTH {
             let (blob, other) = (bench.blob(backend, "bkt/a"), bench.blob(backend, "bkt/ab"));
             let record = ObjectRecord::default();
-            let known = bench.backends.create_upload(&blob, &record).await.expect("opened");
+            let known =
+                bench.backends.create_upload(&blob, Luggage { key: "", record: &record }).await.expect("opened");
             for _ in 0..4 {
-                bench.backends.create_upload(&blob, &record).await.expect("opened, its answer lost");
+                bench
+                    .backends
+                    .create_upload(&blob, Luggage { key: "", record: &record })
+                    .await
+                    .expect("opened, its answer lost");
             }
-            bench.backends.create_upload(&other, &record).await.expect("another's");
+            bench.backends.create_upload(&other, Luggage { key: "", record: &record }).await.expect("another's");
             for _ in 0..2 {
                 bench.backends.abort_uploads(&blob, &known).await.expect("aborted, also when asked again");
             }
@@ -232,7 +292,8 @@ fn both_kinds_copy_within_themselves() {
             assert_eq!(stored.etag, if backend == CLOUD { etag.trim_matches('"') } else { "" });
 
             let target = bench.blob(backend, "bkt/parts!00000000010000000000000001ABCDEFGHJK");
-            let backend_upload = bench.backends.create_upload(&target, &record).await.expect("opened");
+            let backend_upload =
+                bench.backends.create_upload(&target, Luggage { key: "", record: &record }).await.expect("opened");
             let (number, nonce) = (PartNumber::new(1).expect("a number"), Nonce::from_roll(5));
             let span = Span { from: 7, len: 1000 };
             let put = Put {
