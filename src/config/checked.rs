@@ -269,7 +269,7 @@ pub struct BackendHttp {
     pub dns_ttl: Duration,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Replication {
     /// Copies of every version; at most the number of backends.
     pub factor: u32,

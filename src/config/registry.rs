@@ -1,9 +1,10 @@
-//! Who is who and what belongs to whom, as published: buckets of the configuration and stored ones, users by access key.
+//! Who is who and what belongs to whom, as published: buckets of the configuration and stored ones, users by access key; and how
+//! many copies there are to be, which changes without a restart as they do.
 //!
 //! Immutable. The control core makes a new one when the configuration was read again or a stored bucket came or went, and
 //! publishes it to every core; a request keeps the one that it began with.
 
-use super::checked::{self, Config, Credential};
+use super::checked::{self, Config, Credential, Replication};
 use crate::base::{BucketName, Timestamp};
 use crate::policy::access::Principal;
 use crate::policy::cors::CorsRule;
@@ -61,6 +62,7 @@ pub struct Registry {
     credentials: HashMap<Box<str>, Credential>,
     /// Whether any bucket has CORS rules.
     has_cors: bool,
+    pub replication: Replication,
 }
 
 impl Registry {
@@ -75,13 +77,15 @@ impl Registry {
             has_cors: buckets.values().any(|bucket| !bucket.cors.is_empty()),
             buckets,
             credentials: config.credentials.iter().map(|one| (one.access_key_id.clone(), one.clone())).collect(),
+            replication: config.replication,
         }
     }
 
     #[cfg(test)]
-    pub(crate) fn empty(generation: u64) -> Self {
-        let (buckets, credentials) = (HashMap::new(), HashMap::new());
-        Self { generation, complete: true, buckets, credentials, has_cors: false }
+    pub(crate) fn any(generation: u64) -> Self {
+        let place = std::path::Path::new("/");
+        let at = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        Self::new(&crate::config::dev(place, at(7), at(9)).expect("what dev runs with"), generation, [])
     }
 
     /// While the stored buckets have not been read, the database being down since the start.

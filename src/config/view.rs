@@ -5,8 +5,8 @@ use super::checked::{Backend, Config};
 use crate::base::BackendName;
 use std::ops::Deref;
 
-/// Everything of `Config` (through `Deref`) as the process started with it. Buckets and users may change after that: they
-/// are in the `Registry`.
+/// Everything of `Config` (through `Deref`) as the process started with it. Buckets, users and replication may change
+/// after that: they are in the `Registry`.
 #[derive(Debug)]
 pub struct View {
     config: Config,

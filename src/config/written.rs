@@ -4,7 +4,9 @@ use super::raw::{Node, Value};
 use std::collections::BTreeMap;
 
 /// What takes effect when the file is read again (SIGHUP); the rest needs a restart.
-const RELOADED: [&str; 3] = ["auth", "buckets", "usage_flush"];
+const RELOADED: [&str; 4] = ["auth", "buckets", "replication", "usage_flush"];
+/// And of the server.
+const RELOADED_OF_SERVER: [&str; 1] = ["server.log_level"];
 /// And of a backend.
 const RELOADED_OF_BACKEND: [&str; 5] =
     ["quota_bytes", "api_request_limit", "egress_byte_limit", "ingress_byte_limit", "request_limits[].limit"];
@@ -40,6 +42,7 @@ fn is_reloaded(key: &str) -> bool {
     let section = key.split(['.', '[']).next().unwrap_or(key);
     let of_backend = key.strip_prefix("backends[").and_then(|rest| rest.split_once("].")).map(|(_, below)| below);
     RELOADED.contains(&section)
+        || RELOADED_OF_SERVER.contains(&key)
         || of_backend.is_some_and(|below| RELOADED_OF_BACKEND.contains(&&*without_places(below)))
 }
 
@@ -75,8 +78,10 @@ mod tests {
         let of = |text: &str| Written::of(&super::super::raw::parse(text).expect("YAML"));
         let before =
             of("server: {log_level: info, domains: [a.b]}\nbuckets: [{name: one}]\nauth: {root: {access_key_id: a}}");
-        let after = of("server: {log_level: warn, domains: [a.b, c.d]}\nbuckets: []\nreplication: {factor: 2}");
-        let want = ["replication.factor", "server.domains[1]", "server.log_level"];
+        let after = of(
+            "server: {log_level: warn, domains: [a.b, c.d]}\nbuckets: []\nreplication: {factor: 2}\nrebalance: {enabled: true}",
+        );
+        let want = ["rebalance.enabled", "server.domains[1]"];
         assert_eq!(before.needs_restart(&after), want);
         assert_eq!(after.needs_restart(&before), want);
         assert!(before.needs_restart(&before).is_empty());

@@ -12,7 +12,7 @@ use super::metadata::ControlMetadata;
 use crate::backend::budget::{ALL_POOL, ALL_REQUESTS, Budgets, POOL_PREFIX};
 use crate::backend::standing::Standing;
 use crate::base::{Failure, Incarnation, Secret, Timestamp};
-use crate::config::checked::UsageFlush;
+use crate::config::checked::{Replication, UsageFlush};
 use crate::config::view::View;
 use crate::observe::cells::{CoreCells, DeskCells};
 use crate::observe::circuit::Circuit;
@@ -45,6 +45,8 @@ use subtle::ConstantTimeEq;
 pub struct Rings {
     pub cleanup: Wake,
     pub drain: Wake,
+    pub replicate: Wake,
+    pub trim: Wake,
 }
 
 /// What is known of a drain since this process started.
@@ -72,6 +74,7 @@ pub struct Operations {
     lender: tokio::sync::Mutex<Lender>,
     /// As last read.
     usage_flush: Mutex<UsageFlush>,
+    replication: Mutex<Replication>,
     /// What other instances told through Redis.
     redis: Option<Arc<SharedCounters>>,
     /// Versions short of copies, as the last pass counted; u64::MAX = not counted yet.
@@ -103,6 +106,7 @@ impl Operations {
         let (drains, previews) = (Mutex::default(), Mutex::default());
         Arc::new(Self {
             usage_flush: Mutex::new(view.usage_flush),
+            replication: Mutex::new(view.replication),
             view,
             board,
             standing,
@@ -134,6 +138,12 @@ impl Operations {
 
     fn wake_cleanup(&self) {
         self.rings.cleanup.ring();
+    }
+
+    /// What is to be copied or trimmed may be other than before.
+    pub(super) fn wake_replication(&self) {
+        self.rings.replicate.ring();
+        self.rings.trim.ring();
     }
 
     fn wake_drain(&self) {
@@ -218,6 +228,15 @@ impl Operations {
 
     pub(super) async fn lender(&self) -> tokio::sync::MutexGuard<'_, Lender> {
         self.lender.lock().await
+    }
+
+    /// As last read; the cores have it in their registry.
+    pub(super) fn replication(&self) -> Replication {
+        *self.replication.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_replication(&self, replication: Replication) {
+        *self.replication.lock().unwrap_or_else(PoisonError::into_inner) = replication;
     }
 
     pub(super) fn set_usage_flush(&self, flush: UsageFlush) {

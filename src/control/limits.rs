@@ -1,4 +1,5 @@
-//! Limits that change while the process runs (SIGHUP): `quota_bytes`, the monthly budgets, `usage_flush`.
+//! Limits that change while the process runs (SIGHUP): `quota_bytes`, the monthly budgets, `usage_flush`; and when the replicator
+//! runs.
 
 use super::admin::Operations;
 use super::registration::limits_in_force;
@@ -13,6 +14,7 @@ impl Operations {
     /// known by their names; one that is new or gone waits for a restart, like pools that are others than before.
     pub(super) async fn set_limits(&self, config: &Config) {
         self.set_usage_flush(config.usage_flush);
+        self.set_replication(config.replication);
         let read = |name| config.backends.iter().find(|one| one.name == name);
         let mut budgets: Vec<Budget> = Vec::with_capacity(self.view.backends.len());
         for (index, backend) in self.view.backends.iter().enumerate() {

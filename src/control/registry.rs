@@ -1,5 +1,5 @@
 //! Keeps the registry of buckets and users current, and every core informed: the configuration file is read again on
-//! SIGHUP (limits too, see limits.rs), stored buckets when a core has changed them or another instance may have.
+//! SIGHUP (limits and the log's level too, see limits.rs), stored buckets when a core has changed them or another instance may have.
 
 use super::admin::Operations;
 use super::metadata::ControlMetadata;
@@ -7,6 +7,7 @@ use crate::base::Failure;
 use crate::config::registry::{Bucket, Stored};
 use crate::config::written::Written;
 use crate::config::{self, Checked, Config, Registry};
+use crate::observe::logs;
 use crate::reactor::publication::{Heard, Publication};
 use crate::store::port::{Answer, BucketRow, Buckets, Metadata, Query};
 use std::path::PathBuf;
@@ -73,6 +74,7 @@ impl Keeper {
             };
             let reloaded = asked && self.reload();
             if reloaded {
+                logs::set_level(self.config.server.log_level);
                 operations.set_limits(&self.config).await;
                 self.limits_due = true;
             }
@@ -88,6 +90,8 @@ impl Keeper {
                 self.publication.settle();
             }
             if reloaded {
+                // Only now does the mover know what it is to be.
+                operations.wake_replication();
                 let (buckets, credentials) = (self.config.buckets.len(), self.config.credentials.len());
                 tracing::info!(buckets, credentials, "buckets and users are in force as configured");
             }

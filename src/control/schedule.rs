@@ -38,6 +38,7 @@ pub struct Bells {
     pub drain: Woken,
     pub cleanup: Woken,
     pub replicate: Woken,
+    pub trim: Woken,
 }
 
 /// Answers the mover for as long as it lives. Runs on the control core's local set.
@@ -76,13 +77,13 @@ async fn wait_until_due(ask: Ask, bells: &Bells, operations: &Operations) -> Go 
             if let Some(pending) = last.pending {
                 operations.set_replication_pending(pending);
             }
-            wait(last, view.replication.worker_interval, bells.replicate.heard()).await;
+            wait(last, operations.replication().worker_interval, bells.replicate.heard()).await;
         }
         Service::Drain => {
             operations.note_drains(&last.drains);
             wait(last, DRAIN_EVERY, bells.drain.heard()).await;
         }
-        Service::Trim => wait(last, view.replication.worker_interval, pending()).await,
+        Service::Trim => wait(last, operations.replication().worker_interval, bells.trim.heard()).await,
         Service::Standing => {
             let every = if last.failed { STANDING_AGAIN } else { STANDING_EVERY };
             tokio::time::sleep(every).await;

@@ -238,6 +238,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     let metered = view.backends.iter().map(|backend| (&backend.name, &backend.budget));
     let budgets = Arc::new(Budgets::new(metered, Box::new(move || borrow.ring())));
     let (drain, drain_woken) = wake::bell();
+    let (trim, trim_woken) = wake::bell();
     let known = Known {
         view: Arc::clone(view),
         standing: Arc::clone(&standing),
@@ -261,7 +262,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         budgets: Arc::clone(&budgets),
         held: Arc::default(),
         cleanup: cleanup.clone(),
-        replicate,
+        replicate: replicate.clone(),
     };
     let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let (keeper, publication) = Keeper::open(view, file, metadata.clone())
@@ -293,7 +294,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         Arc::new(Readiness::new(database)),
         budgets,
         redis.as_ref().map(RedisCounters::shared),
-        Rings { cleanup, drain },
+        Rings { cleanup, drain, replicate, trim },
         || CoreClock::default().now(),
     );
     tokio::task::spawn_local(keeper.run(hangup, Arc::clone(&operations)));
@@ -309,7 +310,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
     let trust_of_jobs = if trust == Trust::Exact { trust } else { Trust::Nothing };
     let of_mover = CoreParts { locations: (cache, trust_of_jobs), ..parts.clone() };
     mover::spawn(of_mover, asks_in, checked_in, services).await?;
-    let bells = Bells { drain: drain_woken, cleanup: cleanup_woken, replicate: replicate_woken };
+    let bells = Bells { drain: drain_woken, cleanup: cleanup_woken, replicate: replicate_woken, trim: trim_woken };
     tokio::task::spawn_local(schedule::run(asks, bells, Arc::clone(&operations), Rc::clone(&terms)));
     if !matches!(view.database.driver, DatabaseDriver::Sqlite { .. }) {
         tokio::task::spawn_local(drains::follow(Arc::clone(&operations)));

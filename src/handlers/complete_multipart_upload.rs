@@ -115,7 +115,7 @@ async fn complete<P: Ports>(
         condition: start.condition,
     };
     match ports.meta().step(finish).await?? {
-        Committed::Live { .. } if ports.view().replication.factor > 1 => ports.wake(Worker::Replicate),
+        Committed::Live { .. } if ports.registry().replication.factor > 1 => ports.wake(Worker::Replicate),
         Committed::Live { .. } | Committed::Overwritten { .. } => {}
     }
     Ok((object.etag, object.record))

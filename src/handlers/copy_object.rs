@@ -333,7 +333,7 @@ async fn commit<P: Ports>(
     let outcome = ports.meta().step(commit).await?;
     reservation.ended();
     let (Committed::Live { modified, .. } | Committed::Overwritten { modified, .. }) = outcome?;
-    if ports.view().replication.factor > 1 {
+    if ports.registry().replication.factor > 1 {
         ports.wake(Worker::Replicate);
     }
     Ok(Copied { etag, record, modified, backend })

@@ -214,7 +214,7 @@ async fn commit<'p, P: Ports>(
     let outcome = ports.meta().step(commit).await?;
     reservation.ended();
     match outcome? {
-        Committed::Live { .. } if ports.view().replication.factor > 1 => ports.wake(Worker::Replicate),
+        Committed::Live { .. } if ports.registry().replication.factor > 1 => ports.wake(Worker::Replicate),
         Committed::Live { .. } | Committed::Overwritten { .. } => {}
     }
     Ok((etag, record))

@@ -9,12 +9,14 @@ use crate::proto::date;
 use std::cell::RefCell;
 use std::fmt;
 use std::io::Write;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::reload;
 
 /// Installs the subscriber for the process and a panic hook that logs. Fails if one is installed already.
 pub fn init(level: LogLevel) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
@@ -30,8 +32,11 @@ fn install(
     level: LogLevel,
     out: impl Lines + Send + Sync + 'static,
 ) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
-    let subscriber = tracing_subscriber::registry().with(JsonLayer { out }.with_filter(filter(level)));
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let subscriber = tracing_subscriber::registry().with(JsonLayer { out }.with_filter(filter));
     tracing::subscriber::set_global_default(subscriber)?;
+    let change = move |level| handle.reload(self::filter(level)).is_ok();
+    assert!(CHANGE_LEVEL.set(Box::new(change)).is_ok(), "only one subscriber is ever installed");
     std::panic::set_hook(Box::new(|info| {
         let text = info.payload();
         let said = text.downcast_ref::<&str>().copied().or_else(|| text.downcast_ref::<String>().map(String::as_str));
@@ -40,6 +45,15 @@ fn install(
         tracing::error!(place, thread = thread.name().unwrap_or(""), cause = said.unwrap_or(""), "panic");
     }));
     Ok(())
+}
+
+static CHANGE_LEVEL: OnceLock<Box<dyn Fn(LogLevel) -> bool + Send + Sync>> = OnceLock::new();
+
+/// From now on lines of this level and above are written. Nothing happens where `init` was not called.
+pub fn set_level(level: LogLevel) {
+    if CHANGE_LEVEL.get().is_some_and(|change| !change(level)) {
+        tracing::error!("the log level could not be changed");
+    }
 }
 
 fn filter(level: LogLevel) -> LevelFilter {

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     fn generation(generation: u64) -> Registry {
-        Registry::empty(generation)
+        Registry::any(generation)
     }
 
     #[test]

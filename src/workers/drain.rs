@@ -72,7 +72,7 @@ async fn empty<P: Ports>(ports: &P, status: &BackendStatus) -> Result<Report, Fa
             return Err(Failure::ourselves("a query was answered with another's answer"));
         };
         let live: Vec<&BlobRow> = rows.iter().filter(|row| row.state == BlobState::Live).collect();
-        let concurrency = ports.view().replication.concurrency;
+        let concurrency = ports.registry().replication.concurrency;
         concurrent::each(concurrency, live.iter().map(|row| move_away(ports, row)), |place, ended| match ended {
             Ok(Moved::Away) => {
                 report.moved += 1;
@@ -108,7 +108,7 @@ async fn empty<P: Ports>(ports: &P, status: &BackendStatus) -> Result<Report, Fa
 /// As many copies elsewhere as there should be, then this one goes.
 async fn move_away<P: Ports>(ports: &P, row: &BlobRow) -> Result<Moved, Failure> {
     let counted = replicate::reliable(ports);
-    let wanted = ports.view().replication.factor.min(counted.len() as u32).max(1);
+    let wanted = ports.registry().replication.factor.min(counted.len() as u32).max(1);
     let mut located = Located::empty();
     loop {
         if !ports.meta().lookup(row.bucket.as_str(), row.key.as_str(), &mut located).await?

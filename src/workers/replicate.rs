@@ -8,6 +8,7 @@ use crate::backend::port::{MoveEnd, Put, PutTarget, Span};
 use crate::backend::travel::Luggage;
 use crate::base::failure::Kind;
 use crate::base::{BackendName, Blame, BucketName, Clock, Dice, Failure, Nonce, ObjectKey, Retry};
+use crate::config::checked::Replication;
 use crate::handlers::ports::Ports;
 use crate::handlers::reservation::Reservation;
 use crate::handlers::{concurrent, placing};
@@ -35,12 +36,12 @@ enum Ended {
 
 pub async fn pass<P: Ports>(ports: &P) -> Result<Report, Failure> {
     let counted = counted(ports);
-    let factor = ports.view().replication.factor.min(counted.len() as u32);
+    let factor = ports.registry().replication.factor.min(counted.len() as u32);
     let mut report = Report::default();
     if factor < 2 {
         return Ok(report);
     }
-    let (max, concurrency) = (ports.view().replication.batch_size, ports.view().replication.concurrency);
+    let Replication { batch_size: max, concurrency, .. } = ports.registry().replication;
     let mut after = None;
     loop {
         let query = Query::UnderReplicated { factor, counted: counted.clone(), after, max };
@@ -63,7 +64,7 @@ pub async fn pass<P: Ports>(ports: &P) -> Result<Report, Failure> {
 /// Backends whose copies count: those that are not being emptied. One that is away for a while still holds its bytes; one
 /// that is away for `replication.unhealthy_threshold` counts as lost.
 fn counted<P: Ports>(ports: &P) -> Vec<BackendName> {
-    let (now, threshold) = (ports.clock().tick(), ports.view().replication.unhealthy_threshold);
+    let (now, threshold) = (ports.clock().tick(), ports.registry().replication.unhealthy_threshold);
     let lost = |circuit: &Circuit| !circuit.is_closed() && circuit.degraded(now) >= threshold;
     let counts = |index: usize| !ports.standing().draining(index) && !ports.standing().circuit(index).is_some_and(lost);
     named(ports, counts)

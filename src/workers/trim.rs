@@ -5,6 +5,7 @@
 
 use super::replicate;
 use crate::base::{BackendName, Failure};
+use crate::config::checked::Replication;
 use crate::handlers::concurrent;
 use crate::handlers::placing;
 use crate::handlers::ports::{Ports, Worker};
@@ -14,13 +15,13 @@ use crate::store::record::{BlobAt, Located};
 /// One pass over all versions. Answers how many copies were removed.
 pub async fn pass<P: Ports>(ports: &P) -> Result<u64, Failure> {
     let counted = replicate::reliable(ports);
-    let factor = ports.view().replication.factor;
+    let factor = ports.registry().replication.factor;
     let mut removed = 0;
     // With one copy each, a second is a backup of somebody who lowered the factor: it is left alone.
     if factor < 2 || counted.len() as u32 <= factor {
         return Ok(removed);
     }
-    let (max, concurrency) = (ports.view().replication.batch_size, ports.view().replication.concurrency);
+    let Replication { batch_size: max, concurrency, .. } = ports.registry().replication;
     let mut after = None;
     loop {
         let query = Query::OverReplicated { factor, counted: counted.clone(), after, max };

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 
@@ -452,3 +453,37 @@ def test_a_lost_backend_is_replaced_and_trimmed_when_it_comes_back(tmp_path):
         assert server.metric("s3o_over_replication_removed_total") == held
         server.wait_cleaned()
         read_all(server, objects)
+
+
+def test_copies_and_the_log_follow_the_file(tmp_path):
+    """SIGHUP: of `replication` and `server.log_level`. The next regular look of a worker would be an hour away."""
+    settings = {**QUICK_CLEANUP, "replication": {"worker_interval": "1h"}, "server": {"log_level": "warn"}}
+    server = harness.Server(tmp_path / "server", directories(tmp_path, "one", "two", "three"), settings)
+
+    def follow(factor, level):
+        server.config["replication"]["factor"] = factor
+        server.config["server"]["log_level"] = level
+        server.write_config()
+        server.process.child.send_signal(signal.SIGHUP)
+
+    def copies(count):
+        harness.wait_for(f"{count} copies", lambda: sum(one["object_count"] for one in server.status()["backends"]) == count, 60)
+
+    def levels():
+        """Audit lines are no log."""
+        return {line["level"] for line in server.lines() if not line.get("audit")}
+
+    with server:
+        objects = bodies(10)
+        put_all(server, objects)
+        copies(10)
+        follow(3, "warn")
+        copies(30)
+        assert "INFO" not in levels()
+        follow(2, "info")
+        copies(20)
+        put_all(server, {"later": b"1"})
+        copies(22)
+        read_all(server, {**objects, "later": b"1"})
+        assert "INFO" in levels()
+        assert not [line for line in server.lines() if "next start" in line.get("msg", "")]
