@@ -85,7 +85,7 @@ pub fn travelled(input: &[u8]) {
     let (key, mut record) = (arrived.key.unwrap_or_default(), arrived.record);
     let name = blob_name::stem("bkt", &key, false);
     travel::fields(&name, Luggage { key: &key, record: &record }, |prefix, name, value| {
-        wire.push((format!("{prefix}{name}"), value.to_owned()))
+        wire.push((format!("{prefix}{name}"), value.to_owned()));
     });
     for (name, value) in &wire {
         assert!(value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()), "{name}: {value:?} breaks a head");

@@ -218,7 +218,7 @@ mod tests {
     fn sent_as(name: &str, key: &str, record: &ObjectRecord) -> Vec<(String, String)> {
         let mut sent = Vec::new();
         fields(name, Luggage { key, record }, |prefix, name, value| {
-            sent.push((format!("{prefix}{name}"), value.to_owned()))
+            sent.push((format!("{prefix}{name}"), value.to_owned()));
         });
         sent
     }
