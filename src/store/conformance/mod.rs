@@ -98,7 +98,12 @@ use super::record::BlobAt;
 impl<S: MetadataStore> Bench<S> {
     /// Backends `a` and `b` hold 1000 bytes each, `c` is unlimited.
     pub(super) fn new(store: S, clock: TestClock) -> Self {
-        let bench = Self { store, clock, incarnation: Cell::new(Incarnation(0)), rolls: Cell::new(0) };
+        Self::rolling_from(0, store, clock)
+    }
+
+    /// One of several on the same tables: ids of batches, and nonces, must not meet.
+    pub(super) fn rolling_from(rolls: u64, store: S, clock: TestClock) -> Self {
+        let bench = Self { store, clock, incarnation: Cell::new(Incarnation(0)), rolls: Cell::new(rolls) };
         bench.register(&[("a", 1000), ("b", 1000), ("c", 0)]);
         bench
     }

@@ -47,6 +47,13 @@ struct Decided {
     loaded: Loaded,
 }
 
+/// A committed batch.
+struct Written {
+    charged: Vec<(BackendName, u64)>,
+    /// Of the rows that it wrote, if it was told.
+    mark: Option<i64>,
+}
+
 pub(super) fn id_bytes(id: BatchId) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&id.0.to_be_bytes());
@@ -87,9 +94,14 @@ impl PostgresStore {
             }
             let written = self.commit(&session, id, &footprint, &decided, changes).await;
             match written {
-                Ok(charged) => {
+                Ok(Written { charged, mark }) => {
                     self.keep_ids(decided.loaded.tables.last_blob);
-                    let applied = Applied { outcomes: decided.outcomes, charged };
+                    let Decided { outcomes, before, loaded } = decided;
+                    if let Some(mark) = mark {
+                        let begun = footprint.begun.iter();
+                        self.recall.borrow_mut().keep(begun, &before, loaded, mark, (self.tick)());
+                    }
+                    let applied = Applied { outcomes, charged };
                     self.remember(id, applied.clone());
                     return Ok(applied);
                 }
@@ -124,7 +136,8 @@ impl PostgresStore {
 
     async fn decide(&self, session: &Session, wanted: &Footprint, changes: &[Change]) -> Result<Decided, Failure> {
         let clock = self.clock.as_ref().map(|clock| clock());
-        let mut loaded = load(session, wanted, self.incarnation.get(), self.rules, clock).await?;
+        let recalled = self.recall.borrow_mut().take(&wanted.keys, (self.tick)());
+        let mut loaded = load(session, wanted, recalled, self.incarnation.get(), self.rules, clock).await?;
         self.latest.set(self.latest.get().max(loaded.now));
         loaded.now = self.latest.get();
         loaded.tables.last_blob = self.ids_for(session, wanted.new_blobs).await?;
@@ -189,7 +202,7 @@ impl PostgresStore {
         footprint: &Footprint,
         decided: &Decided,
         changes: &[Change],
-    ) -> Result<Vec<(BackendName, u64)>, Unwritten> {
+    ) -> Result<Written, Unwritten> {
         let Decided { before, loaded, .. } = decided;
         let diff = Diff::between(before, &loaded.tables);
         let forgets = changes.iter().any(|change| matches!(change, Change::ForgetOld(_)));
@@ -212,7 +225,11 @@ impl PostgresStore {
             self.told_mark.set(mark + 1);
         }
         // The batch is committed, whatever can be read of its charges.
-        Ok(read_charges(&rows))
+        let rows = if around.told.is_empty() { Vec::new() } else { rows };
+        let mut charged = read_charges(&rows);
+        charged.retain(|(name, _)| around.told.contains(name));
+        let mark = rows.first().and_then(|row| row.try_get(2).ok());
+        Ok(Written { charged, mark })
     }
 
     // ---- ids -----------------------------------------------------------------------------------------------------

@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 /// Rows to write, in the tables' order.
 #[derive(Debug, Default)]
 pub(super) struct Diff<'t> {
-    pub(super) blobs: Vec<(BlobId, &'t Blob)>,
+    pub(super) blobs_added: Vec<(BlobId, &'t Blob)>,
+    pub(super) blobs_changed: Vec<(BlobId, &'t Blob)>,
     /// Backends that blobs were added on: they must still be there.
     pub(super) added_on: Vec<BackendName>,
     pub(super) blobs_ended: Vec<i64>,
-    pub(super) versions: Vec<(&'t Key, &'t Live)>,
+    pub(super) versions_added: Vec<(&'t Key, &'t Live)>,
+    pub(super) versions_changed: Vec<(&'t Key, &'t Live)>,
     pub(super) versions_ended: Vec<(&'t Key, Version)>,
     pub(super) uploads: Vec<(&'t UploadId, &'t UploadRow)>,
     pub(super) parts: Vec<(&'t UploadId, &'t PartRecord)>,
@@ -90,13 +92,16 @@ impl<'t> Diff<'t> {
             if old == Some(blob) {
                 continue;
             }
-            match old {
-                Some(old) => self.share(&old.backend).count(old, -1),
-                None if !self.added_on.contains(&blob.backend) => self.added_on.push(blob.backend.clone()),
-                None => {}
+            if let Some(old) = old {
+                self.share(&old.backend).count(old, -1);
+                self.blobs_changed.push((*id, blob));
+            } else {
+                if !self.added_on.contains(&blob.backend) {
+                    self.added_on.push(blob.backend.clone());
+                }
+                self.blobs_added.push((*id, blob));
             }
             self.share(&blob.backend).count(blob, 1);
-            self.blobs.push((*id, blob));
         }
         for (id, old) in before.blobs.iter().filter(|(id, _)| !after.blobs.contains_key(id)) {
             self.share(&old.backend).count(old, -1);
@@ -108,10 +113,13 @@ impl<'t> Diff<'t> {
         for (key, live) in &after.versions {
             match before.versions.get(key) {
                 Some(old) if old == live => continue,
-                Some(old) if old.version != live.version => self.versions_ended.push((key, old.version)),
-                _ => {}
+                Some(old) if old.version == live.version => self.versions_changed.push((key, live)),
+                Some(old) => {
+                    self.versions_ended.push((key, old.version));
+                    self.versions_added.push((key, live));
+                }
+                None => self.versions_added.push((key, live)),
             }
-            self.versions.push((key, live));
         }
         let ended = before.versions.iter().filter(|(key, _)| !after.versions.contains_key(*key));
         self.versions_ended.extend(ended.map(|(key, old)| (key, old.version)));

@@ -28,6 +28,8 @@ pub(super) struct Footprint {
     pub(super) named: BTreeSet<(BackendName, String)>,
     /// Blobs that may be added.
     pub(super) new_blobs: i64,
+    /// Keys on which something begins whose end comes soon.
+    pub(super) begun: Vec<Key>,
 }
 
 impl Footprint {
@@ -55,15 +57,14 @@ impl Footprint {
         match change {
             Change::BeginWrite(one) => {
                 self.key(&one.bucket, &one.key);
+                self.begun.push((one.bucket.clone(), one.key.clone()));
                 self.new_blobs += 1;
                 if one.in_stored {
                     self.stored_buckets.insert(one.bucket.clone());
                 }
             }
-            Change::CommitWrite(one) => {
-                self.key(&one.bucket, &one.key);
-                self.blobs.extend(one.blobs.iter().map(|written| written.blob.0));
-            }
+            // A blob of another key is not the write's, and none of it is committed.
+            Change::CommitWrite(one) => self.key(&one.bucket, &one.key),
             Change::AbandonWrite(one) => drop(self.blobs.insert(one.given_up.blob.0)),
             Change::Delete(one) => self.key(&one.bucket, &one.key),
             Change::SetTags(one) => self.key(&one.bucket, &one.key),

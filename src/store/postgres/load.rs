@@ -3,19 +3,22 @@
 //! What is loaded may change before the batch is written: every row comes with its mark (`xmin`), and the writing
 //! transaction looks, under its locks, whether all marks are still the same and no row has been added.
 
-use super::super::memory::tables::{Backend, Key, Share, Tables};
+use super::super::memory::tables::{Backend, Blob, Key, Share, Tables};
 use super::super::port::{Rules, UploadState};
+use super::super::record::BlobState;
 use super::buckets::read as read_bucket;
 use super::footprint::Footprint;
+use super::recall::KeyRows;
 use super::restored;
 use super::rows::{
     Backends, Columns, Read, blob_columns, live_columns, read_attempt, read_blob, read_live, read_upload,
     upload_columns,
 };
 use super::sessions::{Blamed, Params, Session, Sql, sql};
-use crate::base::{BackendName, BucketName, Failure, Incarnation, PartNumber, Timestamp, UploadId};
+use crate::base::{BackendName, BlobId, BucketName, Failure, Incarnation, PartNumber, Timestamp, UploadId};
 use futures_util::future::join_all;
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Row;
 
 /// Displaced blobs that are looked at for room, per backend.
@@ -34,24 +37,22 @@ pub(super) struct Loaded {
     /// Whether the incarnation has a row: a database that lost it was rewound.
     pub(super) has_row: bool,
     pub(super) blob_marks: BTreeMap<i64, i64>,
-    pub(super) live_marks: Vec<(Key, i64)>,
+    pub(super) live_marks: BTreeMap<Key, i64>,
     pub(super) upload_marks: BTreeMap<UploadId, i64>,
 }
 
-static NOW: Sql = sql!(
-    "SELECT coalesce($2, now_millis()), i.id IS NOT NULL, CASE WHEN i.ended IS NULL THEN i.mark END
-     FROM (SELECT) AS one LEFT JOIN incarnations i ON i.id = $1",
-    INT8,
-    INT8
-);
-
+/// The time and the incarnation ($1), with each backend's books; once without, if there is no backend.
 static BOOKS: Sql = sql!(
-    "SELECT b.id, b.name, b.bytes_limit, b.draining, b.drained, b.facts,
+    "SELECT coalesce($2, now_millis()), i.id IS NOT NULL, CASE WHEN i.ended IS NULL THEN i.mark END,
+            b.id, b.name, b.bytes_limit, b.draining, b.drained, b.facts,
             coalesce(sum(s.granted) FILTER (WHERE s.incarnation = $1), 0)::bigint,
             coalesce(sum(s.charged) FILTER (WHERE s.incarnation = $1), 0)::bigint,
             coalesce(sum(greatest(s.granted, s.charged)) FILTER (WHERE s.incarnation <> $1), 0)::bigint,
             coalesce(sum(s.charged) FILTER (WHERE s.incarnation <> $1), 0)::bigint
-     FROM backends b LEFT JOIN quota_shares s ON s.backend = b.id GROUP BY b.id",
+     FROM (SELECT) AS one LEFT JOIN incarnations i ON i.id = $1 LEFT JOIN backends b ON TRUE
+         LEFT JOIN quota_shares s ON s.backend = b.id
+     GROUP BY i.id, b.id",
+    INT8,
     INT8
 );
 
@@ -84,18 +85,8 @@ pub(super) static VERSIONS: Sql = sql!(
 );
 
 pub(super) static UPLOADS: Sql = sql!(
-    concat!(
-        "SELECT ",
-        upload_columns!(),
-        " FROM unnest($1) AS w (upload) JOIN uploads u ON u.upload = w.upload
-         UNION ALL SELECT ",
-        upload_columns!(),
-        " FROM unnest($2, $3) AS k (bucket, key) JOIN blobs b ON b.bucket = k.bucket AND b.key = k.key
-          JOIN uploads u ON u.upload = b.upload WHERE b.state = 'reserved'"
-    ),
-    TEXT_ARRAY,
-    TEXT_ARRAY,
-    BYTEA_ARRAY
+    concat!("SELECT ", upload_columns!(), " FROM unnest($1) AS w (upload) JOIN uploads u ON u.upload = w.upload"),
+    TEXT_ARRAY
 );
 
 static PARTS: Sql = sql!(
@@ -179,7 +170,6 @@ impl<'k> KeyColumns<'k> {
 
 /// Answers of the loading statements, in their order; empty where nothing was asked.
 struct Answers {
-    now: Vec<Row>,
     uploads: Vec<Row>,
     parts: Vec<Row>,
     attempts: Vec<Row>,
@@ -190,16 +180,18 @@ struct Answers {
     books: Vec<Row>,
 }
 
-/// `clock`: a test's, instead of the database's. Cancel: safe.
+/// `recalled`: keys that need not be asked for. `clock`: a test's, instead of the database's. Cancel: safe.
 pub(super) async fn load(
     session: &Session,
     wanted: &Footprint,
+    recalled: Vec<(Key, KeyRows)>,
     incarnation: Incarnation,
     rules: Rules,
     clock: Option<Timestamp>,
 ) -> Result<Loaded, Failure> {
-    let answers = ask(session, wanted, incarnation, clock).await?;
-    let mut columns = Columns::of(answers.now.first().ok_or_else(|| Failure::metadata("postgres: no time"))?);
+    let known: BTreeSet<&Key> = recalled.iter().map(|(key, _)| key).collect();
+    let answers = ask(session, wanted, &known, incarnation, clock).await?;
+    let mut columns = Columns::of(answers.books.first().ok_or_else(|| Failure::metadata("postgres: no time"))?);
     let now = columns.time()?;
     let (has_row, mark) = (columns.value()?, columns.value()?);
     let mut loaded = Loaded {
@@ -209,7 +201,7 @@ pub(super) async fn load(
         mark,
         has_row,
         blob_marks: BTreeMap::new(),
-        live_marks: Vec::new(),
+        live_marks: BTreeMap::new(),
         upload_marks: BTreeMap::new(),
     };
     // An incarnation that has ended begins nothing any more: to the tables, another one lives.
@@ -217,18 +209,26 @@ pub(super) async fn load(
     for row in &answers.books {
         loaded.take_backend(row, incarnation)?;
     }
+    // Before what was loaded: the rows of a key come all from the same side.
+    for (key, rows) in recalled {
+        loaded.take_recalled(key, rows);
+    }
     for row in &answers.blobs {
         loaded.take_blob(row)?;
     }
     for row in &answers.versions {
         let (key, live, mark) = read_live(row)?;
-        loaded.live_marks.push((key.clone(), mark));
+        loaded.live_marks.insert(key.clone(), mark);
         loaded.tables.versions.insert(key, live);
     }
     for row in &answers.uploads {
-        let (upload, row, mark) = read_upload(row, &loaded.backends)?;
-        loaded.upload_marks.insert(upload.clone(), mark);
-        loaded.tables.uploads.insert(upload, row);
+        loaded.take_upload(row)?;
+    }
+    let under_way = loaded.uploads_under_way();
+    if !under_way.is_empty() {
+        for row in &session.query(&UPLOADS, &[&under_way]).await.blamed()? {
+            loaded.take_upload(row)?;
+        }
     }
     for row in &answers.buckets {
         let row = read_bucket(row)?;
@@ -261,10 +261,11 @@ pub(super) async fn load(
 async fn ask(
     session: &Session,
     wanted: &Footprint,
+    known: &BTreeSet<&Key>,
     incarnation: Incarnation,
     clock: Option<Timestamp>,
 ) -> Result<Answers, Failure> {
-    let keys = KeyColumns::of(&wanted.keys);
+    let keys = KeyColumns::of(wanted.keys.iter().filter(|key| !known.contains(key)));
     let blobs: Vec<i64> = wanted.blobs.iter().copied().collect();
     let uploads: Vec<&str> = wanted.uploads.iter().map(UploadId::as_str).collect();
     let all_parts: Vec<&str> = wanted.all_parts.iter().map(UploadId::as_str).collect();
@@ -274,18 +275,22 @@ async fn ask(
     let counted: Vec<&str> = wanted.upload_counts.iter().map(BucketName::as_str).collect();
     let clock = clock.map(|clock| clock.millis);
     let with_parts = !(all_parts.is_empty() && of.is_empty());
-    // Uploads before their parts: whatever changes a part changes its upload's mark.
-    let statements: [(&'static Sql, bool, Params<'_>); 9] = [
-        (&NOW, true, &[&incarnation.0, &clock]),
-        (&UPLOADS, !(uploads.is_empty() && keys.keys.is_empty()), &[&uploads, &keys.buckets, &keys.keys]),
+    // Uploads before their parts: whatever changes a part changes its upload's mark. Blobs before versions: what makes a
+    // version live changes a blob of its key (locks.rs).
+    let statements: [(&'static Sql, bool, Params<'_>); 8] = [
+        (&UPLOADS, !uploads.is_empty(), &[&uploads]),
         (&PARTS, with_parts, &[&all_parts, &of, &numbers]),
         (&ATTEMPTS, with_parts, &[&all_parts, &of, &numbers]),
-        (&BLOBS, true, &[&blobs, &keys.buckets, &keys.keys, &uploads]),
+        (
+            &BLOBS,
+            !(blobs.is_empty() && keys.keys.is_empty() && uploads.is_empty()),
+            &[&blobs, &keys.buckets, &keys.keys, &uploads],
+        ),
         (&VERSIONS, !keys.keys.is_empty(), &[&keys.buckets, &keys.keys]),
         (&UPLOAD_COUNTS, !counted.is_empty(), &[&counted]),
         (&BUCKETS, !stored.is_empty(), &[&stored]),
         // After the blobs: a backend that one of them is on is there.
-        (&BOOKS, true, &[&incarnation.0]),
+        (&BOOKS, true, &[&incarnation.0, &clock]),
     ];
     let mut prepared = Vec::with_capacity(statements.len());
     for (sql, needed, params) in statements {
@@ -300,7 +305,6 @@ async fn ask(
     let mut answers = answers.await.into_iter();
     let mut next = || answers.next().expect("as many as statements");
     Ok(Answers {
-        now: next()?,
         uploads: next()?,
         parts: next()?,
         attempts: next()?,
@@ -314,8 +318,8 @@ async fn ask(
 
 impl Loaded {
     fn take_backend(&mut self, row: &Row, incarnation: Incarnation) -> Read<()> {
-        let mut columns = Columns::of(row);
-        let id = columns.value()?;
+        let mut columns = Columns::from(row, 3);
+        let Some(id) = columns.value()? else { return Ok(()) };
         let name = BackendName::new(columns.value()?);
         let bytes_limit = columns.count()?;
         let (draining, drained) = (columns.value()?, columns.value()?);
@@ -333,13 +337,44 @@ impl Loaded {
         Ok(())
     }
 
+    fn take_recalled(&mut self, key: Key, rows: KeyRows) {
+        for (id, blob, mark) in rows.blobs {
+            self.add_blob(id, blob, mark);
+        }
+        if let Some((live, mark)) = rows.live {
+            self.live_marks.insert(key.clone(), mark);
+            self.tables.versions.insert(key, live);
+        }
+    }
+
     fn take_blob(&mut self, row: &Row) -> Read<()> {
         let (id, blob, mark) = read_blob(row, &self.backends)?;
-        if self.blob_marks.insert(id.0, mark).is_none() {
+        self.add_blob(id, blob, mark);
+        Ok(())
+    }
+
+    /// The first that comes of a blob counts.
+    fn add_blob(&mut self, id: BlobId, blob: Blob, mark: i64) {
+        if let Entry::Vacant(place) = self.blob_marks.entry(id.0) {
+            place.insert(mark);
             self.tables.blobs_of.entry(blob.key.clone()).or_default().insert(id);
             self.tables.blobs.insert(id, blob);
         }
+    }
+
+    fn take_upload(&mut self, row: &Row) -> Read<()> {
+        let (upload, row, mark) = read_upload(row, &self.backends)?;
+        self.upload_marks.insert(upload.clone(), mark);
+        self.tables.uploads.insert(upload, row);
         Ok(())
+    }
+
+    /// Those that the loaded keys have reserved blobs of, and that are not loaded yet: a change of the key may supersede them.
+    fn uploads_under_way(&self) -> Vec<String> {
+        let reserved = self.tables.blobs.values().filter(|blob| blob.state == BlobState::Reserved);
+        let uploads = reserved.filter_map(|blob| blob.upload.as_ref());
+        let missing = uploads.filter(|upload| !self.tables.uploads.contains_key(*upload));
+        missing.map(|upload| upload.as_str().to_owned()).collect()
     }
 
     fn take_parts(&mut self, answers: &Answers) -> Read<()> {

@@ -24,11 +24,13 @@ mod lease;
 mod leftovers;
 mod list;
 mod load;
+mod locks;
 mod migrate;
 mod options;
 #[cfg(test)]
 mod plans;
 mod read;
+mod recall;
 mod register;
 mod restored;
 mod rows;
@@ -75,6 +77,8 @@ pub struct PostgresStore {
     /// What it will be when the renewal that is under way is committed.
     renewing: Cell<i64>,
     blob_ids: Cell<batch::BlobIds>,
+    /// What writes under way will be committed on.
+    recall: RefCell<recall::Recall>,
     /// The last batches, whatever came of them.
     sent: RefCell<VecDeque<(BatchId, Applied)>>,
     /// A registration whose answer was lost.
@@ -107,6 +111,7 @@ impl PostgresStore {
             told_mark: Cell::new(0),
             renewing: Cell::new(0),
             blob_ids: Cell::default(),
+            recall: RefCell::default(),
             sent: RefCell::default(),
             pending: Cell::new(None),
             backends: RefCell::default(),
@@ -142,6 +147,8 @@ impl MetadataStore for PostgresStore {
     }
 
     fn drop_sessions(&self) {
+        // Another database may answer next.
+        self.recall.borrow_mut().clear();
         self.sessions.drop_all();
     }
 }

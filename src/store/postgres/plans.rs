@@ -4,7 +4,7 @@ use super::super::conformance::{Bench, TestClock};
 use super::super::port::Rules;
 use super::cluster::{OnPostgres, execute, options};
 use super::sessions::Sql;
-use super::{load, read, write};
+use super::{load, locks, read, write};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::Type;
 
@@ -38,9 +38,14 @@ fn plans_that_are_kept_go_by_the_indexes() {
         &load::BLOBS,
         &load::VERSIONS,
         &load::UPLOADS,
-        &write::LOCK_BLOBS,
-        &write::LOCK_UPLOADS,
-        &write::VERIFY,
+        &locks::LOCK_KEYS,
+        &locks::LOCK_UPLOADS,
+        &locks::VERIFY_KEYS,
+        &locks::VERIFY_BLOBS,
+        &locks::VERIFY_VERSIONS,
+        &locks::VERIFY_UPLOADS,
+        &write::CHANGE_BLOBS,
+        &write::CHANGE_VERSIONS,
         &read::LOOKUP,
         &read::COPIES,
     ] {
@@ -48,6 +53,6 @@ fn plans_that_are_kept_go_by_the_indexes() {
         let is_by_index = !["Seq Scan on", "Hash Join", "Merge Join"].iter().any(|word| plan.contains(word));
         assert!(plan.contains("Index") && is_by_index, "{}\n{plan}", sql.text);
     }
-    let plan = plan_of(&options.session_settings(), &write::LOCK_BLOBS);
-    assert!(plan.contains("$1"), "planned once, whatever is asked for\n{plan}");
+    let plan = plan_of(&options.session_settings(), &locks::LOCK_KEYS);
+    assert!(plan.contains("id = ANY ($2)"), "planned once, whatever is asked for\n{plan}");
 }

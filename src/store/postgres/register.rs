@@ -102,6 +102,7 @@ impl PostgresStore {
     pub(super) fn begin_incarnation(&self, incarnation: Incarnation) {
         self.incarnation.set(incarnation);
         self.told_mark.set(0);
+        self.recall.borrow_mut().clear();
     }
 
     /// Everything up to the COMMIT.

@@ -3,8 +3,8 @@
 
 use super::super::conformance::{Bench, TestClock, bucket, key, name, on, wait_for};
 use super::super::port::{
-    Answer, ApplyError, BatchId, BeginWrite, BudgetAsk, Change, CreateBucket, Delete, DeleteBucket, LeaseBudgets,
-    MetadataStore, Query, Refusal, Renew, Renewed, Rules, SetBackendUpload, SetRestored, WriteCondition,
+    Answer, ApplyError, BatchId, BeginWrite, BudgetAsk, Change, Committed, CreateBucket, Delete, DeleteBucket,
+    LeaseBudgets, MetadataStore, Query, Refusal, Renew, Renewed, Rules, SetBackendUpload, SetRestored, WriteCondition,
 };
 use super::super::record::BlobState;
 use super::cluster::{self, OnPostgres};
@@ -205,4 +205,68 @@ fn what_a_client_waits_for_is_not_committed_late() {
     let Answer::Buckets(Some(buckets)) = bench.query(Query::Buckets { unless: None }) else { panic!("no buckets") };
     assert_eq!(buckets.rows.len(), 1, "made in time, and not deleted late");
     assert_eq!(bench.step(set).expect("in time").backend_upload, "theirs");
+}
+
+/// Another instance on the same tables.
+fn another(options: &PostgresOptions, bench: &Bench<OnPostgres>) -> Bench<OnPostgres> {
+    let clock = bench.clock.clone();
+    let store = OnPostgres::open(options.clone(), Rules::default(), clock.clone(), |_| {});
+    Bench::rolling_from(1 << 32, store, clock)
+}
+
+#[test]
+fn a_commit_sees_what_others_did_since_its_begin() {
+    let (options, one) = bench();
+    let other = another(&options, &one);
+    // A later write of another's.
+    let begun = one.begin("k", 10);
+    other.advance(1);
+    let later = other.put("k", 20);
+    let committed = one.commit("k", &begun);
+    assert!(matches!(committed, Ok(Committed::Overwritten { .. })), "{committed:?}");
+    assert_eq!(one.lookup("k").expect("live").version, later.version);
+    // An earlier one, committed meanwhile.
+    let earlier = other.begin("l", 10);
+    one.advance(1);
+    let begun = one.begin("l", 10);
+    other.commit("l", &earlier).expect("nothing is in the way");
+    let committed = one.commit("l", &begun);
+    assert!(matches!(committed, Ok(Committed::Live { .. })), "{committed:?}");
+    assert_eq!(other.state(&earlier.blob), Some(BlobState::Doomed), "it was displaced");
+    // A delete, of nothing that one knew of.
+    let begun = one.begin("m", 10);
+    other.delete("m");
+    let committed = one.commit("m", &begun);
+    assert!(matches!(committed, Ok(Committed::Overwritten { .. })), "{committed:?}");
+    assert!(one.lookup("m").is_none());
+    // And the object that a begin found there.
+    one.put("n", 10);
+    let begun = one.begin("n", 10);
+    assert!(other.delete("n"));
+    let committed = one.commit("n", &begun);
+    assert!(matches!(committed, Ok(Committed::Overwritten { .. })), "{committed:?}");
+    assert!(one.lookup("n").is_none());
+}
+
+#[test]
+fn a_write_that_nobody_disturbs_is_decided_once() {
+    let (options, bench) = bench();
+    // A sequence counts batches that were rolled back too.
+    execute(
+        &options,
+        "CREATE SEQUENCE attempts;
+         CREATE FUNCTION count_attempt() RETURNS TRIGGER LANGUAGE plpgsql
+             AS $$ BEGIN PERFORM nextval('attempts'); RETURN NEW; END $$;
+         CREATE TRIGGER counted BEFORE INSERT ON batches FOR EACH ROW EXECUTE FUNCTION count_attempt()",
+    );
+    let (one, two) = (bench.begin_write("k", 10), bench.begin_write("l", 20));
+    bench.batch(vec![one.into(), two.into()]);
+    let begun = bench.begin("k", 10);
+    bench.commit("k", &begun).expect("nothing is in the way");
+    bench.put("k", 10);
+    bench.put("l", 10);
+    execute(
+        &options,
+        "DO $$ BEGIN ASSERT (SELECT last_value FROM attempts) = (SELECT count(*) FROM batches) - 1; END $$",
+    );
 }

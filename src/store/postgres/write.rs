@@ -1,8 +1,8 @@
 //! Writing a batch: one pipeline from BEGIN to COMMIT, so that no stall of ours can hold a lock.
 //!
-//! Its id first (a lost answer is looked for by it), then this incarnation's mark, then locks in one order for everybody: keys
-//! without a row by their hashes, blobs by key, uploads, and last the shares, which are this incarnation's own. Under the
-//! locks it is verified that nothing that the batch was decided on has changed.
+//! Its id first (a lost answer is looked for by it) and this incarnation's mark, then what it was decided on is locked and
+//! verified (locks.rs), then its rows are written, and last the shares, which are this incarnation's own. What a batch has
+//! nothing to do with is not sent: each statement is a message, a plan that starts, and an answer.
 
 use super::super::memory::tables::{Key, Tables};
 use super::super::port::Committed;
@@ -10,12 +10,11 @@ use super::super::rules::oldest_leases;
 use super::diff::{Delta, Diff};
 use super::faults::{failure, is_stale};
 use super::load::{KeyColumns, Loaded};
+use super::locks::lock_and_verify;
 use super::rows::{of_overtaken, state_of_upload, storable, to_json};
 use super::sessions::{Ready, Session, Sql, sql};
 use crate::base::{BackendName, Failure, Incarnation, Timestamp};
-use aws_lc_rs::digest;
 use futures_util::future::{LocalBoxFuture, join_all};
-use std::collections::BTreeSet;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
@@ -29,106 +28,29 @@ pub(super) enum Unwritten {
     Unknown(Failure),
 }
 
-static BATCH: Sql = sql!("INSERT INTO batches (id, at, outcome) VALUES ($1, $2, 'applied')", BYTEA, INT8);
-
-/// The mark is raised only from what the batch was decided on: an incarnation that was ended meanwhile commits nothing.
-static MARK: Sql = sql!(
-    "WITH raised AS (UPDATE incarnations SET mark = $2 + 1 WHERE id = $1 AND ended IS NULL AND mark = $2 RETURNING 1)
-     SELECT CASE WHEN (SELECT count(*) FROM raised) = 1 THEN TRUE ELSE stale_batch('incarnation') END",
+/// The batch's id; the mark is raised only from what the batch was decided on: an incarnation that was ended meanwhile commits
+/// nothing ($4: none before the first registration). Acknowledged means durable, whatever the server's default is.
+static BATCH: Sql = sql!(
+    "WITH batch AS (INSERT INTO batches (id, at, outcome) VALUES ($1, $2, 'applied')),
+          raised AS (UPDATE incarnations SET mark = $4 + 1 WHERE id = $3 AND ended IS NULL AND mark = $4 RETURNING 1)
+     SELECT CASE WHEN $4 IS NULL OR (SELECT count(*) FROM raised) = 1 THEN TRUE ELSE stale_batch('incarnation') END,
+         CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', TRUE) END",
+    BYTEA,
+    INT8,
     INT8,
     INT8
 );
 
-/// Whoever ends a bucket waits until what began in it can be seen.
-static LOCK_BUCKETS: Sql = sql!(
-    "WITH there AS (SELECT 1 FROM buckets WHERE name = ANY($1) ORDER BY name FOR SHARE)
-     SELECT CASE WHEN (SELECT count(*) FROM there) = cardinality($1) THEN TRUE ELSE stale_batch('buckets') END",
-    TEXT_ARRAY
-);
-static LOCK_HASHES: Sql = sql!("SELECT pg_advisory_xact_lock(hash) FROM unnest($1) AS h (hash)", INT8_ARRAY);
-pub(super) static LOCK_BLOBS: Sql =
-    sql!("SELECT 1 FROM blobs WHERE id = ANY($1) ORDER BY bucket, key, id FOR UPDATE", INT8_ARRAY);
-pub(super) static LOCK_UPLOADS: Sql =
-    sql!("SELECT 1 FROM uploads WHERE upload = ANY($1) ORDER BY upload FOR UPDATE", TEXT_ARRAY);
-/// $2: those of $1 that were draining already. Whoever sets one to drain waits here until what began on it can be seen, and
-/// what begins later waits for him.
-static LOCK_BACKENDS: Sql = sql!(
-    "WITH there AS (SELECT 1 FROM backends WHERE name = ANY($1) AND (NOT draining OR name = ANY($2)) ORDER BY id FOR KEY SHARE)
-     SELECT CASE WHEN (SELECT count(*) FROM there) = cardinality($1) THEN TRUE ELSE stale_batch('backends') END",
-    TEXT_ARRAY,
-    TEXT_ARRAY
-);
-static LOCK_BACKENDS_ALONE: Sql = sql!(
-    "WITH there AS (SELECT 1 FROM backends WHERE name = ANY($1) AND (NOT draining OR name = ANY($2)) ORDER BY id FOR UPDATE)
-     SELECT CASE WHEN (SELECT count(*) FROM there) = cardinality($1) THEN TRUE ELSE stale_batch('backends') END",
-    TEXT_ARRAY,
-    TEXT_ARRAY
-);
-/// Whose drain ends: under their locks nothing is on them, and nothing comes.
-static VERIFY_EMPTY: Sql = sql!(
-    "SELECT CASE WHEN EXISTS (SELECT 1 FROM blobs WHERE backend IN (SELECT id FROM backends WHERE name = ANY($1)))
-     THEN stale_batch('drained') ELSE TRUE END",
-    TEXT_ARRAY
-);
-/// An adoption was decided on whether the database is held as restored.
-static LOCK_RESTORED: Sql = sql!(
-    "WITH held AS (SELECT 1 FROM deployment WHERE name = 'restored' FOR SHARE)
-     SELECT CASE WHEN EXISTS (SELECT 1 FROM held) = $1 THEN TRUE ELSE stale_batch('restored') END",
-    BOOL
-);
-
-/// $1, $2: blobs and their marks; $3, $4: keys; $5: blobs of these keys; $6, $7: versions' marks (of $8, $9); $10, $11: uploads
-/// and their marks; $12: uploads that were asked for, whether there or not.
-pub(super) static VERIFY: Sql = sql!(
-    "SELECT CASE WHEN
-         (SELECT count(*) FROM unnest($1, $2) AS s (id, mark) JOIN blobs b ON b.id = s.id AND b.xmin::text::bigint = s.mark)
-             = cardinality($1)
-         AND (SELECT count(*) FROM unnest($3, $4) AS k (bucket, key) JOIN blobs b ON b.bucket = k.bucket AND b.key = k.key)
-             = $5
-         AND (SELECT count(*) FROM unnest($3, $4) AS k (bucket, key)
-              JOIN versions v ON v.bucket = k.bucket AND v.key = k.key WHERE v.live) = cardinality($6)
-         AND (SELECT count(*) FROM unnest($7, $8, $6) AS s (bucket, key, mark)
-              JOIN versions v ON v.bucket = s.bucket AND v.key = s.key AND v.xmin::text::bigint = s.mark
-              WHERE v.live) = cardinality($6)
-         AND (SELECT count(*) FROM unnest($9, $10) AS s (upload, mark)
-              JOIN uploads u ON u.upload = s.upload AND u.xmin::text::bigint = s.mark) = cardinality($9)
-         AND (SELECT count(*) FROM uploads WHERE upload = ANY($11)) = $12
-     THEN TRUE ELSE stale_batch('rows') END",
-    INT8_ARRAY,
-    INT8_ARRAY,
-    TEXT_ARRAY,
-    BYTEA_ARRAY,
-    INT8,
-    INT8_ARRAY,
-    TEXT_ARRAY,
-    BYTEA_ARRAY,
-    TEXT_ARRAY,
-    INT8_ARRAY,
-    TEXT_ARRAY,
-    INT8
-);
-
-static PUT_BLOBS: Sql = sql!(
+static ADD_BLOBS: Sql = sql!(
     "INSERT INTO blobs (id, backend, name, bucket, key, version, state, bytes, incarnation, superseded, upload,
          backend_upload, version_id, abort_uploads, not_before, settle_until, attempts, last_error, reason, foreign_etag,
          doomed_at)
-     SELECT n.id, b.id, n.name, n.bucket, n.key, n.version, n.state, n.bytes, n.incarnation, n.superseded, n.upload,
-         n.backend_upload, n.version_id, n.abort_uploads, n.not_before, n.settle_until, n.attempts, n.last_error, n.reason,
-         n.foreign_etag, CASE WHEN n.state = 'doomed' THEN $21 ELSE 0 END
-     FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
-         AS n (id, backend, name, bucket, key, version, state, bytes, incarnation, superseded, upload, backend_upload,
-               version_id, abort_uploads, not_before, settle_until, attempts, last_error, reason, foreign_etag)
-     JOIN backends b ON b.name = n.backend
-     ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state, bytes = excluded.bytes,
-         incarnation = excluded.incarnation, superseded = excluded.superseded, upload = excluded.upload,
-         backend_upload = excluded.backend_upload,
-         version_id = excluded.version_id, abort_uploads = excluded.abort_uploads, not_before = excluded.not_before,
-         settle_until = excluded.settle_until, attempts = excluded.attempts, last_error = excluded.last_error,
-         reason = excluded.reason,
-         doomed_at = CASE WHEN blobs.state IN ('reserved', 'live') AND excluded.state = 'doomed' THEN $21
-                     ELSE blobs.doomed_at END",
+     SELECT n.*, CASE WHEN n.state = 'doomed' THEN $21 ELSE 0 END
+     FROM (SELECT unnest($1), unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7) AS state, unnest($8),
+               unnest($9), unnest($10), unnest($11), unnest($12), unnest($13), unnest($14), unnest($15), unnest($16),
+               unnest($17), unnest($18), unnest($19), unnest($20)) AS n",
     INT8_ARRAY,
-    TEXT_ARRAY,
+    INT8_ARRAY,
     BYTEA_ARRAY,
     TEXT_ARRAY,
     BYTEA_ARRAY,
@@ -149,6 +71,35 @@ static PUT_BLOBS: Sql = sql!(
     TEXT_ARRAY,
     INT8
 );
+/// What may change of a blob: its backend, name, key and foreign ETag stay.
+pub(super) static CHANGE_BLOBS: Sql = sql!(
+    "UPDATE blobs b SET version = n.version, state = n.state, bytes = n.bytes, incarnation = n.incarnation,
+         superseded = n.superseded, upload = n.upload, backend_upload = n.backend_upload, version_id = n.version_id,
+         abort_uploads = n.abort_uploads, not_before = n.not_before, settle_until = n.settle_until,
+         attempts = n.attempts, last_error = n.last_error, reason = n.reason,
+         doomed_at = CASE WHEN b.state IN ('reserved', 'live') AND n.state = 'doomed' THEN $16 ELSE b.doomed_at END
+     FROM (SELECT unnest($1) AS id, unnest($2) AS version, unnest($3) AS state, unnest($4) AS bytes,
+               unnest($5) AS incarnation, unnest($6) AS superseded, unnest($7) AS upload, unnest($8) AS backend_upload,
+               unnest($9) AS version_id, unnest($10) AS abort_uploads, unnest($11) AS not_before,
+               unnest($12) AS settle_until, unnest($13) AS attempts, unnest($14) AS last_error, unnest($15) AS reason) AS n
+     WHERE b.id = n.id",
+    INT8_ARRAY,
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    INT8_ARRAY,
+    INT8_ARRAY,
+    INT2_ARRAY,
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    BOOL_ARRAY,
+    INT8_ARRAY,
+    INT8_ARRAY,
+    INT4_ARRAY,
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    INT8
+);
 static END_BLOBS: Sql = sql!("DELETE FROM blobs WHERE id = ANY($1)", INT8_ARRAY);
 
 /// What made a version that has ended is forgotten in due time.
@@ -162,12 +113,21 @@ static END_VERSIONS: Sql = sql!(
     BYTEA_ARRAY,
     TEXT_ARRAY
 );
-static PUT_VERSIONS: Sql = sql!(
+static ADD_VERSIONS: Sql = sql!(
     "INSERT INTO versions (bucket, key, version, live, size, modified, etag, record)
-     SELECT n.bucket, n.key, n.version, TRUE, n.size, n.modified, n.etag, n.record
+     SELECT unnest($1), unnest($2), unnest($3), TRUE, unnest($4), unnest($5), unnest($6), unnest($7)",
+    TEXT_ARRAY,
+    BYTEA_ARRAY,
+    TEXT_ARRAY,
+    INT8_ARRAY,
+    INT8_ARRAY,
+    TEXT_ARRAY,
+    TEXT_ARRAY
+);
+pub(super) static CHANGE_VERSIONS: Sql = sql!(
+    "UPDATE versions v SET size = n.size, modified = n.modified, etag = n.etag, record = n.record
      FROM unnest($1, $2, $3, $4, $5, $6, $7) AS n (bucket, key, version, size, modified, etag, record)
-     ON CONFLICT (bucket, key, version) DO UPDATE SET size = excluded.size, modified = excluded.modified,
-         etag = excluded.etag, record = excluded.record",
+     WHERE v.bucket = n.bucket AND v.key = n.key AND v.version = n.version",
     TEXT_ARRAY,
     BYTEA_ARRAY,
     TEXT_ARRAY,
@@ -255,7 +215,8 @@ static PUT_USAGE: Sql = sql!(
 );
 
 /// What is charged more must have been granted: another instance may have taken back what was idle. Not so bytes that were
-/// found ($12): they are there.
+/// found ($12): they are there. Answers what is charged now, in all, and the mark of the
+/// rows that the batch has written.
 static PUT_SHARES: Sql = sql!(
     "WITH written AS (
          INSERT INTO quota_shares AS s (backend, incarnation, charged, reserved_bytes, live_blobs, live_bytes, doomed_blobs,
@@ -271,11 +232,14 @@ static PUT_SHARES: Sql = sql!(
              doomed_bytes = s.doomed_bytes + excluded.doomed_bytes, dead_blobs = s.dead_blobs + excluded.dead_blobs,
              dead_bytes = s.dead_bytes + excluded.dead_bytes, active_uploads = s.active_uploads + excluded.active_uploads
          RETURNING s.backend, s.granted, s.charged)
-     SELECT CASE WHEN EXISTS (
-         SELECT 1 FROM written w JOIN backends b ON b.id = w.backend JOIN unnest($2, $3, $12) AS n (backend, charged, found)
-             ON n.backend = b.name
-         WHERE n.charged > n.found AND b.bytes_limit > 0 AND w.charged - n.found > w.granted)
-     THEN stale_batch('shares') ELSE TRUE END",
+     SELECT b.name, (w.charged + coalesce((SELECT sum(s.charged) FROM quota_shares s
+                 WHERE s.backend = b.id AND s.incarnation <> $1), 0))::bigint,
+         txid_current() & 4294967295,
+         CASE WHEN n.charged > n.found AND b.bytes_limit > 0 AND w.charged - n.found > w.granted
+              THEN stale_batch('shares') ELSE TRUE END
+     FROM written w JOIN backends b ON b.id = w.backend JOIN unnest($2, $3, $12) AS n (backend, charged, found)
+         ON n.backend = b.name
+     ORDER BY b.name",
     INT8,
     TEXT_ARRAY,
     INT8_ARRAY,
@@ -289,6 +253,7 @@ static PUT_SHARES: Sql = sql!(
     INT8_ARRAY,
     INT8_ARRAY
 );
+/// The same where this batch's changes of it add up to nothing.
 static CHARGED: Sql = sql!(
     "SELECT b.name, coalesce(sum(s.charged), 0)::bigint FROM backends b JOIN quota_shares s ON s.backend = b.id
      WHERE b.name = ANY($1) GROUP BY b.name ORDER BY b.name",
@@ -308,10 +273,6 @@ static SETTINGS: Sql = sql!(
          set_config('idle_in_transaction_session_timeout', $1, TRUE)",
     TEXT,
     TEXT
-);
-/// Acknowledged means durable, whatever the server's default is.
-static DURABLE: Sql = sql!(
-    "SELECT CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', TRUE) END"
 );
 
 /// A statement with its parameters.
@@ -345,12 +306,9 @@ pub(super) struct Forget {
     pub(super) uploads_max: u32,
 }
 
-/// The statements of a batch, between BEGIN and COMMIT; the last one tells the charges.
+/// The statements of a batch, between BEGIN and COMMIT; the last one tells what is charged, if anything is to be told.
 pub(super) fn statements(around: &Around<'_>, before: &Tables, loaded: &Loaded, diff: &Diff<'_>) -> Vec<Bound> {
-    let mut all = vec![bound!(DURABLE), bound!(BATCH, around.id.to_vec(), loaded.now.millis)];
-    if let Some(mark) = loaded.mark {
-        all.push(bound!(MARK, around.incarnation.0, mark));
-    }
+    let mut all = vec![bound!(BATCH, around.id.to_vec(), loaded.now.millis, around.incarnation.0, loaded.mark)];
     lock_and_verify(around, before, loaded, diff, &mut all);
     put_blobs(loaded, diff, &mut all);
     put_versions(diff, &mut all);
@@ -368,120 +326,72 @@ pub(super) fn statements(around: &Around<'_>, before: &Tables, loaded: &Loaded, 
         all.push(bound!(FORGET_UPLOADS, forget.uploads_before.millis, i64::from(forget.uploads_max)));
     }
     put_shares(around, diff, &mut all);
-    let told: Vec<String> = around.told.iter().map(|name| name.as_str().to_owned()).collect();
-    all.push(bound!(CHARGED, told));
+    if around.told.iter().any(|name| !diff.shares.contains_key(name)) {
+        let told: Vec<String> = around.told.iter().map(|name| name.as_str().to_owned()).collect();
+        all.push(bound!(CHARGED, told));
+    }
     all
 }
 
-fn lock_and_verify(around: &Around<'_>, before: &Tables, loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
-    let buckets: Vec<String> = before.buckets.keys().map(|name| name.as_str().to_owned()).collect();
-    if !buckets.is_empty() {
-        all.push(bound!(LOCK_BUCKETS, buckets));
-    }
-    let has_row = |key: &Key| before.blobs_of.contains_key(key);
-    let mut hashes: Vec<i64> = around.keys.iter().filter(|key| !has_row(key)).map(|key| hash_of(key)).collect();
-    hashes.sort_unstable();
-    hashes.dedup();
-    if !hashes.is_empty() {
-        all.push(bound!(LOCK_HASHES, hashes));
-    }
-    let (ids, marks): (Vec<i64>, Vec<i64>) = loaded.blob_marks.iter().unzip();
-    if !ids.is_empty() {
-        all.push(bound!(LOCK_BLOBS, ids.clone()));
-    }
-    let (uploads, upload_marks): (Vec<String>, Vec<i64>) =
-        loaded.upload_marks.iter().map(|(upload, mark)| (upload.as_str().to_owned(), *mark)).unzip();
-    if !uploads.is_empty() {
-        all.push(bound!(LOCK_UPLOADS, uploads.clone()));
-    }
-    lock_backends(before, diff, all);
-    if around.adopts {
-        all.push(bound!(LOCK_RESTORED, before.restored));
-    }
-    let keys = owned(KeyColumns::of(around.keys.iter().copied()));
-    let of_keys: usize = around.keys.iter().filter_map(|key| before.blobs_of.get(key)).map(BTreeSet::len).sum();
-    let live = owned(KeyColumns::of(loaded.live_marks.iter().map(|(key, _)| key)));
-    let live_marks: Vec<i64> = loaded.live_marks.iter().map(|(_, mark)| *mark).collect();
-    let there = around.uploads.iter().filter(|upload| uploads.contains(upload)).count() as i64;
-    all.push(bound!(
-        VERIFY,
-        ids,
-        marks,
-        keys.0,
-        keys.1,
-        of_keys as i64,
-        live_marks,
-        live.0,
-        live.1,
-        uploads,
-        upload_marks,
-        around.uploads.clone(),
-        there
-    ));
-}
-
-fn lock_backends(before: &Tables, diff: &Diff<'_>, all: &mut Vec<Bound>) {
-    let changed = diff.draining.iter().map(|(name, _)| *name);
-    let names: BTreeSet<&BackendName> = diff.added_on.iter().chain(changed).collect();
-    let draining = |name: &&BackendName| before.backends.get(*name).is_some_and(|row| row.draining);
-    let drained: Vec<String> = names.iter().copied().filter(draining).map(|name| name.as_str().to_owned()).collect();
-    let names: Vec<String> = names.into_iter().map(|name| name.as_str().to_owned()).collect();
-    if !diff.draining.is_empty() {
-        all.push(bound!(LOCK_BACKENDS_ALONE, names, drained));
-        let ended = diff.draining.iter().filter(|(_, row)| row.drained);
-        let ended: Vec<String> = ended.map(|(name, _)| name.as_str().to_owned()).collect();
-        if !ended.is_empty() {
-            all.push(bound!(VERIFY_EMPTY, ended));
-        }
-    } else if !names.is_empty() {
-        all.push(bound!(LOCK_BACKENDS, names, drained));
-    }
-}
-
-fn owned(columns: KeyColumns<'_>) -> (Vec<String>, Vec<Vec<u8>>) {
+pub(super) fn owned(columns: KeyColumns<'_>) -> (Vec<String>, Vec<Vec<u8>>) {
     (columns.buckets.into_iter().map(str::to_owned).collect(), columns.keys.into_iter().map(<[u8]>::to_vec).collect())
-}
-
-/// The lock of a key without a row: the same in every instance, whoever built it.
-fn hash_of(key: &Key) -> i64 {
-    let name = format!("{}/{}", key.0.as_str(), key.1.as_str());
-    let digest = digest::digest(&digest::SHA256, name.as_bytes());
-    i64::from_be_bytes(digest.as_ref()[..8].try_into().expect("a SHA-256 has 32 bytes"))
 }
 
 fn put_blobs(loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
     macro_rules! column {
-        ($blob:ident => $value:expr) => {
-            diff.blobs.iter().map(|(_, $blob)| $value).collect::<Vec<_>>()
+        ($blobs:ident, $blob:ident => $value:expr) => {
+            diff.$blobs.iter().map(|(_, $blob)| $value).collect::<Vec<_>>()
         };
     }
     // First: what is adopted in the same batch may have the name of one that ends.
     if !diff.blobs_ended.is_empty() {
         all.push(bound!(END_BLOBS, diff.blobs_ended.clone()));
     }
-    if !diff.blobs.is_empty() {
+    let id_of = |name| loaded.backends.id(name).expect("a backend that was chosen was loaded");
+    if !diff.blobs_added.is_empty() {
         all.push(bound!(
-            PUT_BLOBS,
-            diff.blobs.iter().map(|(id, _)| id.0).collect::<Vec<i64>>(),
-            column!(blob => blob.backend.as_str().to_owned()),
-            column!(blob => blob.name.as_bytes().to_vec()),
-            column!(blob => blob.key.0.as_str().to_owned()),
-            column!(blob => blob.key.1.as_str().as_bytes().to_vec()),
-            column!(blob => blob.version.as_str().to_owned()),
-            column!(blob => blob.state.as_str()),
-            column!(blob => blob.bytes as i64),
-            column!(blob => blob.owner.map(|owner| owner.0)),
-            column!(blob => of_overtaken(blob.superseded)),
-            column!(blob => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
-            column!(blob => blob.backend_upload.clone()),
-            column!(blob => blob.version_id.clone()),
-            column!(blob => blob.abort_uploads),
-            column!(blob => blob.not_before.millis),
-            column!(blob => blob.settle_until.millis),
-            column!(blob => blob.attempts as i32),
-            column!(blob => storable(&blob.last_error)),
-            column!(blob => storable(&blob.reason)),
-            column!(blob => storable(&blob.foreign_etag)),
+            ADD_BLOBS,
+            diff.blobs_added.iter().map(|(id, _)| id.0).collect::<Vec<i64>>(),
+            column!(blobs_added, blob => id_of(&blob.backend)),
+            column!(blobs_added, blob => blob.name.as_bytes().to_vec()),
+            column!(blobs_added, blob => blob.key.0.as_str().to_owned()),
+            column!(blobs_added, blob => blob.key.1.as_str().as_bytes().to_vec()),
+            column!(blobs_added, blob => blob.version.as_str().to_owned()),
+            column!(blobs_added, blob => blob.state.as_str()),
+            column!(blobs_added, blob => blob.bytes as i64),
+            column!(blobs_added, blob => blob.owner.map(|owner| owner.0)),
+            column!(blobs_added, blob => of_overtaken(blob.superseded)),
+            column!(blobs_added, blob => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
+            column!(blobs_added, blob => blob.backend_upload.clone()),
+            column!(blobs_added, blob => blob.version_id.clone()),
+            column!(blobs_added, blob => blob.abort_uploads),
+            column!(blobs_added, blob => blob.not_before.millis),
+            column!(blobs_added, blob => blob.settle_until.millis),
+            column!(blobs_added, blob => blob.attempts as i32),
+            column!(blobs_added, blob => storable(&blob.last_error)),
+            column!(blobs_added, blob => storable(&blob.reason)),
+            column!(blobs_added, blob => storable(&blob.foreign_etag)),
+            loaded.now.millis
+        ));
+    }
+    if !diff.blobs_changed.is_empty() {
+        all.push(bound!(
+            CHANGE_BLOBS,
+            diff.blobs_changed.iter().map(|(id, _)| id.0).collect::<Vec<i64>>(),
+            column!(blobs_changed, blob => blob.version.as_str().to_owned()),
+            column!(blobs_changed, blob => blob.state.as_str()),
+            column!(blobs_changed, blob => blob.bytes as i64),
+            column!(blobs_changed, blob => blob.owner.map(|owner| owner.0)),
+            column!(blobs_changed, blob => of_overtaken(blob.superseded)),
+            column!(blobs_changed, blob => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
+            column!(blobs_changed, blob => blob.backend_upload.clone()),
+            column!(blobs_changed, blob => blob.version_id.clone()),
+            column!(blobs_changed, blob => blob.abort_uploads),
+            column!(blobs_changed, blob => blob.not_before.millis),
+            column!(blobs_changed, blob => blob.settle_until.millis),
+            column!(blobs_changed, blob => blob.attempts as i32),
+            column!(blobs_changed, blob => storable(&blob.last_error)),
+            column!(blobs_changed, blob => storable(&blob.reason)),
             loaded.now.millis
         ));
     }
@@ -494,11 +404,14 @@ fn put_versions(diff: &Diff<'_>, all: &mut Vec<Bound>) {
             diff.versions_ended.iter().map(|(_, version)| version.as_str().to_owned()).collect();
         all.push(bound!(END_VERSIONS, buckets, keys, versions));
     }
-    if !diff.versions.is_empty() {
-        let (buckets, keys) = owned(KeyColumns::of(diff.versions.iter().map(|(key, _)| *key)));
-        let live = || diff.versions.iter().map(|(_, live)| live);
+    for (sql, rows) in [(&ADD_VERSIONS, &diff.versions_added), (&CHANGE_VERSIONS, &diff.versions_changed)] {
+        if rows.is_empty() {
+            continue;
+        }
+        let (buckets, keys) = owned(KeyColumns::of(rows.iter().map(|(key, _)| *key)));
+        let live = || rows.iter().map(|(_, live)| live);
         all.push(bound!(
-            PUT_VERSIONS,
+            *sql,
             buckets,
             keys,
             live().map(|live| live.version.as_str().to_owned()).collect::<Vec<_>>(),
