@@ -10,6 +10,8 @@ use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart, Delete, ObjectIdentifier, Tag, Tagging,
 };
 use aws_sdk_s3::{Client, error::SdkError};
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use std::time::Duration;
 
 const MIB: usize = 1 << 20;
@@ -27,12 +29,14 @@ async fn main() {
     let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
     let credentials =
         Credentials::new(variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"), None, None, "test");
+    let https = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     let config = Builder::new()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
         .endpoint_url(url)
         .force_path_style(true)
         .credentials_provider(credentials)
+        .http_client(https)
         .build();
     let judge = Judge { client: Client::from_conf(config), bucket: bucket.clone(), prefix: prefix.clone() };
     tokio::join!(judge.objects(), judge.uploads(), judge.listings(), judge.links());
