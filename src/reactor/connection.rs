@@ -333,7 +333,9 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Ends our direction, then lets the client finish speaking for a moment.
-async fn linger(stream: &mut Stream) {
+pub(super) async fn linger(stream: &mut Stream) {
+    // An answer that is still on its way has the outbox's patience, not ours.
+    stream.settled().await;
     stream.deadline().arm(Phase::Body, LINGER);
     if stream.end().await.is_err() {
         return;

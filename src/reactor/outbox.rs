@@ -360,6 +360,51 @@ mod tests {
         });
     }
 
+    async fn post_until_really_stuck(core: &Core, stream: &mut Stream) -> u64 {
+        let mut posted = 0;
+        loop {
+            stream.post(&pattern(posted, 16_000), b"").await.expect("posted");
+            posted += 16_000;
+            core.outbox.flush();
+            sleep_ms(50).await;
+            if core.outbox.has_stuck() {
+                return posted;
+            }
+        }
+    }
+
+    #[test]
+    fn a_lingering_end_waits_for_a_stuck_answer() {
+        on_both(|core| async move {
+            let (mut stream, may_read, reading) = narrow(&core);
+            let posted = post_until_really_stuck(&core, &mut stream).await;
+            let told = Arc::clone(&may_read);
+            std::thread::spawn(move || {
+                crate::reactor::testing::pause_ms(4_000);
+                told.store(true, Ordering::Release);
+            });
+            stream.deadline().disarm();
+            crate::reactor::connection::linger(&mut stream).await;
+            stream.settled().await;
+            drop(stream);
+            assert_eq!(joined(reading).await, posted);
+        });
+    }
+
+    #[test]
+    fn a_post_behind_a_stuck_one_shows_its_deadline() {
+        on_both(|core| async move {
+            let (mut stream, may_read, reading) = narrow(&core);
+            post_until_really_stuck(&core, &mut stream).await;
+            stream.deadline().arm(crate::reactor::deadline::Phase::Body, Duration::from_millis(300));
+            let done = stream.post(b"late", b"").await;
+            may_read.store(true, Ordering::Release);
+            drop(stream);
+            joined(reading).await;
+            assert!(done.is_err(), "{done:?}");
+        });
+    }
+
     #[test]
     fn an_echo_over_posts_alone() {
         on_both(|core| async move {

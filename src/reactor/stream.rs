@@ -224,6 +224,9 @@ impl Stream {
             return self.write_both(head, body, Follow::Nothing).await;
         }
         self.settled().await;
+        if self.deadline.hit() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         self.posted = self.outbox.post(self.tcp.as_raw_fd(), head, body);
         self.deadline.progress();
         Ok(())
