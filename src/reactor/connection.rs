@@ -43,7 +43,7 @@ pub async fn serve(site: Rc<Site>, tcp: TcpStream, place: Place) {
         Ok(mut stream) => {
             match serve_requests(&site, &mut stream).await {
                 // An answer that its client takes slowly counts until it has left: a stop waits for it.
-                End::Closed => stream.settled().await,
+                End::Closed => drop(stream.settled().await),
                 End::Cut => stream.cut(),
             }
         }
@@ -334,8 +334,10 @@ const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Ends our direction, then lets the client finish speaking for a moment.
 pub(super) async fn linger(stream: &mut Stream) {
-    // An answer that is still on its way has the outbox's patience, not ours.
-    stream.settled().await;
+    // An answer that is still on its way has its own time.
+    if stream.settled().await.is_err() {
+        return;
+    }
     stream.deadline().arm(Phase::Body, LINGER);
     if stream.end().await.is_err() {
         return;

@@ -107,6 +107,11 @@ impl Deadline {
         self.entry.at.set(self.all.clock.coarse().after(wait));
     }
 
+    /// How long its peer may stand still in the present or last phase.
+    pub fn wait(&self) -> Duration {
+        self.entry.wait.get()
+    }
+
     /// Bytes have moved: the time starts again.
     pub fn progress(&self) {
         if self.entry.at.get() != NEVER {

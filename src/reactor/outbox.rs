@@ -9,6 +9,7 @@
 //! written to that socket, and that it is not closed, before a posted message has left.
 #![allow(unsafe_code)] // descriptors are borrowed for one call, from streams that flush before they close them
 
+use super::deadline::DEADLINE_TICK_MS;
 use super::handle::{borrow, send_now};
 use monoio::net::TcpStream;
 use rustix::net::{SendFlags, Shutdown, shutdown};
@@ -24,15 +25,15 @@ use std::time::Duration;
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// So many messages leave before the turn ends: the first ones have waited for the others' work.
 const POSTED_MAX: usize = 16;
-/// A peer that has not taken what was posted may stand still so long.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The stream's own deadline strikes first, where it has one.
+const PATIENCE_BEYOND: Duration = Duration::from_millis(2 * DEADLINE_TICK_MS);
 
 /// One core's.
 pub struct Outbox {
     posted: RefCell<Posted>,
     /// Counts the flushes.
     turn: Cell<Turn>,
-    stuck: RefCell<Vec<Rc<Stuck>>>,
+    troubled: RefCell<Vec<Rc<Troubled>>>,
 }
 
 /// From one flush to the next. What was posted in another turn than the present one has left, or is stuck.
@@ -42,16 +43,25 @@ pub struct Turn(u64);
 #[derive(Default)]
 struct Posted {
     bytes: Vec<u8>,
-    /// To whom, and where in `bytes` the message ends.
-    messages: Vec<(RawFd, usize)>,
+    messages: Vec<Message>,
     /// Of the task that flushes.
     flusher: Option<Waker>,
 }
 
-/// A socket whose peer has not taken all of a message yet.
-struct Stuck {
+struct Message {
+    to: RawFd,
+    /// Its end in `bytes`.
+    end: usize,
+    /// The peer may stand still so long.
+    patience: Duration,
+}
+
+/// A socket whose message has not left as a whole.
+struct Troubled {
     /// None once its stream is gone: the number may be another socket's by now.
     fd: Cell<Option<RawFd>>,
+    /// Nothing more is to be sent to it; else the peer has only not taken all yet.
+    is_lost: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
 }
 
@@ -59,7 +69,7 @@ impl Outbox {
     /// Starts the task that flushes. Only inside a runtime.
     pub fn start() -> Rc<Self> {
         let turn = Cell::new(Turn(1)); // no stream begins with it
-        let outbox = Rc::new(Self { posted: RefCell::default(), turn, stuck: RefCell::default() });
+        let outbox = Rc::new(Self { posted: RefCell::default(), turn, troubled: RefCell::default() });
         let flushed = Rc::clone(&outbox);
         // Woken by the first message of a turn, it runs behind all tasks that were to run then.
         monoio::spawn(poll_fn::<(), _>(move |cx| {
@@ -72,7 +82,7 @@ impl Outbox {
 
     /// Queues a message, head and body, for a socket that neither a message of this turn nor a stuck one is for. Answers
     /// the turn in which it leaves.
-    pub(super) fn post(self: &Rc<Self>, fd: RawFd, head: &[u8], body: &[u8]) -> Turn {
+    pub(super) fn post(self: &Rc<Self>, to: RawFd, head: &[u8], body: &[u8], patience: Duration) -> Turn {
         let turn = self.turn.get();
         let mut posted = self.posted.borrow_mut();
         if posted.messages.is_empty()
@@ -83,7 +93,7 @@ impl Outbox {
         posted.bytes.extend_from_slice(head);
         posted.bytes.extend_from_slice(body);
         let end = posted.bytes.len();
-        posted.messages.push((fd, end));
+        posted.messages.push(Message { to, end, patience });
         let is_full = posted.messages.len() >= POSTED_MAX;
         drop(posted);
         if is_full {
@@ -99,80 +109,99 @@ impl Outbox {
     /// Sends what was posted. Called by long work too, so that nobody waits for it.
     pub(super) fn flush(self: &Rc<Self>) {
         let mut posted = self.posted.borrow_mut();
-        let Posted { bytes, messages, .. } = &mut *posted;
-        if messages.is_empty() {
+        if posted.messages.is_empty() {
             return;
         }
         self.turn.set(Turn(self.turn.get().0 + 1));
+        // Taken out for the while: what goes wrong on the way leaves nothing half sent behind.
+        let (mut bytes, mut messages) = (std::mem::take(&mut posted.bytes), std::mem::take(&mut posted.messages));
         let mut from = 0;
-        for (fd, end) in messages.drain(..) {
-            self.send(fd, &bytes[from..end]);
-            from = end;
+        for message in messages.drain(..) {
+            self.send(&message, &bytes[from..message.end]);
+            from = message.end;
         }
         bytes.clear();
+        (posted.bytes, posted.messages) = (bytes, messages);
     }
 
-    fn send(self: &Rc<Self>, fd: RawFd, message: &[u8]) {
+    fn send(self: &Rc<Self>, message: &Message, bytes: &[u8]) {
         // Safety: a stream flushes before it closes its descriptor.
-        let socket = unsafe { BorrowedFd::borrow_raw(fd) };
-        let sent = match send_now(socket, message, SendFlags::empty()) {
-            Ok(count) if count == message.len() => return,
+        let socket = unsafe { BorrowedFd::borrow_raw(message.to) };
+        let sent = match send_now(socket, bytes, SendFlags::empty()) {
+            Ok(count) if count == bytes.len() => return,
             Ok(count) => Ok(count),
             Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(cause) => Err(cause),
         };
+        let troubled = Rc::new(Troubled {
+            fd: Cell::new(Some(message.to)),
+            is_lost: Cell::new(false),
+            waiting: RefCell::default(),
+        });
+        self.troubled.borrow_mut().push(Rc::clone(&troubled));
+        // The rest goes through a descriptor of its own, so that the stream may be closed. If there is none to be had, the
+        // connection is lost.
         let second = sent.and_then(|count| {
             let second = std::net::TcpStream::from(socket.try_clone_to_owned()?);
-            Ok((TcpStream::from_std(second)?, message[count..].to_vec()))
+            Ok((TcpStream::from_std(second)?, bytes[count..].to_vec()))
         });
         match second {
-            Ok((socket, rest)) => self.finish_later(fd, socket, rest),
-            // Whoever reads from it is to see that nothing comes.
-            Err(_) => drop(shutdown(socket, Shutdown::Both)),
+            Ok((socket, rest)) => self.finish_later(troubled, socket, rest, message.patience + PATIENCE_BEYOND),
+            Err(_) => lose(&troubled, socket),
         }
     }
 
-    /// Sends the rest as the peer reads, through a descriptor of its own.
-    fn finish_later(self: &Rc<Self>, fd: RawFd, socket: TcpStream, rest: Vec<u8>) {
-        let stuck = Rc::new(Stuck { fd: Cell::new(Some(fd)), waiting: RefCell::default() });
-        self.stuck.borrow_mut().push(Rc::clone(&stuck));
+    /// Sends the rest as the peer reads.
+    fn finish_later(self: &Rc<Self>, troubled: Rc<Troubled>, socket: TcpStream, rest: Vec<u8>, patience: Duration) {
         let outbox = Rc::clone(self);
         monoio::spawn(async move {
-            if finish(&socket, &rest).await.is_err() {
-                let _ = shutdown(borrow(&socket), Shutdown::Both); // fails if it is not connected any more
+            let done = finish(&socket, &rest, patience).await;
+            if done.is_err() {
+                lose(&troubled, borrow(&socket));
             }
-            outbox.stuck.borrow_mut().retain(|one| !Rc::ptr_eq(one, &stuck));
-            stuck.waiting.take().into_iter().for_each(Waker::wake);
+            if done.is_ok() || troubled.fd.get().is_none() {
+                outbox.troubled.borrow_mut().retain(|one| !Rc::ptr_eq(one, &troubled));
+            }
+            troubled.waiting.take().into_iter().for_each(Waker::wake);
         });
     }
 
-    /// Whether a message is stuck, for any socket.
-    pub(super) fn has_stuck(&self) -> bool {
-        !self.stuck.borrow().is_empty()
+    /// Whether any socket's message has not left as a whole.
+    pub(super) fn has_troubled(&self) -> bool {
+        !self.troubled.borrow().is_empty()
     }
 
-    /// Waits until nothing is stuck for this socket. Cancel: safe.
-    pub(super) async fn unstuck(&self, fd: RawFd) {
-        poll_fn(|cx| match self.stuck.borrow().iter().find(|stuck| stuck.fd.get() == Some(fd)) {
-            None => Poll::Ready(()),
-            Some(stuck) => {
-                stuck.waiting.borrow_mut().push(cx.waker().clone());
+    /// Waits until nothing is stuck for this socket. BrokenPipe: a message for it was lost. Cancel: safe.
+    pub(super) async fn unstuck(&self, fd: RawFd) -> io::Result<()> {
+        poll_fn(|cx| match self.troubled.borrow().iter().find(|one| one.fd.get() == Some(fd)) {
+            None => Poll::Ready(Ok(())),
+            Some(one) if one.is_lost.get() => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Some(one) => {
+                one.waiting.borrow_mut().push(cx.waker().clone());
                 Poll::Pending
             }
         })
-        .await;
+        .await
     }
 
     /// The socket is about to be closed; what is stuck for it is still sent.
     pub(super) fn forget(&self, fd: RawFd) {
-        self.stuck.borrow().iter().filter(|stuck| stuck.fd.get() == Some(fd)).for_each(|stuck| stuck.fd.set(None));
+        let mut troubled = self.troubled.borrow_mut();
+        troubled.iter().filter(|one| one.fd.get() == Some(fd)).for_each(|one| one.fd.set(None));
+        troubled.retain(|one| one.fd.get().is_some() || !one.is_lost.get());
     }
 }
 
+/// Whoever reads from the socket sees that nothing comes, and nothing more is sent to it.
+fn lose(troubled: &Troubled, socket: BorrowedFd<'_>) {
+    troubled.is_lost.set(true);
+    let _ = shutdown(socket, Shutdown::Both); // fails if it is not connected any more
+}
+
 /// Cancel: NOT safe, an unknown part is sent.
-async fn finish(socket: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
+async fn finish(socket: &TcpStream, mut rest: &[u8], patience: Duration) -> io::Result<()> {
     while !rest.is_empty() {
-        let ready = monoio::time::timeout(PATIENCE, socket.writable(false)).await;
+        let ready = monoio::time::timeout(patience, socket.writable(false)).await;
         ready.map_err(|_| io::ErrorKind::TimedOut)??;
         match send_now(borrow(socket), rest, SendFlags::empty()) {
             Ok(count) => rest = &rest[count..],
@@ -186,10 +215,14 @@ async fn finish(socket: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reactor::connection::linger;
     use crate::reactor::core::Core;
+    use crate::reactor::deadline::Phase;
     use crate::reactor::fair::Budget;
     use crate::reactor::stream::{Follow, Stream};
-    use crate::reactor::testing::{on_both, pair, pattern, raw_pair, read_exactly, receive_pattern, sleep_ms, until};
+    use crate::reactor::testing::{
+        on_both, pair, pattern, pause_ms, raw_pair, read_exactly, receive_pattern, sleep_ms, until,
+    };
     use rustix::net::sockopt::set_socket_send_buffer_size;
     use std::io::{Read, Write};
     use std::sync::Arc;
@@ -260,20 +293,24 @@ mod tests {
         let told = Arc::clone(&may_read);
         let reading = std::thread::spawn(move || {
             while !told.load(Ordering::Acquire) {
-                crate::reactor::testing::pause_ms(1);
+                pause_ms(1);
             }
             receive_pattern(&mut peer, 0, 100_000)
         });
-        (Stream::plain(core, ours), may_read, reading)
+        let stream = Stream::plain(core, ours);
+        stream.deadline().arm(Phase::Body, Duration::from_secs(60));
+        (stream, may_read, reading)
     }
 
-    /// Posts the pattern until a message is stuck; how many bytes that is.
+    /// Posts the pattern until a message is stuck for good; how many bytes that is.
     async fn post_until_stuck(core: &Core, stream: &mut Stream) -> u64 {
         let mut posted = 0;
-        while !core.outbox.has_stuck() {
+        while !core.outbox.has_troubled() {
             stream.post(&pattern(posted, 16_000), b"").await.expect("posted");
             posted += 16_000;
             core.outbox.flush();
+            // What is stuck only until the kernels have talked to each other does not count.
+            sleep_ms(50).await;
         }
         posted
     }
@@ -290,8 +327,8 @@ mod tests {
             may_read.store(true, Ordering::Release);
             // Waits for what is stuck, and goes behind it.
             stream.post(&pattern(posted, 16_000), b"").await.expect("posted");
-            stream.settled().await;
-            assert!(!core.outbox.has_stuck());
+            stream.settled().await.expect("it reads");
+            assert!(!core.outbox.has_troubled());
             stream.end().await.expect("open");
             assert_eq!(joined(reading).await, posted + 16_000);
         });
@@ -305,28 +342,49 @@ mod tests {
             let fd = std::os::fd::AsRawFd::as_raw_fd(&stream);
             drop(stream);
             // The next socket of that number has nothing to do with it.
-            core.outbox.unstuck(fd).await;
-            assert!(core.outbox.has_stuck());
+            core.outbox.unstuck(fd).await.expect("nothing of its own");
+            assert!(core.outbox.has_troubled());
             may_read.store(true, Ordering::Release);
             assert_eq!(joined(reading).await, posted);
-            until("it has left", || !core.outbox.has_stuck()).await;
+            until("it has left", || !core.outbox.has_troubled()).await;
         });
     }
 
     #[test]
-    fn a_peer_that_is_gone_shows_to_the_reader() {
+    fn a_peer_that_is_gone_shows_to_whoever_reads_or_posts_again() {
         on_both(|core| async move {
             let (mut stream, peer) = pair(&core);
             drop(peer);
-            sleep_ms(10).await;
-            for _ in 0..3 {
-                stream.post(b"to nobody", b"").await.expect("posted");
+            let mut posted = Ok(());
+            let mut rounds = 0;
+            while posted.is_ok() {
+                posted = stream.post(b"to nobody", b"").await;
                 core.outbox.flush();
                 sleep_ms(1).await;
+                rounds += 1;
+                assert!(rounds < 1000, "the peer is gone");
             }
             let mut buffer = core.heads.take().await;
             assert!(matches!(stream.read_some(&mut buffer).await, Ok(0) | Err(_)));
-            assert!(!core.outbox.has_stuck());
+            drop(stream);
+            assert!(!core.outbox.has_troubled());
+        });
+    }
+
+    #[test]
+    fn a_peer_that_stands_still_is_given_up() {
+        on_both(|core| async move {
+            let (mut stream, may_read, reading) = narrow(&core);
+            // As between two requests: nothing is due from the peer.
+            stream.deadline().arm(Phase::Body, Duration::from_millis(300));
+            stream.deadline().disarm();
+            let posted = post_until_stuck(&core, &mut stream).await;
+            let mut buffer = core.heads.take().await;
+            assert_eq!(stream.read_some(&mut buffer).await.expect("ended by us"), 0);
+            drop(stream);
+            assert!(!core.outbox.has_troubled());
+            may_read.store(true, Ordering::Release);
+            assert!(joined(reading).await < posted);
         });
     }
 
@@ -360,32 +418,17 @@ mod tests {
         });
     }
 
-    async fn post_until_really_stuck(core: &Core, stream: &mut Stream) -> u64 {
-        let mut posted = 0;
-        loop {
-            stream.post(&pattern(posted, 16_000), b"").await.expect("posted");
-            posted += 16_000;
-            core.outbox.flush();
-            sleep_ms(50).await;
-            if core.outbox.has_stuck() {
-                return posted;
-            }
-        }
-    }
-
     #[test]
     fn a_lingering_end_waits_for_a_stuck_answer() {
         on_both(|core| async move {
             let (mut stream, may_read, reading) = narrow(&core);
-            let posted = post_until_really_stuck(&core, &mut stream).await;
+            let posted = post_until_stuck(&core, &mut stream).await;
             let told = Arc::clone(&may_read);
             std::thread::spawn(move || {
-                crate::reactor::testing::pause_ms(4_000);
+                pause_ms(4_000);
                 told.store(true, Ordering::Release);
             });
-            stream.deadline().disarm();
-            crate::reactor::connection::linger(&mut stream).await;
-            stream.settled().await;
+            linger(&mut stream).await;
             drop(stream);
             assert_eq!(joined(reading).await, posted);
         });
@@ -395,13 +438,13 @@ mod tests {
     fn a_post_behind_a_stuck_one_shows_its_deadline() {
         on_both(|core| async move {
             let (mut stream, may_read, reading) = narrow(&core);
-            post_until_really_stuck(&core, &mut stream).await;
-            stream.deadline().arm(crate::reactor::deadline::Phase::Body, Duration::from_millis(300));
+            post_until_stuck(&core, &mut stream).await;
+            stream.deadline().arm(Phase::Body, Duration::from_millis(300));
             let done = stream.post(b"late", b"").await;
             may_read.store(true, Ordering::Release);
             drop(stream);
             joined(reading).await;
-            assert!(done.is_err(), "{done:?}");
+            assert_eq!(done.expect_err("too slow").kind(), io::ErrorKind::TimedOut);
         });
     }
 

@@ -163,7 +163,7 @@ impl Stream {
             buffer.consume(sent);
             return self.timed(done);
         }
-        self.settled().await;
+        self.settled().await?;
         let mut left = count;
         while left > 0 {
             let (done, draining) = self.tcp.write(buffer.take_to_drain(left)).await;
@@ -185,7 +185,7 @@ impl Stream {
     /// As `write_front`, to a peer that may answer before it has taken everything: then it ends early, and what is left in
     /// the buffer was not taken. Cancel: NOT safe, an unknown part of a TLS record may have left.
     pub async fn write_front_or_answered(&mut self, buffer: &mut Buffer, count: usize) -> io::Result<Ready> {
-        self.settled().await;
+        self.settled().await?;
         let mut left = count;
         while left > 0 {
             let bytes = &buffer.data()[..left];
@@ -223,11 +223,8 @@ impl Stream {
         if self.tls.is_some() || head.len() + body.len() > MESSAGE_BYTES_MAX {
             return self.write_both(head, body, Follow::Nothing).await;
         }
-        self.settled().await;
-        if self.deadline.hit() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.posted = self.outbox.post(self.tcp.as_raw_fd(), head, body);
+        self.settled().await?;
+        self.posted = self.outbox.post(self.tcp.as_raw_fd(), head, body, self.deadline.wait());
         self.deadline.progress();
         Ok(())
     }
@@ -239,12 +236,14 @@ impl Stream {
         }
     }
 
-    /// Waits until what was posted has left. Cancel: safe.
-    pub async fn settled(&self) {
+    /// Waits until what was posted has left. BrokenPipe: it was lost. Cancel: safe.
+    pub async fn settled(&self) -> io::Result<()> {
         self.flush_posted();
-        if self.outbox.has_stuck() {
-            self.outbox.unstuck(self.tcp.as_raw_fd()).await;
+        if !self.outbox.has_troubled() {
+            return Ok(());
         }
+        let settled = self.outbox.unstuck(self.tcp.as_raw_fd()).await;
+        self.timed(settled)
     }
 
     /// Whether what was just taken has gone to the kernel.
@@ -281,7 +280,7 @@ impl Stream {
             }
             return self.timed(done);
         }
-        self.settled().await;
+        self.settled().await?;
         let done = self.send_both(head, body, follow).await;
         self.timed(done)
     }
@@ -385,7 +384,7 @@ impl Stream {
 
     /// Ends our direction, so that the peer sees a proper end; it may still speak. Cancel: NOT safe.
     pub async fn end(&mut self) -> io::Result<()> {
-        self.settled().await;
+        self.settled().await?;
         if let Some(tls) = &mut self.tls {
             let done = tls.close(&self.tcp).await;
             self.timed(done)?;
@@ -428,7 +427,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.flush_posted();
-        if self.outbox.has_stuck() {
+        if self.outbox.has_troubled() {
             self.outbox.forget(self.tcp.as_raw_fd());
         }
     }

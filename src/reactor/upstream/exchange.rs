@@ -66,7 +66,11 @@ pub async fn send(stream: &mut Stream, head: &[u8], first: &[u8], patience: Dura
 /// tells. Cancel: NOT safe, an unknown part is sent.
 pub async fn send_whole(stream: &mut Stream, head: &[u8], body: &[u8], patience: Duration) -> io::Result<()> {
     stream.deadline().arm(Phase::Body, patience);
-    stream.post(head, body).await
+    let posted = stream.post(head, body).await;
+    if posted.is_ok() {
+        stream.deadline().disarm();
+    }
+    posted
 }
 
 /// Reads the answer's head, passing over interim ones, and shows it to `look`. `to_head`: the request was a HEAD.
