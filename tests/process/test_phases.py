@@ -28,6 +28,7 @@ SETTINGS = {
 # Nothing in the database gives up by itself: what is held there is held until the test lets it go.
 PATIENT = {"call_timeout": "90s", "statement_timeout": "90s", "lock_timeout": "90s"}
 OLD, NEW, OTHER = pattern(1, 5_000), pattern(2, 700_000), pattern(3, 9_000)
+CHUNK = 100_000
 HOW = ["killed", "frozen", "frozen, and its commit is lost"]
 # What the other instance does to a key meanwhile, and what is there then.
 MEANWHILE = {"left": OLD, "overwritten": OTHER, "deleted": None}
@@ -145,6 +146,25 @@ class Sent:
         return False
 
 
+class SentInChunks(Sent):
+    """The same of a body that goes in signed chunks, of which so many leave at first."""
+
+    def __init__(self, fleet, key, body, first):
+        self.method = "PUT"
+        client = fleet.first.client(timeout=60)
+        self.connection = client.connect()
+        pieces = [body[at : at + CHUNK] for at in range(0, len(body), CHUNK)]
+        mode = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+        # What a chunk's header takes depends on its length only.
+        unsigned = client.signed("PUT", BUCKET, key, payload_hash=mode)
+        length = sum(len(unsigned.chunk(piece)) for piece in [*pieces, b""]) + 2
+        headers = [("x-amz-decoded-content-length", str(len(body))), ("content-length", str(length))]
+        signed = client.signed("PUT", BUCKET, key, headers=headers, payload_hash=mode)
+        chunks = [signed.chunk(piece) for piece in pieces]
+        self.rest = b"".join(chunks[first:]) + signed.chunk(b"") + b"\r\n"
+        self.connection.send(signed.head() + b"".join(chunks[:first]))
+
+
 def meanwhile(fleet, by_the_other):
     """What the other instance's clients do: all of it is acknowledged."""
     with fleet.second.client() as client:
@@ -175,7 +195,7 @@ def go_in_commit(fleet, how, key, *acknowledgements):
 @pytest.mark.parametrize("how", HOW)
 def test_a_put(tmp_path, stack, how):
     fleet = Fleet(tmp_path, stack)
-    phases = ["begun", "begun small", "partly sent", "copied", "stored"]
+    phases = ["begun", "begun small", "partly sent", "partly in chunks", "copied", "stored"]
     by_the_other = {f"{phase}/{what}": what for phase in phases for what in MEANWHILE}
     expected = {key: MEANWHILE[what] for key, what in by_the_other.items()}
     stub = fleet.stubs[0]
@@ -197,7 +217,8 @@ def test_a_put(tmp_path, stack, how):
         elif key.startswith("partly"):
             at_half = stub.hold("PUT", key, "half")
             at_half.let_go()
-            sent[key] = Sent(fleet, "PUT", key, NEW, first=400_000)
+            in_chunks = "chunks" in key
+            sent[key] = SentInChunks(fleet, key, NEW, first=4) if in_chunks else Sent(fleet, "PUT", key, NEW, first=400_000)
             at_half.wait()
         elif key.startswith("copied"):
             holds.append(stub.hold("PUT", key, "done"))
@@ -254,6 +275,29 @@ def test_a_copy_that_was_begun(tmp_path, stack):
     fleet.thaw()
     # It may begin anew.
     fleet.check({"source": OLD, "begun": OLD if copy.acknowledged() else OTHER})
+
+
+def test_a_part_copy_that_was_begun(tmp_path, stack):
+    """The same of UploadPartCopy: the part that another client has put under its number meanwhile stays what it is."""
+    fleet = Fleet(tmp_path, stack)
+    with fleet.second.client() as client:
+        assert client.put(BUCKET, "source", OLD).status == 200
+        named, _ = upload(client, "parts")
+    part = [("partNumber", "2"), *named]
+    with fleet.postgres.locked("SELECT id FROM blobs WHERE key = 'parts' FOR UPDATE"):
+        copy = Sent(fleet, "PUT", "parts", query=part, headers=[("x-amz-copy-source", f"{BUCKET}/source")])
+        harness.wait_for("its begin", fleet.postgres.waiting)
+        fleet.freeze()
+    harness.wait_for("its attempt", lambda: fleet.postgres.rows("SELECT 1 FROM part_attempts"))
+    fleet.wait_given_up()
+    with fleet.second.client() as client:
+        assert client.put(BUCKET, "parts", OTHER, query=part).status == 200
+    fleet.thaw()
+    # It may begin anew.
+    second = OLD if copy.acknowledged() else OTHER
+    etags = [f'"{hashlib.md5(body).hexdigest()}"' for body in (NEW[:400_000], second)]
+    complete(fleet.second, "parts", named, manifest_of(etags))
+    fleet.check({"source": OLD, "parts": NEW[:400_000] + second})
 
 
 # What the other instance is asked while a Complete is held, and what is there then.
