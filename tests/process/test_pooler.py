@@ -46,7 +46,7 @@ class Pooler(harness.Process):
 def behind(folder, mode, **database):
     """Two instances that are not started yet."""
     with contextlib.ExitStack() as stack:
-        postgres = harness.Postgres(folder / "postgres.log")
+        postgres = harness.Postgres(folder / "postgres.log", "log_statement=all")
         stack.callback(postgres.end)
         pooler = Pooler(folder, postgres, mode)
         stack.callback(pooler.end)
@@ -79,6 +79,10 @@ def test_it_works_behind_a_pooler(tmp_path, mode, prepared):
         assert not [wrong for client in clients for wrong in client.wrong]
         assert sum(client.refusals + client.degraded for client in clients) == 0
         check_end(postgres, servers, world, tmp_path)
+        # A migration takes its time in its own transaction: what it told a session, whoever gets that next would have.
+        heard = (postgres.directory / "server.log").read_text(errors="replace").splitlines()
+        told = [line for line in heard if "SET LOCAL statement_timeout = 0" in line]
+        assert told and not [line for line in heard if "SET statement_timeout = 0" in line]
 
 
 def test_prepared_statements_in_transaction_mode(tmp_path):

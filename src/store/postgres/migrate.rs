@@ -4,7 +4,9 @@ use super::faults::{BEHIND_A_POOLER, failure, pool_failure};
 use super::options::PostgresOptions;
 use crate::base::Failure;
 use deadpool_postgres::{Object, Pool};
-use tokio_postgres::Row;
+use refinery_core::Migration;
+use refinery_core::traits::r#async::{AsyncMigrate, AsyncQuery, AsyncTransaction};
+use tokio_postgres::{Client, Error, Row};
 
 /// Advisory locks of ours share a first key, so that they meet nobody else's: "s3or".
 pub(super) const LOCKS: i32 = 0x7333_6f72;
@@ -19,11 +21,41 @@ mod migrations {
     refinery::embed_migrations!("migrations/postgres");
 }
 
+/// A connection whose migrations take as long as they must. Each says so in its own transaction: what a session is told stays with
+/// it, and behind a pooler it is somebody else's next.
+struct Unhurried<'c>(&'c mut Client);
+
+impl AsyncTransaction for Unhurried<'_> {
+    type Error = Error;
+
+    /// Cancel: safe, rolled back.
+    async fn execute<'a, T: Iterator<Item = &'a str> + Send + 'a>(&'a mut self, queries: T) -> Result<usize, Error> {
+        let transaction = self.0.transaction().await?;
+        transaction.batch_execute("SET LOCAL statement_timeout = 0").await?;
+        let mut count = 0;
+        for query in queries {
+            transaction.batch_execute(query).await?;
+            count += 1;
+        }
+        transaction.commit().await?;
+        Ok(count)
+    }
+}
+
+impl AsyncQuery<Vec<Migration>> for Unhurried<'_> {
+    /// Cancel: safe.
+    async fn query<'a>(&'a mut self, query: &'a str) -> Result<Vec<Migration>, Error> {
+        self.0.query(query).await
+    }
+}
+
+impl AsyncMigrate for Unhurried<'_> {}
+
 /// Whether a connection is one session: behind a pooler that gives its transactions to others' sessions, a prepared statement
 /// is not there, or is another instance's of the same name. Such a pooler gives the session that was used last to the next
 /// who asks, so `other` takes it away. Cancel: safe.
 async fn must_keep_sessions(session: &Object, other: &Object) -> Result<(), Failure> {
-    let asked = |error: tokio_postgres::Error| failure(&error);
+    let asked = |error: Error| failure(&error);
     let text = |rows: &[Row]| rows.first().and_then(|row| row.get::<_, Option<String>>(0));
     for _ in 0..PROBES {
         let mark = session.query_typed("SELECT set_config('s3o.session', gen_random_uuid()::text, FALSE)", &[]).await;
@@ -61,9 +93,7 @@ pub(super) async fn bring_up_to_date(pool: &Pool, options: &PostgresOptions) -> 
          SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock({LOCKS}, {LOCK_MIGRATE})"
     );
     guard.batch_execute(&lock).await.map_err(|error| failure(&error))?;
-    object.batch_execute("SET statement_timeout = 0").await.map_err(|error| failure(&error))?;
-    let done = migrations::migrations::runner().run_async(&mut **object).await;
-    drop(Object::take(object));
+    let done = migrations::migrations::runner().run_async(&mut Unhurried(&mut object)).await;
     guard.batch_execute("COMMIT").await.map_err(|error| failure(&error))?;
     done.map(drop)
         .map_err(|error| Failure::metadata(format!("postgres: cannot bring the database up to date: {error}")))
