@@ -162,6 +162,12 @@ impl Nonce {
         Self(text)
     }
 
+    /// The bits of the roll that it was made of, 50 of them.
+    pub fn bits(&self) -> u64 {
+        let place = |byte: u8| BASE32.iter().position(|&one| one == byte).unwrap_or(0) as u64;
+        self.0.iter().rev().fold(0, |bits, &byte| bits << 5 | place(byte))
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         let bytes: [u8; Self::CHARS] = text.as_bytes().try_into().ok()?;
         bytes.iter().all(|&b| is_base32(b)).then_some(Self(bytes))

@@ -1,7 +1,7 @@
 //! A blob that is reserved for a write under way (PROTOCOL.md, "A write"): begun here, and handed over to be abandoned
 //! unless its end was recorded, whatever way its task ends.
 
-use super::held::Place;
+use super::held::{Own, Place};
 use super::placing;
 use super::ports::{Ports, Worker};
 use super::trouble::Trouble;
@@ -111,7 +111,7 @@ impl Write {
 impl<'p, P: Ports> Reservation<'p, P> {
     pub fn new(ports: &'p P, incarnation: Incarnation, begun: Begun) -> Self {
         let backend = placing::index_of(ports, &begun.blob.backend);
-        let held = ports.held().hold(begun.blob.id);
+        let held = ports.held().hold(Own::Blob(begun.blob.id));
         Self {
             ports,
             incarnation,

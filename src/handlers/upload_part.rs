@@ -1,5 +1,6 @@
 //! UploadPart: the part's bytes stream into the backend's own upload (PROTOCOL.md, "Multipart").
 
+use super::held::{Own, Place};
 use super::object_headers::{stored_checksum, write_checksum_value, write_etag};
 use super::placing;
 use super::ports::{Exchange, Ports, Worker};
@@ -56,6 +57,7 @@ pub(super) struct Attempt<'p, P: Ports> {
     pub(super) size: u64,
     /// The backend may hold the attempt's bytes under this number.
     pub(super) may_have_replaced: bool,
+    held: Place,
     ended: bool,
 }
 
@@ -83,6 +85,7 @@ impl<P: Ports> Drop for Attempt<'_, P> {
             };
             self.ports.end_later(abandon.into());
         }
+        self.ports.held().leave(&self.held);
     }
 }
 
@@ -118,6 +121,7 @@ pub(super) async fn begin<'p, P: Ports>(
                     nonce,
                     size,
                     may_have_replaced: false,
+                    held: ports.held().hold(Own::Part(nonce)),
                     ended: false,
                 });
             }

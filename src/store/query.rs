@@ -3,7 +3,9 @@
 
 use super::change::{Upload, Usage};
 use super::record::{BlobAt, BlobState, Located, PartRecord, StoredChecksum};
-use crate::base::{BackendName, BlobId, BucketName, Incarnation, ObjectKey, Timestamp, UploadId, Version};
+use crate::base::{
+    BackendName, BlobId, BucketName, Incarnation, Nonce, ObjectKey, PartNumber, Timestamp, UploadId, Version,
+};
 use std::time::Duration;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,6 +78,13 @@ pub enum Query {
     Reserved {
         incarnation: Incarnation,
         after: BlobId,
+        max: u32,
+    },
+    /// Attempts at parts that this incarnation has begun and not ended, after this upload and number ("", 0: from the start),
+    /// in their order.
+    PartAttempts {
+        incarnation: Incarnation,
+        after: (String, u16),
         max: u32,
     },
     Status {
@@ -304,6 +313,13 @@ pub struct BudgetRow {
     pub used: u64,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct PartAttempt {
+    pub upload: UploadId,
+    pub number: PartNumber,
+    pub nonce: Nonce,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     Lookup(Option<Located>),
@@ -327,6 +343,7 @@ pub enum Answer {
     Count(u64),
     NextCleanup(Option<Timestamp>),
     Reserved(Vec<BlobId>),
+    PartAttempts(Vec<PartAttempt>),
     Buckets(Option<Buckets>),
     Status(Vec<BackendStatus>),
     /// Both in byte order of their names, then by incarnation.

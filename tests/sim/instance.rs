@@ -16,7 +16,7 @@ use s3_orchestrator::base::failure::Kind;
 use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnation, Retry};
 use s3_orchestrator::config::View;
 use s3_orchestrator::config::registry::Published;
-use s3_orchestrator::handlers::held::Held;
+use s3_orchestrator::handlers::held::{Held, Own};
 use s3_orchestrator::handlers::ports::{Ports, Worker};
 use s3_orchestrator::handlers::searched::Searched;
 use s3_orchestrator::observe::cells::CoreCells;
@@ -33,6 +33,7 @@ use s3_orchestrator::store::record::{BackendFacts, BlobAt, Located, PartRecord};
 use s3_orchestrator::workers::lend::{Lender, Occasion};
 use s3_orchestrator::workers::{cleanup, recover, replicate, stale_uploads};
 use std::cell::{Cell, RefCell};
+use std::fmt::Debug;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +44,8 @@ use super::backend::Flavour;
 
 /// Of a thousand begins, those whose tasks end before they hear of it.
 const LOST_BEGINS: u64 = 10;
+/// And of begins of parts, which end with their uploads if nothing else ends them.
+const LOST_PART_BEGINS: u64 = 80;
 
 pub struct Instance {
     pub world: Rc<World>,
@@ -210,8 +213,10 @@ impl Instance {
         loop {
             // Three times as long as the desk lets callers wait.
             self.world.sim.sleep(Duration::from_millis(6_000)).await;
-            let swept = sweep.pass(&*self).await.unwrap_or(0);
-            self.world.counts.swept.set(self.world.counts.swept.get() + swept);
+            let swept = sweep.pass(&*self).await.unwrap_or_default();
+            let counts = &self.world.counts;
+            counts.swept.set(counts.swept.get() + swept.blobs);
+            counts.swept_parts.set(counts.swept_parts.get() + swept.parts);
         }
     }
 
@@ -533,10 +538,19 @@ impl Metadata for SimMeta {
                 self.desk.change(change).await?;
                 Err(Failure::metadata("the task has ended"))
             }
+            (_, change @ Change::BeginPart(_))
+                if !self.world.stopping.get() && self.world.sim.chance(LOST_PART_BEGINS) =>
+            {
+                self.desk.change(change).await?;
+                Err(Failure::metadata("the task has ended"))
+            }
             (_, Change::AbandonWrite(abandon)) if abandon.reason == WRITER_GONE => {
-                if self.held.blobs().is_some_and(|held| held.contains(&abandon.given_up.blob)) {
-                    self.world.violated("I1 (a task's reservation is its own)", format!("{abandon:?}"));
-                }
+                self.must_not_be_held(Own::Blob(abandon.given_up.blob), &abandon);
+                self.desk.change(abandon.into()).await
+            }
+            // Its task has let go of it before it asks for that.
+            (_, Change::AbandonPart(abandon)) => {
+                self.must_not_be_held(Own::Part(abandon.nonce), &abandon);
                 self.desk.change(abandon.into()).await
             }
             (_, change) => self.desk.change(change).await,
@@ -545,6 +559,12 @@ impl Metadata for SimMeta {
 }
 
 impl SimMeta {
+    fn must_not_be_held(&self, own: Own, given_up: &impl Debug) {
+        if self.held.seen().is_some_and(|seen| seen.has(own)) {
+            self.world.violated("I1 (a task's reservation is its own)", format!("{given_up:?}"));
+        }
+    }
+
     /// Takes the row away as soon as it is there.
     async fn begin_without_row(&self, begin: BeginWrite) -> Result<Outcome, Failure> {
         let incarnation = begin.incarnation;

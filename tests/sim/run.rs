@@ -20,7 +20,7 @@ pub struct Outcome {
     pub steps: u64,
     pub hash: u64,
     pub violation: Option<String>,
-    pub counts: [(&'static str, u64); 19],
+    pub counts: [(&'static str, u64); 20],
     pub summary: String,
     pub story: String,
 }

@@ -112,7 +112,7 @@ impl Setting {
         let text = format!(
             "server:\n  listen_addr: 127.0.0.1:9\ndatabase:\n  driver: sqlite\n  path: x.db\nbuckets:\n  - name: {BUCKET}\n    credentials:\n      \
              - access_key_id: k\n        secret_access_key: s\nrouting_strategy: {strategy}\nreplication:\n  \
-             factor: {}\n  concurrency: 3\ncleanup_queue:\n  multipart_stale_timeout: 4s\n\
+             factor: {}\n  concurrency: 3\ncleanup_queue:\n  multipart_stale_timeout: 16s\n\
              write_path:\n  multipart:\n    enforce_min_part_size: false\nbackends:\n\
              {}{}  - name: b2\n    directory: d\n    quota_bytes: {}\n",
             self.factor,
@@ -198,12 +198,13 @@ pub struct Counts {
     pub object_copies: Cell<u64>,
     pub over_budget: Cell<u64>,
     pub swept: Cell<u64>,
+    pub swept_parts: Cell<u64>,
     pub drained: Cell<u64>,
     pub compared: Cell<u64>,
 }
 
 impl Counts {
-    pub fn all(&self) -> [(&'static str, u64); 19] {
+    pub fn all(&self) -> [(&'static str, u64); 20] {
         [
             ("acknowledged writes", &self.acknowledged_writes),
             ("unknown writes", &self.unknown_writes),
@@ -222,6 +223,7 @@ impl Counts {
             ("object copies", &self.object_copies),
             ("calls over budget", &self.over_budget),
             ("reservations swept", &self.swept),
+            ("parts in flight swept", &self.swept_parts),
             ("drained backends", &self.drained),
             ("comparisons", &self.compared),
         ]

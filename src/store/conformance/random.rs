@@ -405,6 +405,7 @@ impl Known {
             Query::OverReplicated { factor: 1, counted: backends(), after: None, max: 2 },
             Query::Restored,
             Query::Reserved { incarnation: Incarnation(self.incarnation), after: BlobId(0), max: 1000 },
+            Query::PartAttempts { incarnation: Incarnation(self.incarnation), after: (String::new(), 0), max: 1000 },
             Query::UnderReplicated { factor: 2, counted: backends(), after: None, max: 2 },
             Query::UnderReplicatedCount { factor: 3, counted: vec![name("a")], max: 2 },
             Query::List(ListQuery { bucket: BUCKET.into(), delimiter: "/".into(), max: 10, ..ListQuery::default() }),

@@ -565,3 +565,33 @@ pub(super) fn a_version_knows_its_parts<S: MetadataStore>(bench: &Bench<S>) {
     bench.delete("k");
     assert_eq!(ask(version, 0, 10), None);
 }
+
+pub(super) fn which_parts_a_run_is_writing<S: MetadataStore>(bench: &Bench<S>) {
+    let attempts = |incarnation, after: (&str, u16), max| {
+        let after = (after.0.to_owned(), after.1);
+        match bench.query(Query::PartAttempts { incarnation, after, max }) {
+            Answer::PartAttempts(attempts) => attempts,
+            other => panic!("{other:?}"),
+        }
+    };
+    let me = bench.incarnation.get();
+    let mut uploads = [bench.upload("u"), bench.upload("v")];
+    uploads.sort_by(|one, other| one.upload.as_str().cmp(other.upload.as_str()));
+    let [first, second] = &uploads;
+    let begun: Vec<PartAttempt> = [(first, 2), (first, 10_000), (second, 1), (second, 3)]
+        .into_iter()
+        .map(|(upload, number)| {
+            let begun = bench.step(bench.begin_part(upload, number, 1)).expect("there is room");
+            PartAttempt { upload: upload.upload.clone(), number: self::number(number), nonce: begun.nonce }
+        })
+        .collect();
+    assert_eq!(attempts(me, ("", 0), 10), begun);
+    assert_eq!(attempts(me, ("", 0), 2), begun[..2]);
+    assert_eq!(attempts(me, (first.upload.as_str(), 10_000), 1), begun[2..3]);
+    assert_eq!(attempts(me, (first.upload.as_str(), 2), 10), begun[1..]);
+    assert_eq!(attempts(Incarnation(me.0 + 1), ("", 0), 10), []);
+    let PartAttempt { upload, number, nonce } = begun[0].clone();
+    bench.step(AbandonPart { incarnation: me, upload, number, nonce, may_have_replaced: true }).expect("never refused");
+    bench.part(second, 5, 1, "five");
+    assert_eq!(attempts(me, ("", 0), 10), begun[1..], "neither what was given up nor what was committed");
+}

@@ -71,6 +71,9 @@ impl Tables {
                 let found = self.blobs.range(BlobId(after.0 + 1)..).filter(|(_, blob)| wanted(blob));
                 Answer::Reserved(found.take(max as usize).map(|(id, _)| *id).collect())
             }
+            Query::PartAttempts { incarnation, after, max } => {
+                Answer::PartAttempts(self.part_attempts(incarnation, after, max))
+            }
             Query::Usage { period } => self.recorded_usage(&period),
             Query::Status { period } => {
                 Answer::Status(self.backends.keys().map(|name| self.status(name, &period)).collect())

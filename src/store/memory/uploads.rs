@@ -5,8 +5,8 @@
 
 use super::super::port::{
     AbandonPart, AbortStale, AbortUpload, BeginPart, Candidate, CommitPart, Committed, CompleteStarted, CreateUpload,
-    Done, FinishComplete, Overtaken, PartBegun, Refusal, ReopenUpload, SetBackendUpload, StartComplete, Upload,
-    UploadState,
+    Done, FinishComplete, Overtaken, PartAttempt, PartBegun, Refusal, ReopenUpload, SetBackendUpload, StartComplete,
+    Upload, UploadState,
 };
 use super::super::rules::{chance_of_nonce, chance_of_upload, check_manifest, mint_version, version_time};
 use super::tables::{Attempt, Blob, Key, Live, Tables, UploadRow};
@@ -51,6 +51,24 @@ impl Tables {
         let upload = row.shown(&create.upload);
         self.uploads.insert(create.upload, row);
         Ok(upload)
+    }
+
+    pub(super) fn part_attempts(&self, incarnation: Incarnation, after: (String, u16), max: u32) -> Vec<PartAttempt> {
+        let of = |upload: &UploadId, row: &UploadRow| {
+            let own = row.attempts.iter().filter(|(_, one)| one.incarnation == incarnation);
+            let shown = |(number, one): (&PartNumber, &Attempt)| PartAttempt {
+                upload: upload.clone(),
+                number: *number,
+                nonce: one.nonce,
+            };
+            own.map(shown).collect::<Vec<_>>()
+        };
+        let place = |one: &PartAttempt| (one.upload.as_str().to_owned(), one.number.get());
+        let mut found: Vec<PartAttempt> = self.uploads.iter().flat_map(|(upload, row)| of(upload, row)).collect();
+        found.retain(|one| place(one) > after);
+        found.sort_by_key(place);
+        found.truncate(max as usize);
+        found
     }
 
     pub(super) fn set_backend_upload(&mut self, set: SetBackendUpload) -> Result<Upload, Refusal> {

@@ -77,6 +77,9 @@ impl PostgresStore {
             Query::Reserved { incarnation, after, max } => {
                 Answer::Reserved(self.reserved(incarnation, after, max).await?)
             }
+            Query::PartAttempts { incarnation, after, max } => {
+                Answer::PartAttempts(self.part_attempts(incarnation, after, max).await?)
+            }
             Query::Status { period } => Answer::Status(self.status(&period).await?),
             Query::Usage { period } => self.recorded_usage(&period).await?,
             Query::Blobs { backend, after, max } => Answer::Blobs(self.blobs(&backend, &after, max).await?),

@@ -1,13 +1,15 @@
 //! What workers and operators ask, each on a connection of its own from the pool. Each call reads a bounded number of rows,
 //! except the audit and the full count, which say so.
 
-use super::super::port::{BackendAudit, BackendStatus, BlobRow, CleanupRow, DueCleanup};
+use super::super::port::{BackendAudit, BackendStatus, BlobRow, CleanupRow, DueCleanup, PartAttempt};
 use super::super::record::Located;
 use super::super::rules::SCAN_VERSIONS_MAX;
 use super::PostgresStore;
-use super::rows::{Columns, Read};
+use super::rows::{Columns, Read, damaged};
 use super::sessions::{Blamed, Params, Sql, sql};
-use crate::base::{BackendName, BlobId, BucketName, Failure, Incarnation, ObjectKey, Timestamp, UploadId, Version};
+use crate::base::{
+    BackendName, BlobId, BucketName, Failure, Incarnation, Nonce, ObjectKey, PartNumber, Timestamp, UploadId, Version,
+};
 use std::time::Duration;
 use tokio_postgres::Row;
 
@@ -45,6 +47,14 @@ static RESERVED: Sql = sql!(
     "SELECT id FROM blobs WHERE incarnation = $1 AND state = 'reserved' AND upload IS NULL AND id > $2 ORDER BY id LIMIT $3",
     INT8,
     INT8,
+    INT8
+);
+static PART_ATTEMPTS: Sql = sql!(
+    "SELECT upload, number, nonce FROM part_attempts
+     WHERE incarnation = $1 AND (upload, number) > ($2, $3) ORDER BY upload, number LIMIT $4",
+    INT8,
+    TEXT,
+    INT4,
     INT8
 );
 /// A completing one waits since its version was minted ($2, as a version).
@@ -212,6 +222,25 @@ impl PostgresStore {
         let session = self.sessions.get().await?;
         let rows = session.query(&RESERVED, &[&incarnation.0, &after.0, &i64::from(max)]).await.blamed()?;
         rows.iter().map(|row| Ok(BlobId(Columns::of(row).value()?))).collect()
+    }
+
+    pub(super) async fn part_attempts(
+        &self,
+        incarnation: Incarnation,
+        after: (String, u16),
+        max: u32,
+    ) -> Result<Vec<PartAttempt>, Failure> {
+        let session = self.sessions.get().await?;
+        let params: Params<'_> = &[&incarnation.0, &after.0, &i32::from(after.1), &i64::from(max)];
+        let rows = session.query(&PART_ATTEMPTS, params).await.blamed()?;
+        let attempt = |row| {
+            let mut row = Columns::of(row);
+            let upload = row.parsed(UploadId::parse)?;
+            let number: i32 = row.value()?;
+            let number = u16::try_from(number).ok().and_then(PartNumber::new).ok_or_else(|| damaged("number"))?;
+            Ok(PartAttempt { upload, number, nonce: row.parsed(Nonce::parse)? })
+        };
+        rows.iter().map(attempt).collect()
     }
 
     pub(super) async fn stale_uploads(&self, age: Duration, max: u32) -> Result<Vec<UploadId>, Failure> {

@@ -80,6 +80,9 @@ impl Reader {
             }
             Query::NextCleanup { on } => Answer::NextCleanup(self.next_cleanup(&on)?),
             Query::Reserved { incarnation, after, max } => Answer::Reserved(self.reserved(incarnation, after, max)?),
+            Query::PartAttempts { incarnation, after, max } => {
+                Answer::PartAttempts(self.part_attempts(incarnation, &after, max)?)
+            }
             Query::Status { period } => Answer::Status(self.status(&period)?),
             Query::Buckets { unless } => Answer::Buckets(self.stored_buckets(unless)?),
             Query::Usage { period } => self.recorded_usage(&period)?,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// A column that holds something that this program never wrote there.
-fn damaged(row: &Row<'_>, column: usize) -> Error {
+pub(super) fn damaged(row: &Row<'_>, column: usize) -> Error {
     let name = row.as_ref().column_name(column).unwrap_or("?").to_owned();
     let kind = row.get_ref(column).map_or(rusqlite::types::Type::Null, |value| value.data_type());
     Error::FromSqlConversionFailure(column, kind, format!("column {name} is damaged").into())

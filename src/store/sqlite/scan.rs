@@ -1,13 +1,15 @@
 //! What workers and operators ask. Each call reads a bounded number of rows, except the audit and the full count, which
 //! say so.
 
-use super::super::port::{BackendAudit, BackendStatus, BlobRow, CleanupRow, DueCleanup, Usage};
+use super::super::port::{BackendAudit, BackendStatus, BlobRow, CleanupRow, DueCleanup, PartAttempt, Usage};
 use super::super::record::{BlobAt, Located};
 use super::super::rules::SCAN_VERSIONS_MAX;
 use super::operator::is_restored;
 use super::read::Reader;
 use super::rows::{self, blob_columns};
-use crate::base::{BackendName, BlobId, BucketName, Incarnation, ObjectKey, Timestamp, UploadId, Version};
+use crate::base::{
+    BackendName, BlobId, BucketName, Incarnation, Nonce, ObjectKey, PartNumber, Timestamp, UploadId, Version,
+};
 use rusqlite::{Result, params};
 use std::time::Duration;
 
@@ -57,6 +59,25 @@ impl Reader {
                  ORDER BY id LIMIT ?3",
             )?
             .query_map(params![incarnation.0, after.0, max], |row| row.get(0).map(BlobId))?
+            .collect()
+    }
+
+    pub(super) fn part_attempts(
+        &self,
+        incarnation: Incarnation,
+        after: &(String, u16),
+        max: u32,
+    ) -> Result<Vec<PartAttempt>> {
+        self.conn
+            .prepare_cached(
+                "SELECT upload, number, nonce FROM part_attempts
+                 WHERE incarnation = ?1 AND (upload, number) > (?2, ?3) ORDER BY upload, number LIMIT ?4",
+            )?
+            .query_map(params![incarnation.0, after.0, after.1, max], |row| {
+                let number = PartNumber::new(row.get(1)?).ok_or_else(|| rows::damaged(row, 1))?;
+                let nonce = Nonce::parse(rows::text(row, 2)?).ok_or_else(|| rows::damaged(row, 2))?;
+                Ok(PartAttempt { upload: rows::upload_id(row, 0)?, number, nonce })
+            })?
             .collect()
     }
 
