@@ -89,6 +89,8 @@ pub enum Adopted {
     Outdated,
     /// A row names it, so the database knows what became of it: nothing was changed.
     Known,
+    /// The same, but what will become of it is not known yet: a run that has not ended has reserved it, for no upload.
+    UnderWay,
     /// Nothing was changed: the key is in use and it cannot be said which is newer. Its bytes are left alone.
     Unclear,
 }

@@ -38,7 +38,8 @@ pub enum Query {
         max: u32,
     },
     ListUploads(ListUploadsQuery),
-    /// Uploads that `AbortStale` with this age would abort, oldest first.
+    /// Uploads that `AbortStale` with this age would abort, oldest first. None of a database that is held as restored: what
+    /// it knows as unfinished may have been completed after the backup.
     StaleUploads {
         age: Duration,
         max: u32,

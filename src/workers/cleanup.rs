@@ -4,13 +4,14 @@
 //! answered DELETE ends the row and its charge. A pass is one page; the schedule runs it again while there is more, when it
 //! is woken, and when the next blob comes due.
 
+use super::sync::is_held;
 use crate::base::failure::Kind;
 use crate::base::{BackendName, Failure, Timestamp};
 use crate::handlers::concurrent;
 use crate::handlers::placing;
 use crate::handlers::ports::Ports;
 use crate::observe::cells::CleanupStatus;
-use crate::store::port::{Answer, CleanupDone, CleanupFailed, DueCleanup, Metadata, Query};
+use crate::store::port::{Answer, CleanupDone, CleanupFailed, DueCleanup, Metadata, Query, WRITER_GONE};
 
 /// Rows of one page (PROTOCOL.md, "Load").
 const PAGE_MAX: u32 = 1000;
@@ -63,6 +64,10 @@ fn reachable<P: Ports>(ports: &P) -> Vec<BackendName> {
 
 /// None: neither done nor failed; it stays as it is and is found again.
 async fn clean<P: Ports>(ports: &P, due: &DueCleanup) -> Option<CleanupStatus> {
+    // Since the page was read the database may have been held as restored, and then `sync` may have taken it back.
+    if due.reason == WRITER_GONE && is_held(ports).await.unwrap_or(true) {
+        return None;
+    }
     let status = match delete(ports, due).await {
         Ok(()) => {
             let done = CleanupDone { blob: due.blob.id, found: due.found };

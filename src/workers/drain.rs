@@ -5,6 +5,7 @@
 //! that are open there are their clients' to complete or abort; the drain waits for them.
 
 use super::replicate;
+use super::sync::is_held;
 use crate::base::{BackendName, Failure};
 use crate::handlers::concurrent;
 use crate::handlers::ports::{Ports, Worker};
@@ -43,11 +44,13 @@ pub async fn pass<P: Ports>(ports: &P) -> Result<Vec<Report>, Failure> {
     let Answer::Status(status) = ports.meta().query(Query::Status { period: String::new() }).await? else {
         return Err(Failure::ourselves("a query was answered with another's answer"));
     };
+    // Held as restored, what it says of copies elsewhere is not known to be true: nothing is removed for them.
+    let is_held = is_held(ports).await?;
     let mut reports = Vec::new();
     for one in status {
         let Some(index) = ports.view().backend_index(&BackendName::new(&one.name)) else { continue };
         ports.standing().set_draining(index, one.draining);
-        if one.draining && !one.drained {
+        if one.draining && !one.drained && !is_held {
             reports.push(empty(ports, &one).await?);
         }
     }

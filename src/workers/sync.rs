@@ -2,24 +2,34 @@
 //!
 //! One walk over the backend's listing, page by page, each merged with the rows of its range, which are read after the
 //! page: bytes are never there before their row. What no row names is adopted: the newest version of a key wins, what the
-//! database knows to be overwritten or deleted is not revived. Copies whose bytes are gone are dropped, after a look at the
-//! exact name. Every difference is told, so that an operator sees what only the age of a backup explains.
+//! database knows to be overwritten or deleted is not revived. Then, in a second walk, copies whose bytes are gone are dropped,
+//! after a look at the exact name: not before every backend was adopted from, because the last copy takes with it what only the
+//! database knows of an object, and an object that was moved has another. Every difference is told, so that an operator sees
+//! what only the age of a backup explains.
 
-use crate::base::{BackendName, BlobId, BucketName, Dice, Failure, Nonce, ObjectKey, Version, blob_name};
+use crate::base::{BackendName, BlobId, BucketName, Clock, Dice, Failure, Nonce, ObjectKey, Version, blob_name};
 use crate::config::view::View;
 use crate::handlers::concurrent;
 use crate::handlers::placing;
 use crate::handlers::ports::{Ports, Worker};
-use crate::store::port::{Adopt, Adopted, Answer, BlobRow, Bytes, DropCopy, Metadata, Query, SetRestored, WRITER_GONE};
+use crate::store::port::{
+    Adopt, Adopted, Answer, BlobRow, Bytes, DropCopy, Metadata, Query, Renew, SetRestored, WRITER_GONE,
+};
 use crate::store::record::{BlobAt, BlobState, Located};
 use md5::{Digest, Md5};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 /// Rows of one page of the database's.
 const ROWS: u32 = 1000;
 /// Differences of one page that are looked at and settled at once.
 const AT_ONCE: usize = 16;
+/// How often it is looked whether a write has ended.
+const LOOK: Duration = Duration::from_millis(200);
+/// Terms of a lease in which writes that were met under way have to end. Those of a run that the backup knows as living end
+/// within one.
+const TERMS_MAX: u32 = 3;
 
 /// What is to be compared.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -153,10 +163,16 @@ async fn compare_all<P: Ports>(
 ) -> Result<(), Failure> {
     if plan.restored && !plan.dry_run {
         hold(ports, true).await?;
+        judge(ports).await?;
     }
-    let restored = matches!(ports.meta().query(Query::Restored).await?, Answer::Restored(true));
-    for backend in &plan.backends {
-        Walk { ports, plan, backend, restored, counts: &mut *counts, tell: &mut *tell }.walk().await?;
+    let restored = is_held(ports).await?;
+    let mut walks: VecDeque<_> = plan.backends.iter().map(|backend| (backend, Round::Adopt)).collect();
+    while let Some((backend, round)) = walks.pop_front() {
+        let (counts, tell) = (&mut *counts, &mut *tell);
+        let walk = Walk { ports, plan, backend, restored, round, missing: false, under_way: Vec::new(), counts, tell };
+        if walk.walk().await? {
+            walks.push_back((backend, Round::Drop));
+        }
     }
     if plan.restored && !plan.dry_run {
         hold(ports, false).await?;
@@ -176,11 +192,46 @@ async fn hold<P: Ports>(ports: &P, restored: bool) -> Result<(), Failure> {
     }
 }
 
+/// Whether the database is held as restored. Cancel: safe.
+pub(super) async fn is_held<P: Ports>(ports: &P) -> Result<bool, Failure> {
+    Ok(matches!(ports.meta().query(Query::Restored).await?, Answer::Restored(true)))
+}
+
+/// Ends runs that the backup knows and that live no more, so that what they had reserved can be adopted: it may have been
+/// committed after the backup. A run that is registering anew, because the database was put back under it, is waited for.
+async fn judge<P: Ports>(ports: &P) -> Result<(), Failure> {
+    let (since, term) = (ports.clock().tick(), ports.view().write_path.lease);
+    loop {
+        let renew = Renew { incarnation: ports.incarnation(), judge: true, leave: false };
+        if ports.meta().step(renew).await?.is_ok() {
+            return Ok(());
+        }
+        if ports.clock().tick().since(since) >= term {
+            return Err(Failure::ourselves("this instance is not registered with the database"));
+        }
+        ports.clock().sleep(LOOK).await;
+    }
+}
+
+/// What a walk over a backend is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// What no row names; rows without bytes are only noted.
+    Adopt,
+    /// Rows without bytes.
+    Drop,
+}
+
 struct Walk<'w, P, T> {
     ports: &'w P,
     plan: &'w Plan,
     backend: &'w BackendName,
     restored: bool,
+    round: Round,
+    /// A row without bytes was met.
+    missing: bool,
+    /// Bytes of writes that had not ended when they were met.
+    under_way: Vec<Difference>,
     counts: &'w mut Counts,
     tell: &'w mut T,
 }
@@ -193,6 +244,8 @@ enum Settled {
     Already,
     /// Its key, which the name did not tell, is none of this run's.
     Ignored,
+    /// Its write has not ended: nobody knows yet.
+    UnderWay,
 }
 
 impl Settled {
@@ -202,6 +255,7 @@ impl Settled {
 }
 
 /// A name that no row knows, or a row whose name was not listed.
+#[derive(Clone)]
 enum Difference {
     Unknown { name: String, size: u64, named: Named },
     Missing(BlobRow),
@@ -209,7 +263,8 @@ enum Difference {
 }
 
 impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
-    async fn walk(mut self) -> Result<(), Failure> {
+    /// Whether rows without bytes were met.
+    async fn walk(mut self) -> Result<bool, Failure> {
         let mut after = String::new();
         loop {
             self.must_be_usable()?;
@@ -224,9 +279,27 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
             }
             match page.next {
                 Some(next) => after = next,
-                None => return Ok(()),
+                None => break,
             }
         }
+        self.wait_for_writes().await?;
+        Ok(self.missing)
+    }
+
+    /// Before the hold is released: what was being written has been committed or given up, and what was given up, adopted.
+    async fn wait_for_writes(&mut self) -> Result<(), Failure> {
+        let since = self.ports.clock().tick();
+        while self.plan.restored && !self.under_way.is_empty() {
+            if self.ports.clock().tick().since(since) >= self.ports.view().write_path.lease * TERMS_MAX {
+                let (count, backend) = (self.under_way.len(), self.backend.as_str());
+                return Err(Failure::ourselves(format!("writes are under way on backend {backend} ({count} objects)")));
+            }
+            self.ports.clock().sleep(LOOK).await;
+            judge(self.ports).await?;
+            let again = std::mem::take(&mut self.under_way);
+            self.settle(again).await?;
+        }
+        Ok(())
     }
 
     /// Whose marker was not seen is not compared: what is not there need not be gone.
@@ -245,7 +318,10 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
         after: &str,
         until: Option<&str>,
     ) -> Result<Vec<Difference>, Failure> {
-        self.counts.listed += listed.len() as u64;
+        let adopts = self.round == Round::Adopt;
+        if adopts {
+            self.counts.listed += listed.len() as u64;
+        }
         let mut differences = Vec::new();
         let mut row_after = after.to_owned();
         loop {
@@ -257,13 +333,19 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
             row_after = rows.last().map(|row| row.blob.name.clone()).unwrap_or_default();
             let beyond = until.is_some_and(|until| row_after.as_str() > until);
             for row in rows.into_iter().filter(|row| until.is_none_or(|until| row.blob.name.as_str() <= until)) {
+                if !adopts {
+                    let is_missing = row.state == BlobState::Live && !listed.contains_key(&row.blob.name);
+                    if is_missing && self.is_wanted(&row.bucket, Some(&row.key)) {
+                        differences.push(Difference::Missing(row));
+                    }
+                    continue;
+                }
                 if !self.is_wanted(&row.bucket, Some(&row.key)) {
                     self.counts.ignored += u64::from(listed.remove(&row.blob.name).is_some());
                     continue;
                 }
                 match listed.get(&row.blob.name).copied() {
-                    None if row.state == BlobState::Live => differences.push(Difference::Missing(row)),
-                    None => {}
+                    None => self.missing |= row.state == BlobState::Live,
                     // Left in the listing: it is looked at like an unknown one.
                     Some(_) if self.may_have_been_committed(&row) => {}
                     Some(size) => {
@@ -279,7 +361,7 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
                 break;
             }
         }
-        for (name, size) in listed {
+        for (name, size) in listed.into_iter().filter(|_| adopts) {
             match self.named(&name) {
                 Some(named) => differences.push(Difference::Unknown { name, size, named }),
                 None => self.counts.ignored += 1,
@@ -322,16 +404,18 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
     async fn settle(&mut self, differences: Vec<Difference>) -> Result<(), Failure> {
         let this = &*self;
         let mut found = Vec::with_capacity(differences.len());
-        let (mut ignored, mut failed) = (0, None);
+        let (mut ignored, mut under_way, mut failed) = (0, Vec::new(), None);
         let work = differences.iter().map(|one| this.settle_one(one));
         concurrent::each(AT_ONCE, work, |place, outcome| match outcome {
             Ok(Settled::Told(what, key)) => found.push((place, what, key)),
             Ok(Settled::Already) => {}
             Ok(Settled::Ignored) => ignored += 1,
+            Ok(Settled::UnderWay) => under_way.push(differences[place].clone()),
             Err(failure) => failed = Some(failure),
         })
         .await;
         self.counts.ignored += ignored;
+        self.under_way.append(&mut under_way);
         found.sort_by_key(|(place, ..)| *place);
         for (place, what, told_key) in found {
             self.counts.add(what);
@@ -422,6 +506,7 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
             Ok(Adopted::Outdated) => Found::Outdated,
             Ok(Adopted::Unclear) => Found::Unclear,
             Ok(Adopted::Known) => return Ok(Settled::Already),
+            Ok(Adopted::UnderWay) => return Ok(Settled::UnderWay),
             Err(refusal) => return Err(Failure::ourselves(format!("{name} was refused: {refusal:?}"))),
         };
         Ok(Settled::Told(found, beside))

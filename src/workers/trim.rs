@@ -4,6 +4,7 @@
 //! Which copy goes is decided here, whether it may go by the transaction (PROTOCOL.md, "Copies of a version").
 
 use super::replicate;
+use super::sync::is_held;
 use crate::base::{BackendName, Failure};
 use crate::config::checked::Replication;
 use crate::handlers::concurrent;
@@ -19,6 +20,10 @@ pub async fn pass<P: Ports>(ports: &P) -> Result<u64, Failure> {
     let mut removed = 0;
     // With one copy each, a second is a backup of somebody who lowered the factor: it is left alone.
     if factor < 2 || counted.len() as u32 <= factor {
+        return Ok(removed);
+    }
+    // What it says of other copies is not known to be true.
+    if is_held(ports).await? {
         return Ok(removed);
     }
     let Replication { batch_size: max, concurrency, .. } = ports.registry().replication;

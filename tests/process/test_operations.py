@@ -288,15 +288,28 @@ def hot_backup(database, backup):
         source.backup(target)
 
 
-def upload_all(client, key, body):
-    """As a multipart upload of one part."""
+def begin_upload(client, key, body):
+    """A multipart upload of one part; what completes it."""
     started = client.request("POST", BUCKET, key, query=[("uploads", "")])
     upload = harness.lean.xml_texts(started.body, "UploadId")[0]
     query = [("partNumber", "1"), ("uploadId", upload)]
-    etag = client.request("PUT", BUCKET, key, query=query, body=body).header("etag")
+    return upload, client.request("PUT", BUCKET, key, query=query, body=body).header("etag")
+
+
+def complete_upload(client, key, upload, etag):
     manifest = f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
     done = client.request("POST", BUCKET, key, query=[("uploadId", upload)], body=manifest.encode())
     assert done.status == 200, done.body
+
+
+def upload_all(client, key, body):
+    complete_upload(client, key, *begin_upload(client, key, body))
+
+
+def put_back(server, backup):
+    for name in ("metadata.db", "metadata.db-wal", "metadata.db-shm"):
+        (server.folder / name).unlink(missing_ok=True)
+    shutil.copy(backup, server.database)
 
 
 def restore_drill(tmp_path, backends, offline):
@@ -333,9 +346,7 @@ def restore_drill(tmp_path, backends, offline):
             objects.update({**odd, "./copied": b"h", "../parts": b"q" * 5_000})
         server.wait_cleaned()
         harness.wait_for("copies", lambda: all(one["object_count"] == len(objects) for one in server.status()["backends"]))
-    for name in ("metadata.db", "metadata.db-wal", "metadata.db-shm"):
-        (server.folder / name).unlink(missing_ok=True)
-    shutil.copy(backup, server.database)
+    put_back(server, backup)
 
     command = ["sync", "--restored", "--config", server.write_config(), "--json"]
     if offline:
@@ -391,6 +402,48 @@ def test_a_restored_database_of_s3_servers(tmp_path):
     finally:
         for s3s in servers:
             s3s.end()
+
+
+def test_what_was_moved_or_completed_after_the_backup(tmp_path):
+    """An object that was moved keeps what only the database knows, an upload that was completed is not aborted as forgotten,
+    and what the held database says of copies removes none."""
+    cleanup = {**QUICK_CLEANUP["cleanup_queue"], "multipart_stale_timeout": "2s"}
+    backends = directories(tmp_path, "near", "other")
+    server = harness.Server(tmp_path / "server", backends, {**QUICK_CLEANUP, "cleanup_queue": cleanup})
+    backup = tmp_path / "backup.db"
+    with server:
+        with server.client() as client:
+            assert client.put(BUCKET, "moved", b"hello", headers=[("x-amz-tagging", "a=b")]).status == 200
+            etag = client.get(BUCKET, "moved").header("etag")
+            upload = begin_upload(client, "parts", b"p" * 5_000)
+        hot_backup(server.database, backup)
+        admin(server, "drain", "near")
+        moved = lambda: server.backend_status("near")["object_count"] == 0 and server.backend_status("near")["cleanup_queue"] == 0  # noqa: E731
+        harness.wait_for("moved away", moved)
+        admin(server, "drain-cancel", "near")
+        with server.client() as client:
+            complete_upload(client, "parts", *upload)
+    put_back(server, backup)
+    with server.start():
+        assert server.status()["restored"]
+        put_all(server, {"held": b"1"})
+        admin(server, "drain", "near")
+        harness.time.sleep(3)
+        assert "held" in "".join(harness.stored_in(tmp_path / "near")), "nothing is moved meanwhile"
+        assert admin(server, "drain-status", "near")["uploads_open"] == 1, "or aborted"
+        admin(server, "drain-cancel", "near")
+        done = program("sync", "--restored", "--addr", f"127.0.0.1:{server.admin_port}", "--json")
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        found = [(event["backend"], event["key"], event["found"]) for event in events if event["event"] == "item"]
+        moved = f"{BUCKET}/moved"
+        assert set(found) == {
+            ("near", f"{BUCKET}/parts", "imported"), ("other", moved, "copy"), ("near", moved, "copy_gone"),
+        }, found
+        server.wait_cleaned()
+        read_all(server, {"moved": b"hello", "parts": b"p" * 5_000, "held": b"1"})
+        with server.client() as client:
+            assert client.get(BUCKET, "moved").header("etag") == etag
+            assert b"<Key>a</Key>" in client.request("GET", BUCKET, "moved", query=[("tagging", "")]).body
 
 
 def test_a_database_without_its_lock_file_is_held(tmp_path):

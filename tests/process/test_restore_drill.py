@@ -270,6 +270,36 @@ def test_the_restore_drill(fleet, running):
     check_all(postgres, first, folder)
 
 
+def test_a_write_that_was_reserved_in_the_dump(tmp_path):
+    """The only copy of what was acknowledged after it, by a run that the dump knows as living."""
+    with contextlib.ExitStack() as stack:
+        postgres = harness.Postgres(tmp_path / "postgres.log")
+        stack.callback(postgres.end)
+        backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
+        path = {**QUICK_CLEANUP["write_path"], "lease": "4s"}
+        settings = {**QUICK_CLEANUP, "write_path": path, "database": postgres.settings(call_timeout="5s")}
+        server = harness.Server(tmp_path / "server", backends, settings)
+        stack.callback(server.kill)
+        body = os.urandom(400_000)
+        with server.client() as client:
+            connection = half_a_put(client, "begun", body)
+            harness.wait_for("a reservation", lambda: any(s == "reserved" for f in postgres.blobs().values() for s, _ in f.values()))
+            dump = tmp_path / "dump.sql"
+            with open(dump, "wb") as output:
+                on_server(postgres, "pg_dump", stdout=output)
+            connection.send(body[len(body) // 2 :])
+            assert connection.response("PUT").status == 200
+            connection.close()
+        server.stop()
+        dropped_and_restored(postgres, dump)
+        done = program("sync", "--restored", "--config", server.write_config(), "--json")
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert (result["imported"], result["released"]) == (1, True), result
+        server.start()
+        server.wait_cleaned()
+        read_all(server, {"begun": body})
+
+
 def listed(server):
     with server.client() as client:
         return list(client.list_keys(BUCKET))

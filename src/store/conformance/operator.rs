@@ -320,6 +320,13 @@ pub(super) fn a_restored_database_deletes_nothing<S: MetadataStore>(bench: &Benc
     let known = Adopt { name: displaced.blob.name.clone(), ..found(bench, "old", displaced.version, 20) };
     assert_eq!(bench.step(known), Ok(Adopted::Known), "the backup knows of this delete");
 
+    let under_way = bench.begin("m", 10);
+    let met = Adopt { name: under_way.blob.name.clone(), ..found(bench, "m", under_way.version, 10) };
+    assert_eq!(bench.step(met.clone()), Ok(Adopted::UnderWay), "its run lives");
+    bench.register(&[("a", 1000), ("b", 1000), ("c", 0)]);
+    assert_eq!(bench.step(met.clone()), Ok(Adopted::Live { version: under_way.version, displaced: false }));
+    assert_eq!(bench.step(met), Ok(Adopted::Known));
+
     restored(false);
     assert_eq!(bench.query(Query::Restored), Answer::Restored(false));
     assert_eq!(bench.due().len(), 1);

@@ -522,6 +522,9 @@ pub(super) fn stale_uploads_are_aborted<S: MetadataStore>(bench: &Bench<S>) {
     assert_eq!(abort(&young), Err(Refusal::Busy));
 
     bench.advance(101);
+    bench.step(SetRestored { restored: true }).expect("never refused");
+    assert_eq!(stale(), [], "they may have been completed after the backup");
+    bench.step(SetRestored { restored: false }).expect("never refused");
     assert_eq!(stale(), [taken_up_late.upload.clone(), young.upload.clone()]);
     assert_eq!(abort(&taken_up_late), Ok(Done));
     assert_eq!(bench.step(bench.finish_complete(&taken_up_late)), Err(Refusal::NoSuchUpload));

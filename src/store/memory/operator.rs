@@ -86,7 +86,9 @@ impl Tables {
         if let Some(id) = known
             && !self.may_be_taken_back(id, &key)
         {
-            return Ok(Adopted::Known);
+            let blob = &self.blobs[&id];
+            let is_under_way = blob.state == BlobState::Reserved && blob.upload.is_none();
+            return Ok(if is_under_way { Adopted::UnderWay } else { Adopted::Known });
         }
         let live = self.versions.get(&key).map(|live| live.version);
         let Some(version) = one.version else { return Ok(self.import(now, &key, one, live)) };

@@ -39,7 +39,8 @@ impl Tables {
             }
             Query::ListUploads(list) => Answer::ListUploads(self.list_uploads(&list)),
             Query::StaleUploads { age, max } => {
-                let stale = self.uploads.iter().filter(|(_, row)| row.is_active() && row.is_stale(now, age));
+                let stale =
+                    self.uploads.iter().filter(|(_, row)| !self.restored && row.is_active() && row.is_stale(now, age));
                 let mut stale: Vec<_> = stale.map(|(upload, row)| (row.initiated, upload.clone())).collect();
                 stale.sort();
                 Answer::StaleUploads(stale.into_iter().take(max as usize).map(|(_, upload)| upload).collect())

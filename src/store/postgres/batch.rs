@@ -223,6 +223,7 @@ impl PostgresStore {
         let rows = write::commit(session, statements).await?;
         if let Some(mark) = loaded.mark {
             self.told_mark.set(mark + 1);
+            self.told_at.set(loaded.now);
         }
         // The batch is committed, whatever can be read of its charges.
         let rows = if around.told.is_empty() { Vec::new() } else { rows };

@@ -56,7 +56,7 @@ impl PostgresStore {
             session.query(&LOCK, &[&LOCKS, &LOCK_BUDGETS]).await.blamed()?;
             // Nothing is lent by what a rewound database says.
             if self.is_rewound(session).await? {
-                self.hold_noticed(session, now).await?;
+                self.hold_missed(session, now).await?;
                 return Ok(Outcome::LeaseBudgets(Err(Refusal::Lost)));
             }
             let in_doubt = one(session, &IN_DOUBT, &[&lease.period.as_str()]).await?;

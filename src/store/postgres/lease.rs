@@ -37,7 +37,9 @@ impl PostgresStore {
             self.alone(id, async |session| Ok(Outcome::Renew(self.renewal(session, id, renew).await?))).await?;
         match applied.outcomes.first() {
             Some(Outcome::Renew(Ok(_))) if !renew.leave => {
-                self.told_mark.set(self.renewing.get());
+                let (mark, now) = self.renewing.get();
+                self.told_mark.set(mark);
+                self.told_at.set(now);
                 self.tenure.renew(asked.plus(self.lease));
             }
             Some(Outcome::Renew(Err(_))) => self.tenure.end(),
@@ -55,10 +57,10 @@ impl PostgresStore {
         // Before anybody is judged: what is missing may be what a lapsed run had committed.
         let rewound = self.was_rewound(has_row, mark.map(|mark| mark - 1));
         if rewound {
-            self.hold_noticed(session, now).await?;
+            self.hold_missed(session, now).await?;
         }
         let Some(mark) = mark.filter(|_| !rewound) else { return Ok(Err(Refusal::Lost)) };
-        self.renewing.set(mark);
+        self.renewing.set((mark, now));
         let mut renewed = Renewed::default();
         if renew.judge {
             for row in &session.query(&LAPSED, &[&now.millis]).await.blamed()? {

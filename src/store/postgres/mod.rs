@@ -74,8 +74,10 @@ pub struct PostgresStore {
     incarnation: Cell<Incarnation>,
     /// The incarnation's mark after the last transaction of it that is known to be committed.
     told_mark: Cell<i64>,
-    /// What it will be when the renewal that is under way is committed.
-    renewing: Cell<i64>,
+    /// When it was told that, or that it is registered, by the database's clock.
+    told_at: Cell<Timestamp>,
+    /// What both will be when the renewal that is under way is committed.
+    renewing: Cell<(i64, Timestamp)>,
     blob_ids: Cell<batch::BlobIds>,
     /// What writes under way will be committed on.
     recall: RefCell<recall::Recall>,
@@ -109,7 +111,8 @@ impl PostgresStore {
             latest: Cell::default(),
             incarnation: Cell::new(Incarnation(0)),
             told_mark: Cell::new(0),
-            renewing: Cell::new(0),
+            told_at: Cell::default(),
+            renewing: Cell::default(),
             blob_ids: Cell::default(),
             recall: RefCell::default(),
             sent: RefCell::default(),

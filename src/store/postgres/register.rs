@@ -127,6 +127,7 @@ impl PostgresStore {
         let doomed = leftovers::take_over(session, former, incarnation, now, self.rules).await?;
         let (facts, draining, unknown_backends) = limits(session, incarnation, register).await?;
         let charged = read_charges(&session.query(&CHARGED, &[]).await.blamed()?);
+        self.told_at.set(now);
         let registered = Registered { incarnation, deployment, doomed, restored, facts, draining, unknown_backends };
         Ok(Applied { outcomes: vec![Outcome::Register(Ok(registered))], charged })
     }

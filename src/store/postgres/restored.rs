@@ -28,7 +28,15 @@ static IN_DOUBT: Sql = sql!(
     TEXT
 );
 static NOT_RECKONED: Sql = sql!("DELETE FROM budget_leases WHERE period = $1 AND incarnation = $2", TEXT, INT8);
-static RELEASE: Sql = sql!("DELETE FROM deployment WHERE name = 'restored'");
+/// And when: what was told before has been compared.
+static RELEASE: Sql = sql!(
+    "WITH released AS (DELETE FROM deployment WHERE name = 'restored' RETURNING 1)
+     INSERT INTO deployment (name, value) SELECT 'released', $1 FROM released
+     ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+    TEXT
+);
+static RELEASED_AFTER: Sql =
+    sql!("SELECT EXISTS (SELECT 1 FROM deployment WHERE name = 'released' AND value::bigint > $1)", INT8);
 static ROW: Sql = sql!("SELECT mark FROM incarnations WHERE id = $1", INT8);
 static NOW: Sql = sql!("SELECT coalesce($1, now_millis())", INT8);
 
@@ -105,15 +113,25 @@ impl PostgresStore {
             if set.restored {
                 hold(session, now).await?;
             } else {
-                session.query(&RELEASE, &[]).await.blamed()?;
+                session.query(&RELEASE, &[&now.millis.to_string()]).await.blamed()?;
             }
             Ok(Outcome::SetRestored(Ok(Done)))
         };
         self.alone(id, work).await
     }
 
-    /// In the running transaction, when the database was found to have lost what it was told.
-    pub(super) async fn hold_noticed(&self, session: &Session, now: Timestamp) -> Result<(), Failure> {
+    /// In the running transaction, when this run has found that the database lost what it was told: not if that was told before
+    /// the last hold was released, because `sync` has compared it since. The run registers anew in both cases.
+    pub(super) async fn hold_missed(&self, session: &Session, now: Timestamp) -> Result<(), Failure> {
+        if one(session, &RELEASED_AFTER, &[&self.told_at.get().millis]).await? {
+            self.blob_ids.set(BlobIds::default());
+            tracing::warn!("the database was put back, and `sync --restored` has run since");
+            return Ok(());
+        }
+        self.hold_noticed(session, now).await
+    }
+
+    async fn hold_noticed(&self, session: &Session, now: Timestamp) -> Result<(), Failure> {
         // Numbers that this process has in store may be others' by now.
         self.blob_ids.set(BlobIds::default());
         if hold(session, now).await? {
@@ -143,7 +161,7 @@ impl PostgresStore {
     pub(super) async fn hold_rewound(&self, session: &Session) -> Result<(), Failure> {
         session.command("BEGIN ISOLATION LEVEL READ COMMITTED").await.blamed()?;
         let now = Timestamp { millis: one(session, &NOW, &[&self.test_clock()]).await? };
-        let held = self.hold_noticed(session, now).await;
+        let held = self.hold_missed(session, now).await;
         if held.is_err() {
             session.give_up();
         }
@@ -165,8 +183,10 @@ impl PostgresStore {
         let moved = was.is_some_and(|was| !place.may_be(was));
         let rows = session.query(&ROW, &[&former.0]).await.blamed()?;
         let mark = rows.first().map(|row| Columns::of(row).value()).transpose()?;
-        if moved || self.was_rewound(mark.is_some(), mark) {
+        if moved {
             self.hold_noticed(session, now).await?;
+        } else if self.was_rewound(mark.is_some(), mark) {
+            self.hold_missed(session, now).await?;
         }
         if was.is_none() || moved {
             session.query(&PUT_PLACE, &[&place.text()]).await.blamed()?;

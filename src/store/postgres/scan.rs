@@ -57,9 +57,10 @@ static PART_ATTEMPTS: Sql = sql!(
     INT4,
     INT8
 );
-/// A completing one waits since its version was minted ($2, as a version).
+/// A completing one waits since its version was minted ($2, as a version). None of a database that is held as restored.
 static STALE: Sql = sql!(
     "SELECT upload FROM uploads WHERE initiated < $1 AND state IN ('open', 'completing') AND (state = 'open' OR version < $2)
+         AND NOT EXISTS (SELECT 1 FROM deployment WHERE name = 'restored')
      ORDER BY initiated, upload LIMIT $3",
     INT8,
     TEXT,

@@ -116,6 +116,26 @@ fn a_run_whose_row_is_gone_holds_the_database() {
 }
 
 #[test]
+fn what_sync_has_compared_is_not_held_again() {
+    let (options, bench) = bench();
+    bench.put("k", 10);
+    execute(&options, "UPDATE incarnations SET mark = mark - 1");
+    bench.step(SetRestored { restored: true }).expect("never refused");
+    bench.advance(1);
+    release(&bench);
+    // Another instance did that; this one meets the lower mark only now.
+    check_ended(&bench);
+    assert!(!is_held(&bench));
+    assert!(!bench.register(&BACKENDS).restored);
+    bench.put("k", 11);
+    bench.advance(1);
+    bench.put("k", 12);
+    execute(&options, "UPDATE incarnations SET mark = mark - 1");
+    check_ended(&bench);
+    assert!(is_held(&bench), "what was told after the release was compared with nothing");
+}
+
+#[test]
 fn nothing_is_lent_by_what_a_rewound_database_says() {
     let (options, bench) = bench();
     let lease = |waiting| {

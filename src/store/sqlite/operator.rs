@@ -116,12 +116,12 @@ impl Transaction<'_> {
         let backend = self.ledger.by_name(&one.backend).ok_or(Refusal::Lost)?.id;
         let bytes = signed(one.size)?;
         let known = self.named(backend, &one.name)?;
-        if let Some((id, may_be_taken_back)) = known
+        if let Some((id, may_be_taken_back, is_under_way)) = known
             && !(may_be_taken_back && self.blob_of(BlobId(id), key)?.is_some() && is_restored(self.conn)?)
         {
-            return Ok(Adopted::Known);
+            return Ok(if is_under_way { Adopted::UnderWay } else { Adopted::Known });
         }
-        let known = known.map(|(id, _)| id);
+        let known = known.map(|(id, ..)| id);
         let live = self.live(key)?;
         let Some(version) = one.version else {
             if live.is_some() {
@@ -179,14 +179,17 @@ impl Transaction<'_> {
     }
 
     /// The row that names these bytes; and whether, after a restore, what became of it may not be known: recovery gave it up,
-    /// or an upload had reserved it.
-    fn named(&self, backend: i64, name: &str) -> Result<Option<(i64, bool)>> {
+    /// or an upload had reserved it; and whether a write has reserved it.
+    fn named(&self, backend: i64, name: &str) -> Result<Option<(i64, bool, bool)>> {
         self.conn
             .prepare_cached(
-                "SELECT id, state IN ('doomed', 'dead') AND reason = ?3 OR state = 'reserved' AND upload IS NOT NULL
+                "SELECT id, state IN ('doomed', 'dead') AND reason = ?3 OR state = 'reserved' AND upload IS NOT NULL,
+                     state = 'reserved' AND upload IS NULL
                  FROM blobs WHERE backend = ?1 AND name = ?2",
             )?
-            .query_row(params![backend, name.as_bytes(), WRITER_GONE], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row(params![backend, name.as_bytes(), WRITER_GONE], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .optional()
     }
 

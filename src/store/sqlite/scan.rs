@@ -82,6 +82,9 @@ impl Reader {
     }
 
     pub(super) fn stale_uploads(&self, age: Duration, max: u32) -> Result<Vec<UploadId>> {
+        if is_restored(&self.conn)? {
+            return Ok(Vec::new());
+        }
         let before = self.now().minus(age);
         // A completing one waits since its version was minted.
         let version = Version::from_parts(u64::try_from(before.millis).unwrap_or(0), 0);
