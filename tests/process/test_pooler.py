@@ -51,6 +51,9 @@ def behind(folder, mode, **database):
         pooler = Pooler(folder, postgres, mode)
         stack.callback(pooler.end)
         _, servers = stack.enter_context(fleet(folder, postgres, port=pooler.port, **database))
+        for server in servers:
+            # Nobody is to lose it here, however slow the machine is.
+            server.config["write_path"]["lease"] = "60s"
         yield postgres, servers
 
 
