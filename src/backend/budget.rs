@@ -88,7 +88,8 @@ impl Budgets {
         self.backends.get(backend).is_some_and(|metered| metered.is_on.load(Relaxed))
     }
 
-    fn of(&self, backend: usize) -> &[Counter] {
+    /// What is counted of a backend, or could be: its part of `every_counter`.
+    pub fn of(&self, backend: usize) -> &[Counter] {
         self.backends.get(backend).map_or(&[], |metered| &metered.counters)
     }
 

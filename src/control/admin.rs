@@ -213,7 +213,7 @@ impl Operations {
             lender.answer_nobody();
             return Err(unregistered());
         };
-        lender.run(&self.metadata, incarnation, occasion, (self.now)()).await
+        lender.run(&self.metadata, incarnation, occasion, (self.now)(), || self.used_this_month()).await
     }
 
     /// How long usage may wait to be written.

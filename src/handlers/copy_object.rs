@@ -321,7 +321,7 @@ async fn commit<P: Ports>(
     let mut record = plan.record;
     record.checksums.extend(plan.algorithm.and_then(|one| check.found(one)).as_ref().map(stored_checksum));
     let commit = CommitWrite {
-        incarnation: ports.incarnation(),
+        incarnation: reservation.incarnation,
         bucket: write.bucket,
         key: write.key,
         blobs: vec![Written { blob: reservation.blob.id, version_id: stored.version_id }],

@@ -61,11 +61,19 @@ impl Lender {
     /// These limits hold from now on, one budget per backend; false for a backend whose pools are others than from the start:
     /// nothing is changed for it. What was used without a limit counts: `used`, which is asked for afterwards, says what this
     /// instance has used of the backends this month.
-    pub fn set_limits(&mut self, budgets: &[Budget], now: Timestamp, used: impl FnOnce() -> Vec<Usage>) -> Vec<bool> {
-        self.turn_with(now);
+    pub fn set_limits(&mut self, budgets: &[Budget], now: Timestamp, used: impl Fn() -> Vec<Usage>) -> Vec<bool> {
+        self.turn_with(now, &used);
+        let limits: Vec<u64> = self.budgets.every_counter().map(Counter::limit).collect();
         let changed: Vec<_> = (0..).zip(budgets).map(|(backend, one)| self.budgets.set_limits(backend, one)).collect();
         let used = used();
         let counters: Vec<&Counter> = self.budgets.every_counter().collect();
+        for ((counter, ledger), was) in counters.iter().zip(&mut self.ledgers).zip(limits) {
+            let limit = counter.limit();
+            if limit > 0 && (was == 0 || limit < was) {
+                // It was lent under a higher one; what this one still has is lent anew.
+                ledger.held -= counter.take_rest(&self.budgets);
+            }
+        }
         for ((switched_on, start), used) in changed.iter().zip(self.budgets.starts()).zip(&used) {
             for place in switched_on.iter().flatten().map(|place| start + place) {
                 let held = counters[place].of_usage(used);
@@ -85,15 +93,17 @@ impl Lender {
         self.budgets.counters().for_each(Counter::not_answered);
     }
 
-    /// Asks once, always as the same incarnation. Whoever waits hears the answer, or that there is none. Cancel: NOT safe.
+    /// Asks once, always as the same incarnation. Whoever waits hears the answer, or that there is none. `used` as for
+    /// `set_limits`. Cancel: NOT safe.
     pub async fn run<M: Metadata>(
         &mut self,
         meta: &M,
         incarnation: Incarnation,
         occasion: Occasion,
         now: Timestamp,
+        used: impl Fn() -> Vec<Usage>,
     ) -> Result<(), Failure> {
-        self.turn_with(now);
+        self.turn_with(now, used);
         let (budgets, ledgers) = (Arc::clone(&self.budgets), &mut self.ledgers);
         let counters = || budgets.every_counter();
         let wants: Vec<_> =
@@ -123,13 +133,19 @@ impl Lender {
         }
     }
 
-    fn turn_with(&mut self, now: Timestamp) {
+    fn turn_with(&mut self, now: Timestamp, used: impl Fn() -> Vec<Usage>) {
         let month = date::month(now);
         // A clock that was set back does not bring the old month back: its leases are gone.
         if month > self.period {
             self.budgets.turn();
             self.period = month;
             self.ledgers.iter_mut().for_each(|ledger| *ledger = Ledger { slice: ledger.slice, ..Ledger::default() });
+            // From the old month's leases, but counted in this one: what was used since it began.
+            for (backend, (start, used)) in self.budgets.starts().zip(&used()).enumerate() {
+                for (counter, ledger) in self.budgets.of(backend).iter().zip(&mut self.ledgers[start..]) {
+                    ledger.held = counter.of_usage(used);
+                }
+            }
         }
     }
 

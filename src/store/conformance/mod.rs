@@ -343,7 +343,7 @@ macro_rules! conforms {
                     completing_can_be_asked_again, an_aborted_upload, uploads_are_superseded_while_completing,
                     refused_completions_end_the_upload, uploads_survive_registration, uploads_are_bounded,
                     ended_uploads_are_forgotten, stale_uploads_are_aborted, a_version_knows_its_parts,
-                    which_parts_a_run_is_writing],
+                    which_parts_a_run_is_writing, what_was_completing_at_the_backup_is_taken_back],
                 listing: [pages_follow_the_model, the_edges_of_a_page, pages_of_uploads_follow_the_model],
                 operator: [dead_letters, a_drain_ends_when_nothing_is_left, copies_are_dropped,
                     uploads_on_a_dropped_backend_end, versions_with_too_many_copies, found_blobs_are_adopted,

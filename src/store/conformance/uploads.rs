@@ -2,7 +2,7 @@
 
 use super::super::record::PartRecord;
 use super::*;
-use crate::base::{PartNumber, UploadId, Version};
+use crate::base::{PartNumber, UploadId, Version, blob_name};
 
 fn number(number: u16) -> PartNumber {
     PartNumber::new(number).unwrap()
@@ -597,4 +597,34 @@ pub(super) fn which_parts_a_run_is_writing<S: MetadataStore>(bench: &Bench<S>) {
     bench.step(AbandonPart { incarnation: me, upload, number, nonce, may_have_replaced: true }).expect("never refused");
     bench.part(second, 5, 1, "five");
     assert_eq!(attempts(me, ("", 0), 10), begun[1..], "neither what was given up nor what was committed");
+}
+
+pub(super) fn what_was_completing_at_the_backup_is_taken_back<S: MetadataStore>(bench: &Bench<S>) {
+    let upload = bench.upload("k");
+    bench.part(&upload, 1, 10, "e1");
+    bench.advance(5);
+    let (version, _) = bench.start(&upload, &[(1, "e1")]);
+    bench.step(SetRestored { restored: true }).expect("never refused");
+    let named = blob_name::version_of(&upload.blob.name).expect("a name of ours");
+    assert!(named < version, "it is older than the completion");
+    let adopt = Adopt {
+        bucket: bucket(),
+        key: key("k"),
+        backend: upload.blob.backend.clone(),
+        name: upload.blob.name.clone(),
+        version: Some(named),
+        assembled: true,
+        size: 10,
+        etag: "x-1".into(),
+        foreign_etag: String::new(),
+        record: ObjectRecord::default(),
+        nonce: bench.nonce(),
+    };
+    assert_eq!(bench.step(adopt.clone()), Ok(Adopted::Live { version, displaced: false }));
+    let live = bench.lookup("k").expect("it is there");
+    assert_eq!((live.version, live.size), (version, 10));
+    assert_eq!(live.blobs.iter().map(|blob| blob.id).collect::<Vec<_>>(), [upload.blob.id], "its copy is found");
+    assert_eq!(bench.step(adopt), Ok(Adopted::Known), "once");
+    bench.put("k", 5);
+    assert_eq!(bench.state(&upload.blob), Some(BlobState::Doomed), "an overwrite ends it");
 }

@@ -91,7 +91,9 @@ impl Tables {
             return Ok(if is_under_way { Adopted::UnderWay } else { Adopted::Known });
         }
         let live = self.versions.get(&key).map(|live| live.version);
-        let Some(version) = one.version else { return Ok(self.import(now, &key, one, live)) };
+        let Some(named) = one.version else { return Ok(self.import(now, &key, one, live)) };
+        // Of an upload that was completing the row knows better than the name, which is older.
+        let version = known.map_or(named, |id| self.blobs[&id].version);
         let displaced =
             self.blobs_of(&key).filter(|(_, blob)| was_live(&blob.reason)).map(|(_, blob)| blob.version).max();
         let newest = live.max(displaced);

@@ -11,7 +11,12 @@ use std::time::Duration;
 use tokio_postgres::types::FromSql;
 
 static BATCH: Sql = sql!("INSERT INTO batches (id, at, outcome) VALUES ($1, $2, 'applied')", BYTEA, INT8);
-static NOW: Sql = sql!("SELECT coalesce($1, now_millis())", INT8);
+/// Acknowledged means durable, whatever the server's default is: of these transactions like of batches (write.rs).
+static NOW: Sql = sql!(
+    "SELECT coalesce($1, now_millis()),
+         CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', TRUE) END",
+    INT8
+);
 
 impl PostgresStore {
     /// Its beginning: the batch's id, and what time it is. Cancel: the session must be given up.

@@ -3,7 +3,7 @@
 
 use super::super::port::*;
 use super::{PostgresOptions, PostgresStore, Protection};
-use crate::base::{Clock, Failure, Secret, Tick};
+use crate::base::{Clock, Failure, Secret, Tenure, Tick};
 use futures_util::future::LocalBoxFuture;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -67,7 +67,7 @@ pub(in crate::store) async fn execute(options: &PostgresOptions, sql: &str) -> V
 }
 
 #[allow(clippy::disallowed_methods)] // the clock of tests
-fn tick() -> Tick {
+pub(super) fn tick() -> Tick {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     Tick { nanos: START.elapsed().as_nanos() as u64 }
 }
@@ -77,6 +77,7 @@ type Job = Box<dyn FnOnce(Rc<PostgresStore>) -> LocalBoxFuture<'static, ()> + Se
 /// A store on a thread of its own, as the metadata thread has it.
 pub(in crate::store) struct OnPostgres {
     jobs: flume::Sender<Job>,
+    pub(super) tenure: Arc<Tenure>,
 }
 
 impl OnPostgres {
@@ -104,12 +105,13 @@ impl OnPostgres {
         before: impl FnOnce(&tokio::runtime::Runtime) + Send + 'static,
     ) -> Self {
         let (jobs, inbox) = flume::unbounded::<Job>();
+        let tenure = Arc::new(Tenure::default());
+        let kept = Arc::clone(&tenure);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             before(&runtime);
             let lease = Duration::from_secs(10);
-            let store =
-                PostgresStore::new(options, rules, lease, Arc::default(), tick, Some(Arc::new(move || clock.now())));
+            let store = PostgresStore::new(options, rules, lease, kept, tick, Some(Arc::new(move || clock.now())));
             let store = Rc::new(store.expect("nothing is opened yet"));
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async {
@@ -118,7 +120,7 @@ impl OnPostgres {
                 }
             });
         });
-        Self { jobs }
+        Self { jobs, tenure }
     }
 
     async fn on_thread<T: Send + 'static>(

@@ -36,8 +36,9 @@ static LOCK_BACKENDS: Sql = sql!(
     INT8_ARRAY,
     INT8_ARRAY
 );
+/// For who sets what is written of a drain: as it was found, or an end that was decided on undoes another's cancel.
 static LOCK_BACKENDS_ALONE: Sql = sql!(
-    "WITH there AS (SELECT 1 FROM backends WHERE id = ANY($1) AND (NOT draining OR id = ANY($2)) ORDER BY id FOR UPDATE)
+    "WITH there AS (SELECT 1 FROM backends WHERE id = ANY($1) AND draining = (id = ANY($2)) ORDER BY id FOR UPDATE)
      SELECT CASE WHEN (SELECT count(*) FROM there) = cardinality($1) THEN TRUE ELSE stale_batch('backends') END",
     INT8_ARRAY,
     INT8_ARRAY

@@ -83,8 +83,8 @@ pub struct PostgresStore {
     recall: RefCell<recall::Recall>,
     /// The last batches, whatever came of them.
     sent: RefCell<VecDeque<(BatchId, Applied)>>,
-    /// A registration whose answer was lost.
-    pending: Cell<Option<(BatchId, Incarnation)>>,
+    /// A registration whose answer was lost, and when it was asked for.
+    pending: Cell<Option<(BatchId, Incarnation, Tick)>>,
     /// As far as they were met.
     backends: RefCell<Backends>,
 }
@@ -139,8 +139,9 @@ impl MetadataStore for PostgresStore {
 
     async fn resolve(&self, id: BatchId) -> Result<Option<Applied>, Failure> {
         let found = self.look_for(id).await?;
-        if let (Some(_), Some((_, incarnation))) = (&found, self.pending.take().filter(|(pending, _)| *pending == id)) {
-            self.begin_incarnation(incarnation);
+        let pending = self.pending.take().filter(|(pending, ..)| *pending == id);
+        if let (Some(_), Some((_, incarnation, asked))) = (&found, pending) {
+            self.begin_incarnation(incarnation, asked);
         }
         Ok(found)
     }

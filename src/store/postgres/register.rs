@@ -12,7 +12,7 @@ use super::restored::Place;
 use super::rows::Columns;
 use super::sessions::{Blamed, Session, Sql, sql};
 use super::{PostgresStore, leftovers};
-use crate::base::{BackendName, Failure, Incarnation};
+use crate::base::{BackendName, Failure, Incarnation, Tick};
 
 static LOCK: Sql = sql!("SELECT pg_advisory_xact_lock($1, $2)", INT4, INT4);
 /// By the clock, so that a number whose row a rewound database has lost is not given out again while its run still lives.
@@ -82,13 +82,10 @@ impl PostgresStore {
                 self.remember(id, applied.clone());
                 if let Err(error) = session.command("COMMIT").await {
                     session.give_up();
-                    self.pending.set(Some((id, incarnation)));
+                    self.pending.set(Some((id, incarnation, asked)));
                     return Err(ApplyError::Unknown(failure(&error)));
                 }
-                self.begin_incarnation(incarnation);
-                // Who it is first: what the former run has begun must not go on under this one's lease.
-                self.tenure.set_incarnation(incarnation);
-                self.tenure.renew(asked.plus(self.lease));
+                self.begin_incarnation(incarnation, asked);
                 Ok(applied)
             }
             Err(cause) => {
@@ -98,11 +95,14 @@ impl PostgresStore {
         }
     }
 
-    /// The store speaks for this incarnation from now on.
-    pub(super) fn begin_incarnation(&self, incarnation: Incarnation) {
+    /// The store speaks for this incarnation from now on; its lease was asked for then.
+    pub(super) fn begin_incarnation(&self, incarnation: Incarnation, asked: Tick) {
         self.incarnation.set(incarnation);
         self.told_mark.set(0);
         self.recall.borrow_mut().clear();
+        // Who it is first: what the former run has begun must not go on under this one's lease.
+        self.tenure.set_incarnation(incarnation);
+        self.tenure.renew(asked.plus(self.lease));
     }
 
     /// Everything up to the COMMIT.

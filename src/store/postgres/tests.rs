@@ -3,13 +3,18 @@
 
 use super::super::conformance::{Bench, TestClock, bucket, key, name, on, wait_for};
 use super::super::port::{
-    Answer, ApplyError, BatchId, BeginWrite, BudgetAsk, Change, Committed, CreateBucket, Delete, DeleteBucket,
-    LeaseBudgets, MetadataStore, Query, Refusal, Renew, Renewed, Rules, SetBackendUpload, SetRestored, WriteCondition,
+    Answer, ApplyError, BackendLimit, BatchId, BeginWrite, BudgetAsk, Change, Committed, CreateBucket, Delete,
+    DeleteBucket, FinishDrain, LeaseBudgets, MetadataStore, Outcome, Query, Refusal, Register, Renew, Renewed, Rules,
+    SetBackendUpload, SetDraining, SetRestored, WriteCondition,
 };
 use super::super::record::BlobState;
 use super::cluster::{self, OnPostgres};
 use super::options::PostgresOptions;
 use crate::base::BucketName;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 fn bench() -> (PostgresOptions, Bench<OnPostgres>) {
@@ -29,10 +34,15 @@ const DECIDE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Holds a table for three seconds, from before this returns until what is returned has ended.
 fn hold(options: &PostgresOptions, table: &str) -> std::thread::JoinHandle<()> {
-    let of_holder = options.clone();
     let sql = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT");
+    begin_holding(options, &sql, table, "AccessExclusiveLock")
+}
+
+/// Runs a transaction of another's; returns when that holds this lock of the table.
+fn begin_holding(options: &PostgresOptions, sql: &str, table: &str, mode: &str) -> std::thread::JoinHandle<()> {
+    let (of_holder, sql) = (options.clone(), sql.to_owned());
     let holder = std::thread::spawn(move || execute(&of_holder, &sql));
-    let held = format!("relation = '{table}'::regclass AND mode = 'AccessExclusiveLock' AND granted");
+    let held = format!("relation = '{table}'::regclass AND mode = '{mode}' AND granted");
     let look = format!("WHILE NOT EXISTS (SELECT FROM pg_locks WHERE {held}) LOOP PERFORM pg_sleep(0.01); END LOOP");
     execute(options, &format!("DO $$ BEGIN {look}; END $$"));
     holder
@@ -182,6 +192,118 @@ fn a_begin_waits_for_a_drain_that_is_being_set() {
     let begun = bench.step(begin).expect("b takes it");
     assert_eq!(begun.blob.backend, name("b"), "decided before the drain, it must not be committed after it");
     drainer.join().expect("the drain is set");
+}
+
+#[test]
+fn a_drain_that_ends_does_not_undo_a_cancel() {
+    let (options, bench) = bench();
+    bench.step(SetDraining { backend: name("a"), draining: true }).expect("a is known");
+    // Another instance's cancel, committed when the end of the drain has been decided on and waits for it.
+    let cancel = "BEGIN; UPDATE backends SET draining = FALSE WHERE name = 'a';
+         DO $$ BEGIN FOR i IN 1..1000 LOOP
+             EXIT WHEN EXISTS (SELECT FROM pg_locks WHERE NOT granted AND transactionid = pg_current_xact_id()::xid);
+             PERFORM pg_sleep(0.01);
+         END LOOP; END $$; COMMIT";
+    let canceller = begin_holding(&options, cancel, "backends", "RowExclusiveLock");
+    assert_eq!(bench.step(FinishDrain { backend: name("a") }), Err(Refusal::Lost));
+    canceller.join().expect("it was cancelled");
+    let status = bench.status("a");
+    assert!(!status.draining && !status.drained, "{status:?}");
+}
+
+#[test]
+fn what_is_acknowledged_is_durable_whatever_the_servers_default_is() {
+    let (plain, clock) = (cluster::options(), TestClock::new());
+    execute(&plain, "CREATE ROLE lazy SUPERUSER LOGIN; ALTER ROLE lazy SET synchronous_commit = off");
+    let options = PostgresOptions { user: "lazy".into(), ..plain };
+    let bench = Bench::new(OnPostgres::on(options.clone(), clock.clone(), Rules::default()), clock);
+    // Looked at when a transaction is about to be committed; each that is acknowledged has its batch.
+    execute(
+        &options,
+        "CREATE FUNCTION check_durable() RETURNS TRIGGER LANGUAGE plpgsql
+             AS $$ BEGIN ASSERT current_setting('synchronous_commit') = 'on'; RETURN NULL; END $$;
+         SET synchronous_commit = on;
+         CREATE CONSTRAINT TRIGGER durable AFTER INSERT ON batches DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION check_durable()",
+    );
+    bench.register(&BACKENDS);
+    bench.put("k", 10);
+    let stored = BucketName::parse("stored").expect("a bucket's name");
+    let create = CreateBucket { bucket: stored.clone(), owner: "ann".into(), region: String::new(), buckets_max: 9 };
+    bench.step(create).expect("it is new");
+    bench.step(DeleteBucket { bucket: stored }).expect("it is empty");
+    let renew = Renew { incarnation: bench.incarnation.get(), judge: true, leave: false };
+    bench.step(renew).expect("it lives");
+    let (period, asks) = (crate::proto::date::month(bench.now()), Vec::new());
+    bench.step(LeaseBudgets { incarnation: bench.incarnation.get(), period, asks }).expect("never refused");
+}
+
+#[test]
+fn a_registration_whose_answer_was_lost_has_its_lease() {
+    let plain = cluster::options();
+    let hosts = vec![("127.0.0.1".to_owned(), losing_a_registrations_answer(plain.hosts[0].1))];
+    let options = PostgresOptions { hosts, ..plain };
+    let clock = TestClock::new();
+    execute(&options, &format!("CREATE SCHEMA {}", options.schema.as_deref().expect("of its own")));
+    let store = OnPostgres::open(options, Rules::default(), clock, |_| {});
+    let backends = vec![BackendLimit { name: name("a"), bytes_limit: 0 }];
+    let register = Register { deployment: "first".into(), backends };
+    let id = BatchId(9, 9);
+    let lost = wait_for(store.apply(id, vec![register.into()].into()));
+    assert!(matches!(lost, Err(ApplyError::Unknown(_))), "{lost:?}");
+    assert!(!store.tenure.has_lease(), "nobody knows yet");
+    let found = wait_for(store.resolve(id)).expect("it answers again").expect("it was committed");
+    let Outcome::Register(Ok(registered)) = &found.outcomes[0] else { panic!("{found:?}") };
+    let incarnation = registered.incarnation;
+    assert!(store.tenure.has_lease() && !store.tenure.has_ended(), "it is to be renewed");
+    assert!(store.tenure.lasts_for(incarnation, cluster::tick), "and what it begins goes on: {:?}", store.tenure);
+    let renew = Renew { incarnation, judge: true, leave: false };
+    let renewed = wait_for(store.apply(BatchId(9, 10), vec![renew.into()].into())).expect("it answers");
+    assert_eq!(renewed.outcomes, [Outcome::Renew(Ok(Renewed::default()))]);
+}
+
+/// A way to the server that cuts the connection of the first registration when the server has answered its COMMIT.
+fn losing_a_registrations_answer(server: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let is_lost = Arc::new(AtomicBool::new(false));
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.expect("a connection");
+            let server = TcpStream::connect(("127.0.0.1", server)).expect("the test's server listens");
+            let (mut from_client, mut to_server) =
+                (client.try_clone().expect("a copy"), server.try_clone().expect("a copy"));
+            let (is_lost, commits) = (Arc::clone(&is_lost), Arc::new(AtomicBool::new(false)));
+            let commits_there = Arc::clone(&commits);
+            std::thread::spawn(move || {
+                let mut registers = false;
+                pass_on(&mut from_client, &mut to_server, |bytes| {
+                    let has = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+                    registers |= has(b"INSERT INTO incarnations");
+                    if registers && has(b"COMMIT") && !is_lost.swap(true, SeqCst) {
+                        commits.store(true, SeqCst);
+                    }
+                    true
+                });
+            });
+            let (mut from_server, mut to_client) = (server, client);
+            std::thread::spawn(move || pass_on(&mut from_server, &mut to_client, |_| !commits_there.load(SeqCst)));
+        }
+    });
+    port
+}
+
+/// Until one side ends, or what was read is not to be passed on: then both do.
+fn pass_on(from: &mut TcpStream, to: &mut TcpStream, mut may_pass: impl FnMut(&[u8]) -> bool) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        if !may_pass(&bytes[..count]) || to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    for side in [from, to] {
+        let _ = side.shutdown(Shutdown::Both); // it may have ended by itself
+    }
 }
 
 #[test]

@@ -121,9 +121,9 @@ impl Transaction<'_> {
         {
             return Ok(if is_under_way { Adopted::UnderWay } else { Adopted::Known });
         }
-        let known = known.map(|(id, ..)| id);
+        let known = known.map(|(id, ..)| BlobId(id));
         let live = self.live(key)?;
-        let Some(version) = one.version else {
+        let Some(named) = one.version else {
             if live.is_some() {
                 return Ok(Adopted::Unclear);
             }
@@ -131,6 +131,9 @@ impl Transaction<'_> {
             let blob = self.add_found(key, backend, one, version, bytes)?;
             return Ok(self.adopt_live(key, one, &blob, None)?);
         };
+        // Of an upload that was completing the row knows better than the name, which is older.
+        let row = known.map(|id| self.blob(id)).transpose()?.flatten();
+        let version = row.map_or(named, |blob| blob.version);
         let is_live = live.as_ref().map(|live| live.version);
         let newest = is_live.max(self.newest_displaced(key)?);
         let overtaken = newest.is_some_and(|newest| version < newest) || newest == Some(version) && is_live != newest;
@@ -145,7 +148,7 @@ impl Transaction<'_> {
             return Ok(Adopted::Outdated);
         }
         let blob = match known {
-            Some(id) => self.take_back(BlobId(id), bytes)?,
+            Some(id) => self.take_back(id, bytes)?,
             None => self.add_found(key, backend, one, version, bytes)?,
         };
         if is_live == Some(version) {

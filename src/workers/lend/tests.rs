@@ -72,7 +72,13 @@ impl Bench {
     }
 
     fn run(&self, instance: &mut Instance, occasion: Occasion) {
-        let _ = wait_for(instance.lender.run(&self.meta, instance.incarnation, occasion, self.clock.now()));
+        self.run_after(0, instance, occasion);
+    }
+
+    /// After so many calls in this month.
+    fn run_after(&self, calls: u64, instance: &mut Instance, occasion: Occasion) {
+        let lender = &mut instance.lender;
+        let _ = wait_for(lender.run(&self.meta, instance.incarnation, occasion, self.clock.now(), used(calls)));
     }
 
     /// Calls until one is refused for good; how many were admitted.
@@ -201,7 +207,7 @@ fn deletes_are_counted_beyond_the_lease() {
 }
 
 /// What `set_limits` is told that this instance has used before.
-fn used(api_requests: u64) -> impl FnOnce() -> Vec<Usage> {
+fn used(api_requests: u64) -> impl Fn() -> Vec<Usage> {
     move || vec![Usage { api_requests, ..Usage::default() }]
 }
 
@@ -229,6 +235,32 @@ fn a_limit_that_is_raised_lends_what_it_adds_and_a_lower_one_nothing_more() {
     let others = Budget { pools: vec![others], ..Budget::default() };
     assert_eq!(one.lender.set_limits(&[others], bench.clock.now(), used(90)), [false], "pools are made at the start");
     assert_eq!(bench.spend_all(&mut one), 0);
+}
+
+#[test]
+fn of_a_limit_that_is_lowered_no_more_is_spent_than_it_has() {
+    let bench = Bench::new();
+    let mut one = bench.boot(10_000);
+    let pool = |limit| Budget {
+        pools: vec![RequestPool { name: "all".into(), calls: CallSet::ALL, limit }],
+        ..Budget::default()
+    };
+    let lower = |one: &mut Instance, limit| {
+        bench.run(one, Occasion::Regular);
+        assert!(one.budgets.admit_now(0, &CALL).is_some(), "lent in advance");
+        assert_eq!(one.lender.set_limits(&[pool(limit)], bench.clock.now(), used(0)), [true]);
+        bench.run(one, Occasion::Regular);
+    };
+    lower(&mut one, 5);
+    assert_eq!(bench.spend_all(&mut one), 4);
+    assert_eq!(bench.books().0, 5);
+    // And by way of none.
+    assert_eq!(one.lender.set_limits(&[pool(10_000)], bench.clock.now(), used(5)), [true]);
+    lower(&mut one, 0);
+    assert_eq!(one.lender.set_limits(&[pool(8)], bench.clock.now(), used(6)), [true]);
+    assert_eq!(bench.spend_all(&mut one), 2);
+    bench.run(&mut one, Occasion::End);
+    assert_eq!(bench.books(), (8, 8));
 }
 
 #[test]
@@ -279,4 +311,17 @@ fn a_new_month_brings_a_new_budget() {
     assert_eq!(bench.spend_all(&mut one), 50);
     bench.run(&mut one, Occasion::End);
     assert_eq!(bench.books(), (50, 50));
+}
+
+#[test]
+fn what_the_old_month_had_lent_and_the_new_one_has_counted_is_of_the_new_ones_budget() {
+    let bench = Bench::new();
+    let mut one = bench.boot(500);
+    bench.run(&mut one, Occasion::Regular);
+    bench.clock.advance(Duration::from_secs(31 * 24 * 3600));
+    assert!((0..3).all(|_| one.budgets.admit_now(0, &CALL).is_some()), "nobody has looked at the calendar yet");
+    bench.run_after(3, &mut one, Occasion::Regular);
+    assert_eq!(bench.spend_all(&mut one), 497);
+    bench.run(&mut one, Occasion::End);
+    assert_eq!(bench.books(), (500, 500));
 }
