@@ -99,12 +99,12 @@ impl Buffer {
         Self { bytes: bytes.into(), start: 0, end: bytes.len(), home: None }
     }
 
-    /// The bytes held.
     /// An empty one outside the pools.
     pub fn roomy(bytes: usize) -> Self {
         Self { bytes: vec![0; bytes].into(), start: 0, end: 0, home: None }
     }
 
+    /// The bytes held.
     pub fn data(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
