@@ -4,6 +4,7 @@
 use super::lease::{self, Terms};
 use super::metadata::ControlMetadata;
 use crate::backend::standing::Standing;
+use crate::base::failure::Kind;
 use crate::base::{Dice, Failure};
 use crate::config::View;
 use crate::config::checked;
@@ -36,7 +37,7 @@ pub(super) fn register_change(view: &View, board: &Board) -> anyhow::Result<Regi
 }
 
 /// This run of this instance becomes known; what former ones left is recovered. The inner failure: the database
-/// does not answer.
+/// does not answer, or others were in the way.
 pub(super) async fn register_once(
     metadata: &ControlMetadata,
     register: &Register,
@@ -44,7 +45,7 @@ pub(super) async fn register_once(
     match metadata.step(register.clone()).await {
         Ok(Ok(registered)) => Ok(Ok(registered)),
         Ok(Err(refusal)) => bail!("the database refused this instance: {refusal:?}"),
-        Err(failure) if failure.is_of_database() => {
+        Err(failure) if failure.is_of_database() || failure.kind == Kind::Overloaded => {
             tracing::debug!(%failure, "this instance is not registered yet");
             Ok(Err(failure))
         }

@@ -131,6 +131,8 @@ pub struct Desk<S, C, D> {
     queries_fail: Cell<bool>,
     /// The last change failed. Failures of one kind are not forgiven for successes of the other.
     changes_fail: Cell<bool>,
+    /// The last change was failed by a database that answers: what waits behind it waits for others' transactions.
+    kept_waiting: Cell<bool>,
     /// A batch is under way, and so nothing may run beside it.
     running: Cell<bool>,
     /// An empty batch is under way to find out whether changes work.
@@ -173,6 +175,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
             state: Arc::new(DatabaseState::new(limits.breaker)),
             queries_fail: Cell::new(false),
             changes_fail: Cell::new(false),
+            kept_waiting: Cell::new(false),
             running: Cell::new(false),
             probing: Cell::new(false),
             postponed: RefCell::default(),
@@ -334,14 +337,15 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         }
     }
 
-    /// Tells those who have waited long enough that the database does not answer. Nothing of theirs has run, and nothing
-    /// will, except ends: they are asked for still.
+    /// Tells those who have waited long enough that the database does not answer, or that others keep it busy. Nothing of
+    /// theirs has run, and nothing will, except ends: they are asked for still.
     fn tell_stalled<R: ReplyTo>(&self, queue: &mut Queue<R>) {
         let now = self.clock.tick();
         for (since, caller) in queue.expire(|since| now.since(since) >= self.limits.answer_within) {
             self.cells.failures.inc();
-            self.noted(since, false, Err::<(), _>(&unanswered()));
-            let _ = caller.send(Reply::Change(Err(unanswered()))); // nothing was begun
+            let failure = if self.kept_waiting.get() { busy() } else { unanswered() };
+            self.noted(since, false, Err::<(), _>(&failure));
+            let _ = caller.send(Reply::Change(Err(failure))); // nothing was begun
         }
     }
 
@@ -368,6 +372,9 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
             true => (&self.queries_fail, &self.changes_fail),
             false => (&self.changes_fail, &self.queries_fail),
         };
+        if !is_query {
+            self.kept_waiting.set(result.as_ref().is_err_and(|failure| !failure.is_of_database()));
+        }
         match result {
             Ok(_) => {
                 this.set(false);
@@ -420,6 +427,10 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
 
 fn unanswered() -> Failure {
     Failure::metadata("the database does not answer")
+}
+
+fn busy() -> Failure {
+    Failure::overloaded("changes of others keep the database busy")
 }
 
 fn refused() -> Failure {

@@ -68,6 +68,7 @@ impl PostgresStore {
         let session = self.sessions.get().await.map_err(ApplyError::NotApplied)?;
         let mut footprint = Footprint::of(changes);
         let (mut attempts, mut rounds, mut rewound) = (0, 0, false);
+        let mut overtaken: Option<Failure> = None;
         loop {
             let decided = self.decide(&session, &footprint, changes).await.map_err(ApplyError::NotApplied)?;
             if self.was_rewound(decided.loaded.has_row, decided.loaded.mark) {
@@ -89,10 +90,13 @@ impl PostgresStore {
                 }
             }
             // What was loaded in time and has changed since is stale.
-            if (self.tick)().since(began) >= self.decide_within {
-                return Err(ApplyError::NotApplied(Failure::metadata("postgres: a batch was not decided in time")));
+            let left = self.decide_within.saturating_sub((self.tick)().since(began));
+            if left.is_zero() {
+                let late = || Failure::metadata("postgres: a batch was not decided in time");
+                return Err(ApplyError::NotApplied(overtaken.unwrap_or_else(late)));
             }
-            let written = self.commit(&session, id, &footprint, &decided, changes).await;
+            let lock_within = overtaken.as_ref().map(|_| left);
+            let written = self.commit(&session, id, &footprint, &decided, changes, lock_within).await;
             match written {
                 Ok(Written { charged, mark }) => {
                     self.keep_ids(decided.loaded.tables.last_blob);
@@ -113,6 +117,7 @@ impl PostgresStore {
                     // Apart from each other, as chance has it.
                     let apart = u32::from(id_bytes(id)[attempts as usize % 16] % 8);
                     tokio::time::sleep(AGAIN_AFTER * apart * attempts.min(4)).await;
+                    overtaken = Some(failure);
                 }
                 Err(Unwritten::Refused(failure)) => return Err(ApplyError::NotApplied(failure)),
                 Err(Unwritten::Unknown(failure)) => {
@@ -202,6 +207,7 @@ impl PostgresStore {
         footprint: &Footprint,
         decided: &Decided,
         changes: &[Change],
+        lock_within: Option<Duration>,
     ) -> Result<Written, Unwritten> {
         let Decided { before, loaded, .. } = decided;
         let diff = Diff::between(before, &loaded.tables);
@@ -220,7 +226,7 @@ impl PostgresStore {
             }),
         };
         let statements = statements(&around, before, loaded, &diff);
-        let rows = write::commit(session, statements).await?;
+        let rows = write::commit(session, statements, lock_within).await?;
         if let Some(mark) = loaded.mark {
             self.told_mark.set(mark + 1);
             self.told_at.set(loaded.now);

@@ -1,6 +1,7 @@
 //! What an error of the database means: whose fault it is, and whether the session may be used again.
 
 use crate::base::Failure;
+use crate::base::failure::Kind;
 use deadpool_postgres::PoolError;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
@@ -8,7 +9,18 @@ use tokio_postgres::error::SqlState;
 /// For the log and the breaker: every error of the database is the database's fault, except that it lets us wait too long
 /// for another of our own transactions.
 pub(super) fn failure(error: &Error) -> Failure {
-    Failure::metadata(describe(error))
+    match is_stale(error) || error.code() == Some(&SqlState::QUERY_CANCELED) {
+        true => Failure::overloaded(describe(error)),
+        false => Failure::metadata(describe(error)),
+    }
+}
+
+/// Who only reads waits for no transaction of ours: whatever kept him waiting, reads have to do without the database.
+pub(super) fn of_reader(failure: Failure) -> Failure {
+    match failure.kind {
+        Kind::Overloaded => Failure::metadata(failure.cause),
+        _ => failure,
+    }
 }
 
 pub(super) fn pool_failure(error: &PoolError) -> Failure {

@@ -147,7 +147,7 @@ impl MetadataStore for PostgresStore {
     }
 
     async fn query(&self, query: Query) -> Result<Answer, Failure> {
-        self.answer(query).await
+        self.answer(query).await.map_err(faults::of_reader)
     }
 
     fn drop_sessions(&self) {

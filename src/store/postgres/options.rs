@@ -49,7 +49,8 @@ pub struct PostgresOptions {
     pub connect_timeout: Duration,
     /// No statement takes longer than this (`database.statement_timeout`).
     pub statement_timeout: Duration,
-    /// No statement waits longer for another's lock (`database.lock_timeout`).
+    /// No statement waits longer for another's lock (`database.lock_timeout`), nor longer than `decide_within`: that others are in
+    /// the way is known before anybody concludes that there is no answer.
     pub lock_timeout: Duration,
     /// A batch is not decided after it has waited so long: its callers have been told by then that there is no answer
     /// (`database.call_timeout`), and what they have done since must not be undone by it.
@@ -96,12 +97,16 @@ impl PostgresOptions {
         config
     }
 
+    pub(super) fn lock_within(&self) -> Duration {
+        self.lock_timeout.min(self.decide_within)
+    }
+
     /// What a session is told first. Behind a pooler it holds for some session or other: each batch says it again for itself.
     pub(super) fn session_settings(&self) -> String {
         let mut settings = format!(
             "SET statement_timeout = {}; SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; {BY_INDEX};",
             self.statement_timeout.as_millis(),
-            self.lock_timeout.as_millis(),
+            self.lock_within().as_millis(),
             self.statement_timeout.as_millis(),
         );
         if let Some(schema) = &self.schema {

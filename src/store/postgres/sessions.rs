@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::types::{ToSql, Type};
@@ -56,12 +57,14 @@ impl Session {
         self.object.as_ref().expect("present until dropped")
     }
 
-    /// Timeouts (of statements, of locks, in milliseconds) that each transaction sets for itself, if this session is not ours
-    /// alone.
-    pub(super) fn settings(&self) -> Option<(String, String)> {
-        let text = |time: std::time::Duration| time.as_millis().to_string();
-        let own = (text(self.options.statement_timeout), text(self.options.lock_timeout));
-        (!self.options.prepared_statements).then_some(own)
+    /// Timeouts (of statements, of locks, in milliseconds) that a transaction sets for itself: if it has less time for locks
+    /// than others, or this session is not ours alone.
+    pub(super) fn settings(&self, lock_within: Option<Duration>) -> Option<(String, String)> {
+        let is_set = lock_within.is_none() && self.options.prepared_statements;
+        let lock = self.options.lock_within().min(lock_within.unwrap_or(Duration::MAX));
+        // None at all would be none to the server too.
+        let text = |time: Duration| time.as_millis().max(1).to_string();
+        (!is_set).then(|| (text(self.options.statement_timeout), text(lock)))
     }
 
     /// Never to be used again: its state is not known.

@@ -41,7 +41,7 @@ pub(super) async fn take_back(session: &Session, backend: i64, not_from: Incarna
 
 /// Done again, it does no harm: so nobody asks what became of it.
 async fn alone(session: &Session, statements: Vec<Bound>) -> Result<(), Failure> {
-    match commit(session, statements).await {
+    match commit(session, statements, None).await {
         Ok(_) | Err(Unwritten::Stale(_)) => Ok(()),
         Err(Unwritten::Refused(failure) | Unwritten::Unknown(failure)) => Err(failure),
     }

@@ -5,7 +5,7 @@ use super::super::conformance::{Bench, TestClock, bucket, key, name, on, wait_fo
 use super::super::port::{
     Answer, ApplyError, BackendLimit, BatchId, BeginWrite, BudgetAsk, Change, Committed, CreateBucket, Delete,
     DeleteBucket, FinishDrain, LeaseBudgets, MetadataStore, Outcome, Query, Refusal, Register, Renew, Renewed, Rules,
-    SetBackendUpload, SetDraining, SetRestored, WriteCondition,
+    SetBackendUpload, SetDraining, SetLimits, SetRestored, WriteCondition,
 };
 use super::super::record::BlobState;
 use super::cluster::{self, OnPostgres};
@@ -412,3 +412,5 @@ fn a_write_that_nobody_disturbs_is_decided_once() {
         "DO $$ BEGIN ASSERT (SELECT last_value FROM attempts) = (SELECT count(*) FROM batches) - 1; END $$",
     );
 }
+
+mod contention;

@@ -15,6 +15,7 @@ use super::rows::{of_overtaken, state_of_upload, storable, to_json};
 use super::sessions::{Ready, Session, Sql, sql};
 use crate::base::{BackendName, Failure, Incarnation, Timestamp};
 use futures_util::future::{LocalBoxFuture, join_all};
+use std::time::Duration;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
@@ -267,7 +268,7 @@ static FORGET_UPLOADS: Sql = sql!(
     INT8,
     INT8
 );
-/// Said again in every transaction, for sessions that are not ours alone.
+/// Said in a transaction that waits less than others, and in every one of sessions that are not ours alone.
 static SETTINGS: Sql = sql!(
     "SELECT set_config('statement_timeout', $1, TRUE), set_config('lock_timeout', $2, TRUE),
          set_config('idle_in_transaction_session_timeout', $1, TRUE)",
@@ -531,9 +532,14 @@ fn put_shares(around: &Around<'_>, diff: &Diff<'_>, all: &mut Vec<Bound>) {
     ));
 }
 
-/// Sends BEGIN, the statements and COMMIT at once; answers the last statement's rows. Cancel: NOT safe.
-pub(super) async fn commit(session: &Session, mut statements: Vec<Bound>) -> Result<Vec<Row>, Unwritten> {
-    if let Some((statement, lock)) = session.settings() {
+/// Sends BEGIN, the statements and COMMIT at once; answers the last statement's rows. `lock_within`: how long it may wait for
+/// others, if less than usual. Cancel: NOT safe.
+pub(super) async fn commit(
+    session: &Session,
+    mut statements: Vec<Bound>,
+    lock_within: Option<Duration>,
+) -> Result<Vec<Row>, Unwritten> {
+    if let Some((statement, lock)) = session.settings(lock_within) {
         statements.insert(0, bound!(SETTINGS, statement, lock));
     }
     let mut prepared: Vec<(Ready, Vec<&(dyn ToSql + Sync)>)> = Vec::with_capacity(statements.len());
