@@ -19,11 +19,17 @@ static NOW: Sql = sql!(
 );
 
 impl PostgresStore {
-    /// Its beginning: the batch's id, and what time it is. Cancel: the session must be given up.
-    pub(super) async fn begin_alone(&self, session: &Session, id: BatchId) -> Result<Timestamp, Failure> {
+    /// Begins a transaction, and answers what time it is. Cancel: the session must be given up.
+    pub(super) async fn begin(&self, session: &Session) -> Result<Timestamp, Failure> {
         session.command("BEGIN ISOLATION LEVEL READ COMMITTED").await.blamed()?;
         let now = Timestamp { millis: one(session, &NOW, &[&self.test_clock()]).await? }.max(self.latest.get());
         self.latest.set(now);
+        Ok(now)
+    }
+
+    /// The same for one that is looked for by the batch's id. Cancel: the session must be given up.
+    pub(super) async fn begin_alone(&self, session: &Session, id: BatchId) -> Result<Timestamp, Failure> {
+        let now = self.begin(session).await?;
         session.query(&BATCH, &[&id_bytes(id).to_vec(), &now.millis]).await.blamed()?;
         Ok(now)
     }

@@ -2,10 +2,10 @@
 
 use super::super::port::{Applied, ApplyError, BatchId, Done, Outcome, Refusal, Renew, Renewed, TakeService};
 use super::alone::one;
-use super::rows::Columns;
+use super::rows::{Columns, Read};
 use super::sessions::{Blamed, Session, Sql, sql};
 use super::{PostgresStore, leftovers, restored};
-use crate::base::{Failure, Incarnation};
+use crate::base::Failure;
 
 /// Its mark too, so that whoever loses this transaction with the database's last ones sees it.
 static RENEW: Sql = sql!(
@@ -63,11 +63,11 @@ impl PostgresStore {
         self.renewing.set((mark, now));
         let mut renewed = Renewed::default();
         if renew.judge {
-            for row in &session.query(&LAPSED, &[&now.millis]).await.blamed()? {
-                let lapsed = Incarnation(Columns::of(row).value()?);
-                renewed.doomed += leftovers::take_over(session, lapsed, renew.incarnation, now, self.rules).await?;
-                renewed.ended += 1;
-            }
+            let lapsed = session.query(&LAPSED, &[&now.millis]).await.blamed()?;
+            let lapsed: Vec<i64> = lapsed.iter().map(|row| Columns::of(row).value()).collect::<Read<_>>()?;
+            renewed.ended = lapsed.len() as u64;
+            let gone = leftovers::end(session, lapsed, now).await?;
+            renewed.doomed = leftovers::take_over(session, gone, renew.incarnation, now, self.rules).await?;
         }
         Ok(Ok(renewed))
     }

@@ -24,6 +24,8 @@ static DEPLOYMENT: Sql =
     sql!("INSERT INTO deployment (name, value) VALUES ('id', $1) ON CONFLICT (name) DO NOTHING", TEXT);
 static DEPLOYMENT_ID: Sql = sql!("SELECT value FROM deployment WHERE name = 'id'");
 static LOCK_BACKENDS: Sql = sql!("SELECT 1 FROM backends ORDER BY id FOR UPDATE");
+/// All of them are brought within the limits below.
+static LOCK_SHARES: Sql = sql!("SELECT 1 FROM quota_shares ORDER BY backend, incarnation FOR UPDATE");
 static FORGET_BACKENDS: Sql = sql!(
     "DELETE FROM backends b WHERE b.name <> ALL($1) AND NOT EXISTS (SELECT 1 FROM blobs WHERE blobs.backend = b.id)
          AND NOT EXISTS (SELECT 1 FROM uploads WHERE uploads.backend = b.id)",
@@ -50,9 +52,10 @@ static GRANTS: Sql = sql!(
 );
 static OWED: Sql = sql!(
     "INSERT INTO quota_shares AS s (backend, incarnation, granted)
-     SELECT b.id, $1, least(0, b.bytes_limit - t.granted) FROM backends b, LATERAL (
+     SELECT b.id, $1, CASE WHEN b.bytes_limit = 0 THEN 0 ELSE least(0, b.bytes_limit - t.granted) END
+     FROM backends b, LATERAL (
          SELECT coalesce(sum(granted), 0)::bigint AS granted FROM quota_shares WHERE backend = b.id) AS t
-     WHERE b.bytes_limit > 0
+     ORDER BY b.id
      ON CONFLICT (backend, incarnation) DO UPDATE SET granted = s.granted + excluded.granted",
     INT8
 );
@@ -124,7 +127,9 @@ impl PostgresStore {
         session.query(&INCARNATION, &[&incarnation.0, &now.millis, &lease_until]).await.blamed()?;
         session.query(&DEPLOYMENT, &[&register.deployment]).await.blamed()?;
         let deployment = one(session, &DEPLOYMENT_ID, &[]).await?;
-        let doomed = leftovers::take_over(session, former, incarnation, now, self.rules).await?;
+        let gone = leftovers::end(session, vec![former.0], now).await?;
+        lock_shares(session).await?;
+        let doomed = leftovers::take_over(session, gone, incarnation, now, self.rules).await?;
         let (facts, draining, unknown_backends) = limits(session, incarnation, register).await?;
         let charged = read_charges(&session.query(&CHARGED, &[]).await.blamed()?);
         self.told_at.set(now);
@@ -139,8 +144,9 @@ impl PostgresStore {
         let mut charged = Vec::new();
         let applied = self.alone(id, async |session| {
             self.begin_alone(session, id).await?;
+            session.query(&LOCK, &[&LOCKS, &LOCK_REGISTER]).await.blamed()?;
             let (names, limits) = columns_of(&set.backends);
-            session.query(&LOCK_BACKENDS, &[]).await.blamed()?;
+            lock_shares(session).await?;
             session.query(&LIMITS, &[&names, &limits]).await.blamed()?;
             share_out(session, self.incarnation.get()).await?;
             charged = read_charges(&session.query(&CHARGED, &[]).await.blamed()?);
@@ -156,7 +162,14 @@ fn columns_of(backends: &[BackendLimit]) -> (Vec<&str>, Vec<i64>) {
     (backends.iter().map(|one| one.name.as_str()).collect(), backends.iter().map(limit).collect())
 }
 
-/// Brings what is granted within the limits; the backends' rows are locked.
+/// Every backend and every share. Whoever adds a blob on a backend holds that until its row can be seen.
+async fn lock_shares(session: &Session) -> Result<(), Failure> {
+    session.query(&LOCK_BACKENDS, &[]).await.blamed()?;
+    session.query(&LOCK_SHARES, &[]).await.blamed()?;
+    Ok(())
+}
+
+/// Brings what is granted within the limits, under `lock_shares`; from then on this incarnation has a share of each backend.
 async fn share_out(session: &Session, incarnation: Incarnation) -> Result<(), Failure> {
     session.query(&GRANTS, &[]).await.blamed()?;
     session.query(&OWED, &[&incarnation.0]).await.blamed()?;
@@ -165,11 +178,9 @@ async fn share_out(session: &Session, incarnation: Incarnation) -> Result<(), Fa
 
 type Told = (Vec<(BackendName, super::super::record::BackendFacts)>, Vec<BackendName>, Vec<(BackendName, u64)>);
 
-/// The backends as the configuration has them.
+/// The backends as the configuration has them, under `lock_shares`.
 async fn limits(session: &Session, incarnation: Incarnation, register: &Register) -> Result<Told, Failure> {
     let (names, limits) = columns_of(&register.backends);
-    // The lock first: who adds a blob on a backend holds it until its row can be seen.
-    session.query(&LOCK_BACKENDS, &[]).await.blamed()?;
     session.query(&FORGET_BACKENDS, &[&names]).await.blamed()?;
     session.query(&BACKENDS, &[&names, &limits]).await.blamed()?;
     share_out(session, incarnation).await?;

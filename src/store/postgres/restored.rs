@@ -38,7 +38,6 @@ static RELEASE: Sql = sql!(
 static RELEASED_AFTER: Sql =
     sql!("SELECT EXISTS (SELECT 1 FROM deployment WHERE name = 'released' AND value::bigint > $1)", INT8);
 static ROW: Sql = sql!("SELECT mark FROM incarnations WHERE id = $1", INT8);
-static NOW: Sql = sql!("SELECT coalesce($1, now_millis())", INT8);
 
 /// Not every role may ask this, and not every compatible server knows it.
 static CLUSTER: Sql = sql!("SELECT system_identifier::text FROM pg_control_system()");
@@ -159,9 +158,8 @@ impl PostgresStore {
     /// A transaction of its own, before anything is decided on such a database. The run then ends and registers anew: what the
     /// database says that it has reserved may long have been committed. Cancel: the session must be given up.
     pub(super) async fn hold_rewound(&self, session: &Session) -> Result<(), Failure> {
-        session.command("BEGIN ISOLATION LEVEL READ COMMITTED").await.blamed()?;
-        let now = Timestamp { millis: one(session, &NOW, &[&self.test_clock()]).await? };
-        let held = self.hold_missed(session, now).await;
+        let held = async { self.hold_missed(session, self.begin(session).await?).await };
+        let held = held.await;
         if held.is_err() {
             session.give_up();
         }

@@ -3,9 +3,9 @@
 
 use super::super::conformance::{Bench, TestClock, bucket, key, name, on, wait_for};
 use super::super::port::{
-    Answer, ApplyError, BackendLimit, BatchId, BeginWrite, BudgetAsk, Change, Committed, CreateBucket, Delete,
-    DeleteBucket, FinishDrain, LeaseBudgets, MetadataStore, Outcome, Query, Refusal, Register, Renew, Renewed, Rules,
-    SetBackendUpload, SetDraining, SetLimits, SetRestored, WriteCondition,
+    Answer, ApplyError, BackendLimit, BatchId, BeginWrite, BudgetAsk, Change, CleanupDone, Committed, CreateBucket,
+    Delete, DeleteBucket, FinishDrain, LeaseBudgets, MetadataStore, Outcome, Query, Refusal, Register, Renew, Renewed,
+    Rules, SetBackendUpload, SetDraining, SetLimits, SetRestored, WriteCondition,
 };
 use super::super::record::BlobState;
 use super::cluster::{self, OnPostgres};
@@ -217,13 +217,15 @@ fn what_is_acknowledged_is_durable_whatever_the_servers_default_is() {
     execute(&plain, "CREATE ROLE lazy SUPERUSER LOGIN; ALTER ROLE lazy SET synchronous_commit = off");
     let options = PostgresOptions { user: "lazy".into(), ..plain };
     let bench = Bench::new(OnPostgres::on(options.clone(), clock.clone(), Rules::default()), clock);
-    // Looked at when a transaction is about to be committed; each that is acknowledged has its batch.
+    // Looked at when a transaction is about to be committed; each that is acknowledged has its batch, or its row here.
     execute(
         &options,
         "CREATE FUNCTION check_durable() RETURNS TRIGGER LANGUAGE plpgsql
              AS $$ BEGIN ASSERT current_setting('synchronous_commit') = 'on'; RETURN NULL; END $$;
          SET synchronous_commit = on;
          CREATE CONSTRAINT TRIGGER durable AFTER INSERT ON batches DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION check_durable();
+         CREATE CONSTRAINT TRIGGER durable AFTER INSERT ON deployment DEFERRABLE INITIALLY DEFERRED
              FOR EACH ROW EXECUTE FUNCTION check_durable()",
     );
     bench.register(&BACKENDS);
@@ -236,6 +238,9 @@ fn what_is_acknowledged_is_durable_whatever_the_servers_default_is() {
     bench.step(renew).expect("it lives");
     let (period, asks) = (crate::proto::date::month(bench.now()), Vec::new());
     bench.step(LeaseBudgets { incarnation: bench.incarnation.get(), period, asks }).expect("never refused");
+    execute(&options, "UPDATE incarnations SET mark = mark - 1");
+    check_ended(&bench);
+    assert!(is_held(&bench), "that is for ever too");
 }
 
 #[test]
@@ -351,9 +356,13 @@ fn what_a_client_waits_for_is_not_committed_late() {
 
 /// Another instance on the same tables.
 fn another(options: &PostgresOptions, bench: &Bench<OnPostgres>) -> Bench<OnPostgres> {
-    let clock = bench.clock.clone();
+    nth(1, options, &bench.clock)
+}
+
+/// One of several: its number tells its batches from theirs.
+fn nth(n: u64, options: &PostgresOptions, clock: &TestClock) -> Bench<OnPostgres> {
     let store = OnPostgres::open(options.clone(), Rules::default(), clock.clone(), |_| {});
-    Bench::rolling_from(1 << 32, store, clock)
+    Bench::rolling_from(n << 32, store, clock.clone())
 }
 
 #[test]

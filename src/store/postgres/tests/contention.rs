@@ -1,9 +1,9 @@
 //! Instances that are in each other's way: whose fault that is, and what they may wait for.
 
 use super::*;
-use crate::base::{Clock, Dice, Failure, Tick, Timestamp};
+use crate::base::{Clock, Dice, Failure, PartNumber, Tick, Timestamp};
 use crate::store::desk::{Desk, DeskLimits, Locations, local};
-use crate::store::port::Metadata;
+use crate::store::port::{BeginPart, Metadata, Step};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -159,4 +159,167 @@ fn writers_of_a_key_that_another_instance_holds_do_not_open_the_breaker() {
         working.await.expect("the desk ends when nobody calls any more");
     });
     held.let_go();
+}
+
+/// A database of its own, whose deadlocks are nobody else's.
+fn of_its_own(database: &str) -> PostgresOptions {
+    let options = PostgresOptions { schema: None, ..cluster::options() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(cluster::execute(&options, &format!("CREATE DATABASE {database}")));
+    PostgresOptions { database: database.to_owned(), schema: Some("ours".to_owned()), ..options }
+}
+
+/// How often transactions waited for each other, as of when all that have worked on the database have left it: before that it
+/// may not have been counted.
+fn check_no_deadlocks(options: &PostgresOptions) {
+    execute(
+        options,
+        "DO $$ BEGIN
+             FOR i IN 1..3000 LOOP
+                 EXIT WHEN NOT EXISTS (SELECT FROM pg_stat_activity
+                                       WHERE datname = current_database() AND pid <> pg_backend_pid());
+                 PERFORM pg_stat_clear_snapshot();
+                 PERFORM pg_sleep(0.01);
+             END LOOP;
+             PERFORM pg_stat_clear_snapshot();
+             ASSERT (SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()) = 0, 'deadlocks';
+         END $$",
+    );
+}
+
+/// Returns when so many wait for locks here, or `is_done`.
+fn wait_until_waiting(options: &PostgresOptions, waiting: u32, is_done: impl Fn() -> bool) {
+    while !is_done() {
+        let others = "datname = current_database() AND wait_event_type = 'Lock'";
+        let look = format!("SELECT 1 / (count(*) / {waiting}) FROM pg_stat_activity WHERE {others}");
+        if succeeds(options, &look) {
+            return;
+        }
+        execute(options, "SELECT pg_sleep(0.01)");
+    }
+}
+
+/// Whether the statement does: a division by zero says no.
+fn succeeds(options: &PostgresOptions, sql: &str) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let (client, connection) = options.config().connect(tokio_postgres::NoTls).await.expect("it answers");
+        let connection = tokio::spawn(connection);
+        let answer = client.simple_query(sql).await;
+        drop(client);
+        let _ = connection.await; // it has said what it had to say
+        answer.is_ok()
+    })
+}
+
+#[test]
+fn who_judges_a_run_and_who_sets_limits_do_not_wait_for_each_other() {
+    let (options, clock) = (of_its_own("judged"), TestClock::new());
+    let judge = Bench::new(OnPostgres::on(options.clone(), clock.clone(), Rules::default()), clock);
+    let (gone, setter) = (nth(1, &options, &judge.clock), nth(2, &options, &judge.clock));
+    gone.step(BeginWrite { candidates: on(&["c"]), ..gone.begin_write("k", 10) }).expect("there is room");
+    let upload = gone.step(gone.create_upload("u")).expect("there is room");
+    let part = BeginPart {
+        incarnation: gone.incarnation.get(),
+        bucket: upload.bucket.clone(),
+        key: upload.key.clone(),
+        upload: upload.upload.clone(),
+        number: PartNumber::new(1).expect("in range"),
+        size: 5,
+        nonce: gone.nonce(),
+    };
+    gone.step(part).expect("there is room");
+    drop(gone);
+    judge.advance(11);
+    let renew = |bench: &Bench<OnPostgres>, judge| {
+        bench.step(Renew { incarnation: bench.incarnation.get(), judge, leave: false }).expect("it lives")
+    };
+    renew(&setter, false);
+    // While the judge waits for an upload of the run that is gone, limits are set.
+    let held = Held::row(&options, "uploads", "TRUE");
+    let judging = std::thread::spawn(move || renew(&judge, true));
+    wait_until_waiting(&options, 1, || judging.is_finished());
+    let setting = std::thread::spawn(move || {
+        let backends = BACKENDS.map(|(backend, bytes_limit)| BackendLimit { name: name(backend), bytes_limit });
+        setter.step(SetLimits { backends: backends.into() }).expect("never refused");
+    });
+    wait_until_waiting(&options, 2, || setting.is_finished());
+    held.let_go();
+    setting.join().expect("limits are set");
+    assert_eq!(judging.join().expect("it is judged"), Renewed { ended: 1, doomed: 1 });
+    check_no_deadlocks(&options);
+}
+
+/// One instance among others: writes, cleans, sets limits, judges and registers anew as chance has it.
+fn work(bench: &Bench<OnPostgres>, seed: u64) {
+    let mut state = seed;
+    let mut roll = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    // What others have done meanwhile may refuse it, or keep it waiting.
+    let tried = |changes: Vec<Change>| match wait_for(bench.store.apply(BatchId(8, bench.roll()), changes.into())) {
+        Ok(applied) => applied.outcomes,
+        Err(ApplyError::NotApplied(failure)) => {
+            assert!(!failure.is_of_database(), "{failure}");
+            Vec::new()
+        }
+        Err(ApplyError::Unknown(failure)) => panic!("{failure}"),
+    };
+    for _ in 0..120 {
+        let limits = [("a", 400 + roll(600)), ("b", 400 + roll(600)), ("c", roll(2) * 1000)];
+        let limits = limits.map(|(backend, bytes_limit)| BackendLimit { name: name(backend), bytes_limit });
+        match roll(12) {
+            0 => drop(tried(vec![SetLimits { backends: limits.into() }.into()])),
+            1 => {
+                let register = Register { deployment: "first".into(), backends: limits.into() };
+                if let Some(Outcome::Register(Ok(registered))) = tried(vec![register.into()]).first() {
+                    bench.incarnation.set(registered.incarnation);
+                }
+            }
+            2 => {
+                bench.advance(roll(12));
+                drop(tried(vec![Renew { incarnation: bench.incarnation.get(), judge: true, leave: false }.into()]));
+            }
+            3 => {
+                bench.advance(100);
+                let due = bench.due().into_iter().take(10);
+                drop(tried(due.map(|due| CleanupDone { blob: due.blob.id, found: due.found }.into()).collect()));
+            }
+            _ => {
+                let texts: Vec<String> = (0..1 + roll(6)).map(|_| format!("k{}", roll(12))).collect();
+                let texts: std::collections::BTreeSet<String> = texts.into_iter().collect();
+                let mut begin = |text: &String| {
+                    let mut candidates = on(&["a", "b", "c"]);
+                    candidates.rotate_left(roll(3) as usize);
+                    BeginWrite { candidates, ..bench.begin_write(text, 1 + roll(90)) }.into()
+                };
+                let begun = tried(texts.iter().map(&mut begin).collect());
+                let commits =
+                    texts.iter().zip(begun).filter_map(|(text, outcome)| match BeginWrite::outcome(outcome) {
+                        Ok(begun) => Some(bench.commit_write(text, &begun).into()),
+                        Err(_) => None,
+                    });
+                let commits: Vec<Change> = commits.collect();
+                if roll(3) > 0 && !commits.is_empty() {
+                    tried(commits);
+                } else if let Some(text) = texts.first() {
+                    tried(vec![delete(text).into()]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn instances_never_wait_for_each_other_in_a_circle() {
+    let (options, clock) = (of_its_own("circle"), TestClock::new());
+    let first = Bench::new(OnPostgres::on(options.clone(), clock.clone(), Rules::default()), clock.clone());
+    let benches = [first, nth(1, &options, &clock), nth(2, &options, &clock), nth(3, &options, &clock)];
+    std::thread::scope(|scope| {
+        for (seed, bench) in benches.into_iter().enumerate() {
+            scope.spawn(move || work(&bench, seed as u64));
+        }
+    });
+    check_no_deadlocks(&options);
 }
