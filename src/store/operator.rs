@@ -91,7 +91,8 @@ pub enum Adopted {
     Known,
     /// The same, but what will become of it is not known yet: a run that has not ended has reserved it, for no upload.
     UnderWay,
-    /// Nothing was changed: the key is in use and it cannot be said which is newer. Its bytes are left alone.
+    /// The key is in use and it cannot be said which is newer; its bytes are left alone. What was assembled from parts is a dead
+    /// letter now, charged, and its upload has ended; of what somebody else put there nothing was changed.
     Unclear,
 }
 
@@ -112,6 +113,11 @@ pub struct SetRestored {
 /// Why a blob was doomed by recovery. While a database is held as restored, such a blob may have been committed after the
 /// backup was made, and `Adopt` may take it back.
 pub const WRITER_GONE: &str = "writer gone";
+
+/// Why a blob is a dead letter that nothing tried to delete: it may be the newest of its key. An operator decides.
+pub const UNCLEAR: &str = "unclear";
+/// The same, as a dead letter's last error.
+pub const WHICH_IS_NEWER: &str = "it cannot be said which is newer, this or what the database knows";
 
 /// Whether a doomed blob of this reason was live once: then everything older of its key was displaced.
 pub fn was_live(reason: &str) -> bool {

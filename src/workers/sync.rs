@@ -66,7 +66,7 @@ pub enum Found {
     Copy,
     /// Something newer is, or was, live: its bytes will be deleted.
     Outdated,
-    /// Which is newer cannot be said, or the key is neither in the name nor beside the bytes: left alone.
+    /// Which is newer cannot be said, or the key is neither in the name nor beside the bytes: nothing deletes it.
     Unclear,
     /// The bytes of this copy are gone; there are others.
     CopyGone,

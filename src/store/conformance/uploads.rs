@@ -628,3 +628,55 @@ pub(super) fn what_was_completing_at_the_backup_is_taken_back<S: MetadataStore>(
     bench.put("k", 5);
     assert_eq!(bench.state(&upload.blob), Some(BlobState::Doomed), "an overwrite ends it");
 }
+
+pub(super) fn what_may_be_newer_than_is_known_is_set_aside<S: MetadataStore>(bench: &Bench<S>) {
+    let upload = bench.upload("k");
+    bench.part(&upload, 1, 10, "e1");
+    bench.part(&upload, 2, 7, "e2");
+    bench.advance(5);
+    let overwrite = bench.put("k", 5);
+    bench.step(SetRestored { restored: true }).expect("never refused");
+    let used = bench.status("a").bytes_used + bench.status("a").bytes_reserved;
+    // It was completed of one part after the backup: before the overwrite or after it.
+    let found = Adopt {
+        bucket: bucket(),
+        key: key("k"),
+        backend: upload.blob.backend.clone(),
+        name: upload.blob.name.clone(),
+        version: blob_name::version_of(&upload.blob.name),
+        assembled: false,
+        size: 10,
+        etag: "x".into(),
+        foreign_etag: String::new(),
+        record: ObjectRecord::default(),
+        nonce: bench.nonce(),
+    };
+    assert_eq!(bench.step(found.clone()), Ok(Adopted::Unclear), "its row says that it was assembled");
+    assert_eq!(bench.step(found.clone()), Ok(Adopted::Known), "once");
+    bench.step(SetRestored { restored: false }).expect("never refused");
+    assert_eq!(bench.lookup("k").map(|live| live.version), Some(overwrite.version));
+    assert_eq!(bench.upload_state(&upload), Some(UploadState::Aborted));
+    let status = bench.status("a");
+    assert_eq!((status.active_uploads, status.dlq_depth, status.orphan_bytes), (0, 1, 10), "charged as it is");
+    assert_eq!(status.bytes_used + status.bytes_reserved + status.orphan_bytes, used - 7);
+
+    let id = upload.blob.id;
+    let same_name = Adopt { name: format!("{}x", found.name), assembled: true, ..found };
+    assert_eq!(bench.step(same_name), Ok(Adopted::Unclear), "and of one that no row names, its bytes");
+    bench.advance(30 * 86_400);
+    let age = Duration::from_secs(86_400);
+    assert_eq!(bench.query(Query::StaleUploads { age, max: 10 }), Answer::StaleUploads(vec![]));
+    let stale = AbortStale { upload: upload.upload.clone(), age };
+    assert_eq!(bench.step(stale), Err(Refusal::NoSuchUpload), "nothing is aborted with its bytes");
+    assert_eq!((bench.due(), bench.next_cleanup()), (vec![], None));
+    let Answer::Cleanups(dead) = bench.query(Query::Cleanups { dead: true, backend: None, after: BlobId(0), max: 10 })
+    else {
+        panic!("another answer")
+    };
+    let told: Vec<_> = dead.iter().map(|row| (row.bytes, row.attempts, row.reason.as_str())).collect();
+    assert_eq!(told, [(10, 0, UNCLEAR), (10, 0, UNCLEAR)]);
+    assert_eq!(dead[0].since, bench.now().minus(Duration::from_secs(30 * 86_400)));
+    assert!(!dead[0].last_error.is_empty());
+    bench.step(Requeue { blob: id }).expect("it is dead");
+    assert_eq!(bench.due().len(), 1, "an operator decides");
+}

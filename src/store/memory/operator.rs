@@ -1,8 +1,8 @@
 //! Steps that operators ask for (store/operator.rs).
 
 use super::super::port::{
-    Adopt, Adopted, Bytes, Done, DropCopy, Dropped, FinishDrain, Overtaken, Refusal, Requeue, SetRestored, UploadState,
-    WRITER_GONE, WriteCondition, WriteOff, was_live,
+    Adopt, Adopted, Bytes, Done, DropCopy, Dropped, FinishDrain, Overtaken, Refusal, Requeue, SetRestored, UNCLEAR,
+    UploadState, WHICH_IS_NEWER, WRITER_GONE, WriteCondition, WriteOff, was_live,
 };
 use super::super::record::BlobState;
 use super::super::rules::{SPENT_UNSEEN, chance_of_nonce, mint_version};
@@ -98,9 +98,14 @@ impl Tables {
             self.blobs_of(&key).filter(|(_, blob)| was_live(&blob.reason)).map(|(_, blob)| blob.version).max();
         let newest = live.max(displaced);
         let overtaken = newest.is_some_and(|newest| version < newest) || newest == Some(version) && live != newest;
+        // A row that is no upload's knows its version.
+        let may_be_newer = known.map_or(one.assembled, |id| self.blobs[&id].upload.is_some());
+        if overtaken && may_be_newer {
+            self.set_aside(now, known, &key, &one, version);
+            return Ok(Adopted::Unclear);
+        }
         if overtaken || self.has_copy(&key, version, &one.backend) {
             return Ok(match known {
-                _ if overtaken && one.assembled => Adopted::Unclear,
                 Some(_) => Adopted::Outdated,
                 None => {
                     let id = self.add_found(&key, &one, version);
@@ -171,6 +176,18 @@ impl Tables {
         let backend = blob.backend.clone();
         self.charge_found(&backend, more);
         id
+    }
+
+    /// Makes a dead letter of bytes that may be a client's newest: an upload that they are of ends, nothing deletes them.
+    fn set_aside(&mut self, now: Timestamp, known: Option<BlobId>, key: &Key, one: &Adopt, version: Version) {
+        let id = match known {
+            Some(id) => self.take_back(now, id, one.size),
+            None => self.add_found(key, one, version),
+        };
+        self.doom(now, id, now, false, UNCLEAR);
+        let blob = self.blobs.get_mut(&id).expect("it was just doomed");
+        blob.state = BlobState::Dead;
+        WHICH_IS_NEWER.clone_into(&mut blob.last_error);
     }
 
     /// A row for bytes that are there, whatever the limit says.

@@ -46,7 +46,7 @@ static ADD_BLOBS: Sql = sql!(
     "INSERT INTO blobs (id, backend, name, bucket, key, version, state, bytes, incarnation, superseded, upload,
          backend_upload, version_id, abort_uploads, not_before, settle_until, attempts, last_error, reason, foreign_etag,
          doomed_at)
-     SELECT n.*, CASE WHEN n.state = 'doomed' THEN $21 ELSE 0 END
+     SELECT n.*, CASE WHEN n.state IN ('doomed', 'dead') THEN $21 ELSE 0 END
      FROM (SELECT unnest($1), unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7) AS state, unnest($8),
                unnest($9), unnest($10), unnest($11), unnest($12), unnest($13), unnest($14), unnest($15), unnest($16),
                unnest($17), unnest($18), unnest($19), unnest($20)) AS n",
@@ -78,7 +78,7 @@ pub(super) static CHANGE_BLOBS: Sql = sql!(
          superseded = n.superseded, upload = n.upload, backend_upload = n.backend_upload, version_id = n.version_id,
          abort_uploads = n.abort_uploads, not_before = n.not_before, settle_until = n.settle_until,
          attempts = n.attempts, last_error = n.last_error, reason = n.reason,
-         doomed_at = CASE WHEN b.state IN ('reserved', 'live') AND n.state = 'doomed' THEN $16 ELSE b.doomed_at END
+         doomed_at = CASE WHEN b.state IN ('reserved', 'live') AND n.state IN ('doomed', 'dead') THEN $16 ELSE b.doomed_at END
      FROM (SELECT unnest($1) AS id, unnest($2) AS version, unnest($3) AS state, unnest($4) AS bytes,
                unnest($5) AS incarnation, unnest($6) AS superseded, unnest($7) AS upload, unnest($8) AS backend_upload,
                unnest($9) AS version_id, unnest($10) AS abort_uploads, unnest($11) AS not_before,

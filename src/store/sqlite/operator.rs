@@ -1,8 +1,8 @@
 //! Steps that operators ask for (store/operator.rs).
 
 use super::super::port::{
-    Adopt, Adopted, Bytes, Done, DropCopy, Dropped, FinishDrain, Overtaken, Refusal, Requeue, SetRestored, WRITER_GONE,
-    WriteOff,
+    Adopt, Adopted, Bytes, Done, DropCopy, Dropped, FinishDrain, Overtaken, Refusal, Requeue, SetRestored, UNCLEAR,
+    WHICH_IS_NEWER, WRITER_GONE, WriteOff,
 };
 use super::super::record::BlobState;
 use super::super::rules::{SPENT_UNSEEN, chance_of_nonce, mint_version};
@@ -133,14 +133,20 @@ impl Transaction<'_> {
         };
         // Of an upload that was completing the row knows better than the name, which is older.
         let row = known.map(|id| self.blob(id)).transpose()?.flatten();
-        let version = row.map_or(named, |blob| blob.version);
+        let version = row.as_ref().map_or(named, |blob| blob.version);
         let is_live = live.as_ref().map(|live| live.version);
         let newest = is_live.max(self.newest_displaced(key)?);
         let overtaken = newest.is_some_and(|newest| version < newest) || newest == Some(version) && is_live != newest;
+        // A row that is no upload's knows its version.
+        if overtaken && row.map_or(one.assembled, |blob| blob.of_upload) {
+            let blob = match known {
+                Some(id) => self.take_back(id, bytes)?,
+                None => self.add_found(key, backend, one, version, bytes)?,
+            };
+            self.set_aside(&blob)?;
+            return Ok(Adopted::Unclear);
+        }
         if overtaken || self.has_copy(key, version, backend)? {
-            if overtaken && one.assembled {
-                return Ok(Adopted::Unclear);
-            }
             if known.is_none() {
                 let blob = self.add_found(key, backend, one, version, bytes)?;
                 self.doom(&blob, self.now, false, "outdated")?;
@@ -232,6 +238,17 @@ impl Transaction<'_> {
         line.blob_moved(blob.state, BlobState::Reserved, blob.bytes);
         line.blob_found(bytes - blob.bytes, 0);
         Ok(Blob { state: BlobState::Reserved, bytes, settle_until: Timestamp::default(), attempts: 0, ..blob })
+    }
+
+    /// Makes a dead letter of bytes that may be a client's newest: nothing deletes them.
+    fn set_aside(&mut self, blob: &Blob) -> Result<()> {
+        self.doom(blob, self.now, false, UNCLEAR)?;
+        self.execute(
+            "UPDATE blobs SET state = 'dead', last_error = ?2 WHERE id = ?1",
+            params![blob.id, WHICH_IS_NEWER],
+        )?;
+        self.ledger.by_id(blob.backend).blob_moved(BlobState::Doomed, BlobState::Dead, blob.bytes);
+        Ok(())
     }
 
     /// A row for bytes that are there, whatever the limit says.
