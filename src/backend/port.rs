@@ -83,6 +83,14 @@ pub struct BlobPage {
     pub next: Option<String>,
 }
 
+/// What a write that has not ended keeps on a backend beside its blob.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Unfinished {
+    /// As `directory::paths::unfinished` derives it from the blob's name; an upload's with `PARTS_SUFFIX`.
+    pub path: String,
+    pub bytes: u64,
+}
+
 /// Which side ended a movement of bytes early.
 #[derive(Clone, Debug)]
 pub enum MoveEnd {
@@ -170,4 +178,10 @@ pub trait Backends {
     /// Names under a prefix, after `after` (empty: from the start). Cancel: NOT safe.
     fn list(&self, backend: &BackendName, prefix: &str, after: &str)
     -> impl Future<Output = Result<BlobPage, Failure>>;
+
+    /// What unfinished writes have in a directory; nothing of an endpoint's. Cancel: NOT safe.
+    fn unfinished(&self, backend: &BackendName) -> impl Future<Output = Result<Vec<Unfinished>, Failure>>;
+
+    /// Removes it. Only for what no row names: whose writer can commit nothing. Cancel: NOT safe.
+    fn remove_unfinished(&self, backend: &BackendName, path: &str) -> impl Future<Output = Result<(), Failure>>;
 }

@@ -152,6 +152,7 @@ fn item_words(event: &Value) -> String {
         Some("unclear") => "left alone, it cannot be said what it is",
         Some("copy_gone") => "its bytes are gone, there are other copies",
         Some("object_gone") => "its bytes are gone, and the object with them",
+        Some("unfinished") => "left by a write that was cut off, deleted",
         Some("differs") => "has another size than the database says",
         _ => "?",
     };
@@ -175,6 +176,7 @@ fn result_words(result: &Value) -> String {
         ("copies_gone", "copies dropped, their bytes are gone"),
         ("objects_gone", "objects dropped, their bytes are gone"),
         ("differs", "of another size than the database says"),
+        ("unfinished", "files deleted that cut-off writes had left"),
         ("ignored", "not of this bucket and prefix"),
     ] {
         lines.push(format!("{:>10} {what}", result[field].as_u64().unwrap_or(0)));

@@ -9,7 +9,7 @@ use super::publication::{CoreRegistry, Publication};
 use super::wake::Wake;
 use crate::backend::budget::Budgets;
 use crate::backend::health::Health;
-use crate::backend::port::{Backends, BlobHead, BlobPage, Moved, Put, Span, Stored};
+use crate::backend::port::{Backends, BlobHead, BlobPage, Moved, Put, Span, Stored, Unfinished};
 use crate::backend::standing::Standing;
 use crate::backend::travel::Luggage;
 use crate::base::{BackendName, Clock, Failure, Incarnation, Tenure};
@@ -244,5 +244,13 @@ impl Backends for CorePorts {
 
     async fn list(&self, backend: &BackendName, prefix: &str, after: &str) -> Result<BlobPage, Failure> {
         self.backends.list(backend, prefix, after).await
+    }
+
+    async fn unfinished(&self, backend: &BackendName) -> Result<Vec<Unfinished>, Failure> {
+        self.backends.unfinished(backend).await
+    }
+
+    async fn remove_unfinished(&self, backend: &BackendName, path: &str) -> Result<(), Failure> {
+        self.backends.remove_unfinished(backend, path).await
     }
 }

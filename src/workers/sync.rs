@@ -7,6 +7,8 @@
 //! database knows of an object, and an object that was moved has another. Every difference is told, so that an operator sees
 //! what only the age of a backup explains.
 
+mod unfinished;
+
 use crate::base::{BackendName, BlobId, BucketName, Clock, Dice, Failure, Nonce, ObjectKey, Version, blob_name};
 use crate::config::view::View;
 use crate::handlers::concurrent;
@@ -74,6 +76,8 @@ pub enum Found {
     ObjectGone,
     /// Other bytes than the database says: left alone.
     Differs,
+    /// What a write that was cut off left beside the blobs, and no row names: deleted.
+    Unfinished,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -112,6 +116,7 @@ pub struct Counts {
     pub copies_gone: u64,
     pub objects_gone: u64,
     pub differs: u64,
+    pub unfinished: u64,
     /// Names that are none of this run's: other buckets, other prefixes, our own files.
     pub ignored: u64,
     pub dry_run: bool,
@@ -130,6 +135,7 @@ impl Counts {
             Found::CopyGone => &mut self.copies_gone,
             Found::ObjectGone => &mut self.objects_gone,
             Found::Differs => &mut self.differs,
+            Found::Unfinished => &mut self.unfinished,
         } += 1;
     }
 }
@@ -174,6 +180,9 @@ async fn compare_all<P: Ports>(
             walks.push_back((backend, Round::Drop));
         }
     }
+    for backend in &plan.backends {
+        unfinished::remove(ports, plan, backend, counts, tell).await?;
+    }
     if plan.restored && !plan.dry_run {
         hold(ports, false).await?;
         counts.released = true;
@@ -183,6 +192,21 @@ async fn compare_all<P: Ports>(
         ports.wake(Worker::Replicate);
     }
     Ok(())
+}
+
+async fn blobs_after<P: Ports>(ports: &P, backend: &BackendName, after: String) -> Result<Vec<BlobRow>, Failure> {
+    match ports.meta().query(Query::Blobs { backend: backend.clone(), after, max: ROWS }).await? {
+        Answer::Blobs(rows) => Ok(rows),
+        _ => Err(Failure::ourselves("a query was answered with another's answer")),
+    }
+}
+
+/// Whose marker was not seen is not compared: what is not there need not be gone.
+fn must_be_usable<P: Ports>(ports: &P, backend: &BackendName) -> Result<(), Failure> {
+    if ports.standing().usable(placing::index_of(ports, backend)) {
+        return Ok(());
+    }
+    Err(Failure::backend(format!("backend {} is not in order: see admin status", backend.as_str())))
 }
 
 async fn hold<P: Ports>(ports: &P, restored: bool) -> Result<(), Failure> {
@@ -267,7 +291,7 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
     async fn walk(mut self) -> Result<bool, Failure> {
         let mut after = String::new();
         loop {
-            self.must_be_usable()?;
+            must_be_usable(self.ports, self.backend)?;
             let page = self.ports.list(self.backend, "", &after).await?;
             let listed: BTreeMap<String, u64> = page.blobs.into_iter().collect();
             let until = page.next.as_ref().map(|_| listed.keys().next_back().cloned().unwrap_or_default());
@@ -302,15 +326,6 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
         Ok(())
     }
 
-    /// Whose marker was not seen is not compared: what is not there need not be gone.
-    fn must_be_usable(&self) -> Result<(), Failure> {
-        let index = placing::index_of(self.ports, self.backend);
-        if self.ports.standing().usable(index) {
-            return Ok(());
-        }
-        Err(Failure::backend(format!("backend {} is not in order: see admin status", self.backend.as_str())))
-    }
-
     /// The differences between a page and the rows of its range: after `after`, up to `until` (None: to the end).
     async fn merge(
         &mut self,
@@ -325,10 +340,7 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
         let mut differences = Vec::new();
         let mut row_after = after.to_owned();
         loop {
-            let query = Query::Blobs { backend: self.backend.clone(), after: row_after, max: ROWS };
-            let Answer::Blobs(rows) = self.ports.meta().query(query).await? else {
-                return Err(Failure::ourselves("a query was answered with another's answer"));
-            };
+            let rows = blobs_after(self.ports, self.backend, row_after).await?;
             let more = rows.len() == ROWS as usize;
             row_after = rows.last().map(|row| row.blob.name.clone()).unwrap_or_default();
             let beyond = until.is_some_and(|until| row_after.as_str() > until);
@@ -445,7 +457,7 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
         if self.ports.head(&row.blob).await?.is_some() {
             return Ok(Settled::Already);
         }
-        self.must_be_usable()?;
+        must_be_usable(self.ports, self.backend)?;
         if self.plan.dry_run {
             let mut located = Located::empty();
             let is_live = self.ports.meta().lookup(row.bucket.as_str(), row.key.as_str(), &mut located).await?;

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import random
+import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -226,8 +228,6 @@ def test_the_restore_drill(fleet, running):
     harness.wait_for("writes to the end", lambda: load.acknowledged > seen + 50, 60)
     if not running:
         load.end()
-        # A copy that a stop cuts off, and that the dump does not know of, leaves a file that nobody looks for.
-        harness.wait_for("copies", lambda: copied(first, len(listed(first))), 60)
         for server in (first, second):
             server.stop()
     dropped_and_restored(postgres, dump)
@@ -300,6 +300,79 @@ def test_a_write_that_was_reserved_in_the_dump(tmp_path):
         server.start()
         server.wait_cleaned()
         read_all(server, {"begun": body})
+
+
+def test_an_instance_that_slept_through_a_restore(fleet):
+    """It finds out that the database was put back after `sync` has compared it: nothing is held again."""
+    postgres, (first, second), folder = fleet
+    put_all(second, {"before": b"1"})
+    dump = folder / "dump.sql"
+    with open(dump, "wb") as output:
+        on_server(postgres, "pg_dump", stdout=output)
+    put_all(second, {"after": b"2"})
+    harness.wait_for("copies", lambda: copied(first, 2), 60)
+    second.process.child.send_signal(signal.SIGSTOP)
+    dropped_and_restored(postgres, dump)
+    with first.client() as client:
+        harness.wait_for("writes", lambda: client.put(BUCKET, "while/held", b"3").status == 200, 60, every=0.1)
+    assert first.status()["restored"]
+    done = program("sync", "--restored", "--addr", f"127.0.0.1:{first.admin_port}", "--json")
+    assert json.loads(done.stdout.splitlines()[-1])["released"]
+    second.process.child.send_signal(signal.SIGCONT)
+    with second.client() as client:
+        harness.wait_for("writes", lambda: client.put(BUCKET, "again", b"4").status == 200, 60, every=0.1)
+    seen = [line for line in second.lines() if "has run since" in line.get("msg", "")]
+    assert seen and not any("nothing is deleted" in line.get("msg", "") for line in second.lines()), "it has noticed"
+    for server in (first, second):
+        assert not server.status()["restored"]
+        read_all(server, {"before": b"1", "after": b"2", "while/held": b"3", "again": b"4"})
+
+
+def test_what_a_kill_cut_off_after_the_backup(tmp_path):
+    """A temporary file and an open upload that the restored database does not know go, and nothing that it knows."""
+    folder = tmp_path / "near"
+    server = harness.Server(tmp_path / "server", [harness.directory_backend("near", folder, quota_bytes=harness.GIB)], QUICK_CLEANUP)
+    database, backup = tmp_path / "server/metadata.db", tmp_path / "backup.db"
+    part = os.urandom(1000)
+
+    def half_an_upload(client, key):
+        started = client.request("POST", BUCKET, key, query=[("uploads", "")])
+        upload = lean.xml_texts(started.body, "UploadId")[0]
+        sent = client.request("PUT", BUCKET, key, query=[("partNumber", "1"), ("uploadId", upload)], body=part)
+        assert sent.status == 200, sent
+        return upload, sent.header("etag")
+
+    unfinished = lambda: sorted(str(at.relative_to(folder)) for at in folder.rglob(".s3o~*"))  # noqa: E731
+    with server:
+        with server.client() as client:
+            upload, etag = half_an_upload(client, "deep/known")
+            known = unfinished()
+            assert len(known) == 1, known
+            with sqlite3.connect(database) as source, sqlite3.connect(backup) as target:
+                source.backup(target)
+            half_an_upload(client, "deep/cut")
+            connection = half_a_put(client, "deep/half", os.urandom(400_000))
+            harness.wait_for("a temporary file", lambda: len(unfinished()) == 3, 30)
+            server.kill()
+            connection.close()
+        for file in database.parent.glob("metadata.db*"):
+            file.unlink()
+        backup.rename(database)
+        cut = sorted(set(unfinished()) - set(known))
+        for dry_run in (["--dry-run"], []):
+            done = program("sync", "--restored", "--config", server.write_config(), "--json", *dry_run)
+            events = [json.loads(line) for line in done.stdout.splitlines()]
+            assert events[-1]["unfinished"] == 2, events[-1]
+            assert sorted(one["name"] for one in events if one.get("found") == "unfinished") == cut
+            assert unfinished() == sorted(known + cut if dry_run else known)
+        server.start()
+        with server.client() as client:
+            manifest = f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+            done = client.request("POST", BUCKET, "deep/known", query=[("uploadId", upload)], body=manifest.encode())
+            assert done.status == 200, done
+        read_all(server, {"deep/known": part})
+        server.wait_cleaned()
+        assert len(harness.stored_in(folder)) == 1 and unfinished() == [], harness.stored_in(folder)
 
 
 def listed(server):

@@ -10,7 +10,8 @@ use super::channel::oneshot;
 use super::executor::{Sim, WORLD};
 use bodies::Arriving;
 use md5::{Digest, Md5};
-use s3_orchestrator::backend::port::{BlobHead, Put, Stored, UpstreamPayload};
+use s3_orchestrator::backend::directory::paths;
+use s3_orchestrator::backend::port::{BlobHead, Put, Stored, Unfinished, UpstreamPayload};
 use s3_orchestrator::base::failure::Kind;
 use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Retry};
 use s3_orchestrator::store::record::PartRecord;
@@ -541,6 +542,35 @@ impl Backend {
         Ok(Stored { etag, version_id: String::new() })
     }
 
+    /// Of a directory: half-written files and open uploads.
+    pub async fn unfinished(&self) -> Result<Vec<Unfinished>, Failure> {
+        self.call("list unfinished", |this| {
+            let contents = this.contents.borrow();
+            let files = contents.temporary.iter().map(|(name, bytes)| (paths::unfinished(name), *bytes));
+            let uploads = contents.uploads.values().map(|one| (parts_of(&one.name), 0));
+            let found = files.chain(uploads).filter(|_| this.flavour == Flavour::Directory);
+            Ok(found.map(|(path, bytes)| Unfinished { path, bytes }).collect())
+        })
+        .await
+    }
+
+    pub async fn remove_unfinished(&self, path: &str) -> Result<(), Failure> {
+        let path = path.to_owned();
+        self.call("remove unfinished", move |this| {
+            let file = this.contents.borrow().temporary.keys().find(|name| paths::unfinished(name) == path).cloned();
+            if let Some(name) = file {
+                this.change(&name, Effect::Gone, |contents| contents.temporary.remove(&name));
+            }
+            let of = |one: &Upload| parts_of(&one.name) == path;
+            let upload = this.contents.borrow().uploads.values().find(|one| of(one)).map(|one| one.name.clone());
+            if let Some(name) = upload {
+                this.change(&name, Effect::Gone, |contents| contents.uploads.retain(|_, one| !of(one)));
+            }
+            Ok(())
+        })
+        .await
+    }
+
     pub async fn abort_uploads(&self, name: &str) -> Result<(), Failure> {
         let name = self.place(name);
         self.call("abort uploads", move |this| {
@@ -549,6 +579,10 @@ impl Backend {
         })
         .await
     }
+}
+
+fn parts_of(name: &str) -> String {
+    format!("{}{}", paths::unfinished(name), paths::PARTS_SUFFIX)
 }
 
 pub fn md5_hex(body: &[u8]) -> String {

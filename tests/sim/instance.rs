@@ -9,7 +9,9 @@ use super::store::FaultyStore;
 use super::world::{World, count};
 use s3_orchestrator::backend::budget::{Budgets, Denied, Spend};
 use s3_orchestrator::backend::health::Health;
-use s3_orchestrator::backend::port::{Backends, BlobHead, BlobPage, MoveEnd, Moved, Put, PutTarget, Span, Stored};
+use s3_orchestrator::backend::port::{
+    Backends, BlobHead, BlobPage, MoveEnd, Moved, Put, PutTarget, Span, Stored, Unfinished,
+};
 use s3_orchestrator::backend::standing::Standing;
 use s3_orchestrator::backend::travel::Luggage;
 use s3_orchestrator::base::failure::Kind;
@@ -460,6 +462,16 @@ impl Backends for Instance {
         let objects = self.noted(model, model.list().await)?;
         let blobs = objects.into_iter().filter(|(name, _)| name.starts_with(prefix) && name.as_str() > after);
         Ok(BlobPage { blobs: blobs.collect(), next: None })
+    }
+
+    async fn unfinished(&self, backend: &BackendName) -> Result<Vec<Unfinished>, Failure> {
+        let model = self.model(backend);
+        self.noted(model, model.unfinished().await)
+    }
+
+    async fn remove_unfinished(&self, backend: &BackendName, path: &str) -> Result<(), Failure> {
+        let model = self.model(backend);
+        self.noted(model, model.remove_unfinished(path).await)
     }
 }
 

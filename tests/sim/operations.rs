@@ -27,8 +27,8 @@ pub async fn operate(world: Rc<World>) {
 impl Instance {
     async fn obey(self: Rc<Self>, choice: u64, backend: BackendName) {
         match choice {
-            0..2 => self.set_draining(backend, true).await,
-            2..4 => self.set_draining(backend, false).await,
+            0..3 => self.set_draining(backend, true).await,
+            3..5 => self.set_draining(backend, false).await,
             // What is compared while it is held may be adopted, of which nothing here was lost: one or the other.
             _ if self.world.setting.seed.is_multiple_of(2) => self.set_restored(choice.is_multiple_of(2)).await,
             _ => self.compare(backend).await,

@@ -120,7 +120,7 @@ impl<T: Tree> Walk<'_, T> {
     }
 }
 
-fn join(directory: &str, name: &str) -> String {
+pub(super) fn join(directory: &str, name: &str) -> String {
     match (directory, name) {
         ("", one) | (one, "") => one.to_owned(),
         _ => format!("{directory}/{name}"),

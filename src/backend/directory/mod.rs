@@ -14,6 +14,7 @@
 pub mod listing;
 pub mod manifest;
 pub mod paths;
+pub mod unfinished;
 
 pub use paths::BlobPath;
 

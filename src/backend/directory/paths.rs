@@ -21,8 +21,12 @@ pub const SEGMENT_BYTES_MAX: usize = 255;
 pub const OWN_DIRECTORY: &str = ".s3o";
 /// Every file or directory with this prefix is a temporary thing of ours, and no blob.
 pub const TEMPORARY_PREFIX: &str = ".s3o~";
+/// Ends the name of an open upload's directory.
+pub const PARTS_SUFFIX: &str = ".parts";
 /// Root of the names that cannot be their own path.
 pub const ESCAPED_ROOT: &str = ".s3o/n";
+/// Of a temporary name's hash.
+pub const TEMPORARY_HEX_CHARS: usize = 32;
 const ESCAPED_PIECE_CHARS: usize = 200;
 /// Ends the last piece of an escaped name.
 const ESCAPED_END: char = '-';
@@ -49,11 +53,18 @@ impl BlobPath {
         let path = if is_plain(name) { name.to_owned() } else { escape(name) };
         let (parent, leaf) = path.rsplit_once('/').unwrap_or(("", &path));
         let temporary = temporary_name(name);
-        let parts = format!("{temporary}.parts");
+        let parts = format!("{temporary}{PARTS_SUFFIX}");
         let may_be_multipart =
             is_multipart_leaf(leaf) || escaped_end(leaf).is_some() && parent.starts_with(ESCAPED_ROOT);
         Self { parent: parent.to_owned(), leaf: leaf.to_owned(), temporary, parts, may_be_multipart }
     }
+}
+
+/// Where a blob's bytes are while they are being written, relative to the backend's directory: below it as a file, or with
+/// `PARTS_SUFFIX` as a directory of parts.
+pub fn unfinished(name: &str) -> String {
+    let at = BlobPath::of(name);
+    if at.parent.is_empty() { at.temporary } else { format!("{}/{}", at.parent, at.temporary) }
 }
 
 /// The file of one attempt at a part, inside the upload's directory. None for a nonce that is not one of ours.
@@ -126,9 +137,9 @@ fn escape(name: &str) -> String {
 
 /// Derived from the blob's name, so that a delete finds what a crash left behind.
 fn temporary_name(name: &str) -> String {
-    let mut text = String::with_capacity(TEMPORARY_PREFIX.len() + 40);
+    let mut text = String::with_capacity(TEMPORARY_PREFIX.len() + TEMPORARY_HEX_CHARS);
     text.push_str(TEMPORARY_PREFIX);
-    for byte in &digest::digest(&digest::SHA256, name.as_bytes()).as_ref()[..16] {
+    for byte in &digest::digest(&digest::SHA256, name.as_bytes()).as_ref()[..TEMPORARY_HEX_CHARS / 2] {
         write!(text, "{byte:02x}").expect("writing to a string");
     }
     text

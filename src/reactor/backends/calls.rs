@@ -6,7 +6,7 @@ use super::source::wrong_body;
 use super::{CoreBackends, Reach, Sink, Source};
 use crate::backend::budget::Spend;
 use crate::backend::port::{
-    Backends, BlobHead, BlobPage, MoveEnd, Moved, Put, PutTarget, Span, Stored, UpstreamPayload,
+    Backends, BlobHead, BlobPage, MoveEnd, Moved, Put, PutTarget, Span, Stored, Unfinished, UpstreamPayload,
 };
 use crate::backend::s3::{Ask, answer};
 use crate::backend::travel::Luggage;
@@ -169,6 +169,20 @@ impl Backends for CoreBackends {
                 let (_, body) = remote.ask(&Ask::List { prefix, after }, &[], |_| ()).await?;
                 answer::blob_page(&body)
             }
+        }
+    }
+
+    async fn unfinished(&self, backend: &BackendName) -> Result<Vec<Unfinished>, Failure> {
+        match self.usable(backend)? {
+            Reach::Local(local) => local.unfinished().await,
+            Reach::Remote(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn remove_unfinished(&self, backend: &BackendName, path: &str) -> Result<(), Failure> {
+        match self.usable(backend)? {
+            Reach::Local(local) => local.remove_unfinished(path).await,
+            Reach::Remote(_) => Ok(()),
         }
     }
 }

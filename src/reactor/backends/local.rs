@@ -3,7 +3,7 @@
 use super::account::Account;
 use super::charge::Charge;
 use crate::backend::budget::Spend;
-use crate::backend::port::{BlobHead, BlobPage, Put, PutTarget, Span, Stored};
+use crate::backend::port::{BlobHead, BlobPage, Put, PutTarget, Span, Stored, Unfinished};
 use crate::backend::travel::{Label, Luggage};
 use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{Failure, Tick};
@@ -253,6 +253,17 @@ impl Local {
         let (prefix, after) = (prefix.to_owned(), after.to_owned());
         let work = move |directory: &Arc<Directory>| directory.list(&prefix, &after, PAGE_BLOBS);
         self.run(BackendCall::List, self.patience.max(SLOW_PATIENCE), work).await
+    }
+
+    pub(super) async fn unfinished(&self) -> Result<Vec<Unfinished>, Failure> {
+        let patience = self.patience.max(SLOW_PATIENCE);
+        self.run(BackendCall::List, patience, |directory| directory.unfinished()).await
+    }
+
+    pub(super) async fn remove_unfinished(&self, path: &str) -> Result<(), Failure> {
+        let path = path.to_owned();
+        let patience = self.patience.max(SLOW_PATIENCE);
+        self.run(BackendCall::Delete, patience, move |directory| directory.remove_unfinished(&path)).await
     }
 
     /// What stands in the marker's place; None also when the directory itself is not there. The directory goes on using the

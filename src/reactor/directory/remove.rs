@@ -3,7 +3,7 @@
 
 use super::files::names_in;
 use super::{Directory, failure, open_beneath};
-use crate::backend::directory::{BlobPath, manifest};
+use crate::backend::directory::{BlobPath, manifest, unfinished};
 use crate::base::Failure;
 use rustix::fs::{AtFlags, OFlags, unlinkat};
 use rustix::io::Errno;
@@ -38,6 +38,24 @@ impl Directory {
             Err(cause) => return Err(cause),
         }
         remove_directory(parent.as_fd(), &at.parts)
+    }
+
+    /// Removes what an unfinished write left, given its path.
+    pub fn remove_unfinished(&self, path: &str) -> Result<(), Failure> {
+        let (parent, file) = path.rsplit_once('/').unwrap_or(("", path));
+        if !unfinished::is_ours(file) {
+            return Err(Failure::ourselves(format!("{path:?} is no unfinished write's")));
+        }
+        let removed = match self.open_directory(parent) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+            Err(cause) => Err(cause),
+            Ok(holder) => match unlinkat(&holder, file, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(Errno::ISDIR | Errno::PERM) => remove_directory(holder.as_fd(), file),
+                Err(cause) => Err(cause),
+            },
+        };
+        removed.and_then(|()| self.prune(parent)).map_err(|cause| failure("removing", path, cause))
     }
 
     /// Removes an open upload's directory.
@@ -77,6 +95,7 @@ fn remove_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
+    use crate::backend::directory::paths;
     use crate::backend::travel::Label;
 
     #[test]
@@ -108,5 +127,45 @@ mod tests {
             directory.delete(name).expect("deleted");
         }
         assert_eq!(std::fs::read(place.path().join(".s3o/id")).expect("still there"), b"{}");
+    }
+
+    #[test]
+    fn unfinished_writes_are_found_and_removed() {
+        let (place, directory) = directory();
+        let long = format!("bkt/{}", "k".repeat(300));
+        put(&directory, "bkt/a/x", b"1").expect("stored");
+        let mut names = vec!["top", "bkt/a/y", "bkt/b/z", "bkt/../w", &long];
+        for name in &names {
+            let mut half = directory.create(name, 5, &Label::default()).expect("created");
+            half.append(b"234").expect("written");
+        }
+        names.push("bkt/upload");
+        directory.create_upload("bkt/upload", &Label::default()).expect("created");
+        let number = crate::base::PartNumber::new(1).expect("a number");
+        let part = directory.create_part("bkt/upload", number, "0123456789", 3).expect("created");
+        drop(part);
+        std::fs::write(place.path().join("bkt/.s3o~somebody's"), b"x").expect("written");
+        let path = |name: &str| {
+            let suffix = if name == "bkt/upload" { paths::PARTS_SUFFIX } else { "" };
+            format!("{}{suffix}", paths::unfinished(name))
+        };
+        let mut found = directory.unfinished().expect("listed");
+        found.sort();
+        let sizes: Vec<u64> = found.iter().map(|one| one.bytes).collect();
+        let found: Vec<String> = found.into_iter().map(|one| one.path).collect();
+        let mut want: Vec<String> = names.iter().map(|name| path(name)).collect();
+        want.sort();
+        assert_eq!(found, want);
+        assert_eq!(sizes.iter().filter(|bytes| **bytes == 3).count(), 5, "and the upload's label: {sizes:?}");
+        for one in &found {
+            directory.remove_unfinished(one).expect("removed");
+            directory.remove_unfinished(one).expect("removed is removed");
+        }
+        assert_eq!(directory.unfinished().expect("listed"), []);
+        let kept = files(&place).into_iter().filter(|file| !file.ends_with('/')).collect::<Vec<_>>();
+        assert_eq!(kept, ["bkt/.s3o~somebody's", "bkt/a/x"], "directories of long names stay");
+        for other in ["bkt/a/x", "bkt/.s3o~somebody's", ".s3o/id", ""] {
+            assert!(directory.remove_unfinished(other).is_err(), "{other}");
+        }
     }
 }

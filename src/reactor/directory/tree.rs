@@ -5,8 +5,9 @@ use super::read::{read_manifest, read_whole};
 use super::{DIRECTORY_MODE, Directory, failure, open_beneath, size_of};
 use crate::backend::directory::listing::{self, Entry, Tree};
 use crate::backend::directory::paths::OWN_DIRECTORY;
+use crate::backend::directory::unfinished;
 use crate::backend::marker;
-use crate::backend::port::BlobPage;
+use crate::backend::port::{BlobPage, Unfinished};
 use crate::base::Failure;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fsync, mkdirat, open, statat};
 use rustix::io::Errno;
@@ -82,6 +83,16 @@ impl Directory {
         listing::page(self, prefix, after, max).map_err(|cause| {
             let cause = Errno::from_io_error(&cause).unwrap_or(Errno::IO);
             failure("listing", prefix, cause)
+        })
+    }
+}
+
+impl Directory {
+    /// Temporary files and open uploads, of all blobs.
+    pub fn unfinished(&self) -> Result<Vec<Unfinished>, Failure> {
+        unfinished::all(self).map_err(|cause| {
+            let cause = Errno::from_io_error(&cause).unwrap_or(Errno::IO);
+            failure("listing", "unfinished writes", cause)
         })
     }
 }
