@@ -336,6 +336,18 @@ pub(super) fn a_restored_database_deletes_nothing<S: MetadataStore>(bench: &Benc
     assert_eq!(bench.step(not_back), Ok(Adopted::Known), "only after a restore");
 }
 
+/// Runs of before still have such numbers in hand.
+pub(super) fn a_restored_database_skips_numbers<S: MetadataStore>(bench: &Bench<S>) {
+    let before = bench.put("k", 10).blob.id;
+    bench.step(SetRestored { restored: true }).expect("never refused");
+    let skipped = bench.put("k", 11).blob.id;
+    assert!(skipped.0 - before.0 > 1_000_000_000, "what was given out and lost is not given out again: {skipped:?}");
+    bench.step(SetRestored { restored: true }).expect("never refused");
+    assert_eq!(bench.put("k", 12).blob.id.0, skipped.0 + 1, "it is held already");
+    bench.step(SetRestored { restored: false }).expect("never refused");
+    assert_eq!(bench.put("k", 13).blob.id.0, skipped.0 + 2);
+}
+
 pub(super) fn what_is_found_on_a_drained_backend<S: MetadataStore>(bench: &Bench<S>) {
     bench.step(SetDraining { backend: name("a"), draining: true }).expect("a is known");
     bench.step(FinishDrain { backend: name("a") }).expect("nothing is there");

@@ -5,7 +5,7 @@ use super::super::port::{
     UploadState, WHICH_IS_NEWER, WRITER_GONE, WriteCondition, WriteOff, was_live,
 };
 use super::super::record::BlobState;
-use super::super::rules::{SPENT_UNSEEN, chance_of_nonce, mint_version};
+use super::super::rules::{SPENT_UNSEEN, chance_of_nonce, mint_version, skipped};
 use super::tables::{Blob, Key, Live, Tables};
 use crate::base::{BackendName, BlobId, Timestamp, Version};
 use crate::proto::date;
@@ -205,6 +205,7 @@ impl Tables {
 
     pub(super) fn set_restored(&mut self, now: Timestamp, one: SetRestored) -> Done {
         if one.restored && !self.restored {
+            self.last_blob = skipped(self.last_blob);
             self.budgets_in_doubt = date::month(now);
             self.budgets.retain(|(_, period, _, by), _| *by != SPENT_UNSEEN || *period != self.budgets_in_doubt);
         }

@@ -6,7 +6,7 @@
 //! that the deployment was last used with, whoever runs over it first.
 
 use super::super::port::{Applied, ApplyError, BatchId, Done, Outcome, SetRestored};
-use super::super::rules::SPENT_UNSEEN;
+use super::super::rules::{NUMBERS_SKIPPED, SPENT_UNSEEN};
 use super::PostgresStore;
 use super::alone::one;
 use super::batch::BlobIds;
@@ -21,7 +21,7 @@ static HOLD: Sql = sql!(
     TEXT
 );
 /// Numbers that were given out and are not known any more are not given out again; those of runs follow the clock.
-static SKIP_NUMBERS: Sql = sql!("UPDATE counters SET value = value + 1000000000 WHERE name <> 'incarnation'");
+static SKIP_NUMBERS: Sql = sql!("UPDATE counters SET value = (value / $1 + 2) * $1 WHERE name <> 'incarnation'", INT8);
 static IN_DOUBT: Sql = sql!(
     "INSERT INTO deployment (name, value) VALUES ('budgets_in_doubt', $1)
      ON CONFLICT (name) DO UPDATE SET value = excluded.value",
@@ -96,6 +96,7 @@ async fn hold(session: &Session, now: Timestamp) -> Result<bool, Failure> {
     let month = date::month(now);
     session.query(&IN_DOUBT, &[&month]).await.blamed()?;
     session.query(&NOT_RECKONED, &[&month, &SPENT_UNSEEN.0]).await.blamed()?;
+    session.query(&SKIP_NUMBERS, &[&NUMBERS_SKIPPED]).await.blamed()?;
     Ok(true)
 }
 
@@ -110,7 +111,9 @@ impl PostgresStore {
         let work = async |session: &Session| {
             let now = self.begin_alone(session, id).await?;
             if set.restored {
-                hold(session, now).await?;
+                if hold(session, now).await? {
+                    self.blob_ids.set(BlobIds::default());
+                }
             } else {
                 session.query(&RELEASE, &[&now.millis.to_string()]).await.blamed()?;
             }
@@ -134,7 +137,6 @@ impl PostgresStore {
         // Numbers that this process has in store may be others' by now.
         self.blob_ids.set(BlobIds::default());
         if hold(session, now).await? {
-            session.query(&SKIP_NUMBERS, &[]).await.blamed()?;
             tracing::error!(
                 "the database was put back: nothing is deleted from any backend until `sync --restored` has run"
             );

@@ -126,6 +126,17 @@ impl Line {
     }
 }
 
+/// The last blob id that was given out.
+pub(super) fn last_blob(conn: &Connection) -> Result<i64> {
+    conn.prepare_cached("SELECT coalesce((SELECT value FROM counters WHERE name = 'blob'), 0)")?
+        .query_row([], |row| row.get(0))
+}
+
+pub(super) fn put_last_blob(conn: &Connection, last: i64) -> Result<()> {
+    conn.prepare_cached("INSERT OR REPLACE INTO counters (name, value) VALUES ('blob', ?1)")?.execute([last])?;
+    Ok(())
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Ledger {
     /// The one that lives: the last one registered.
@@ -176,11 +187,13 @@ impl Ledger {
             })
         };
         let lines = statement.query_map([incarnation], line)?.collect::<Result<_>>()?;
-        let last_blob =
-            conn.query_row("SELECT coalesce((SELECT value FROM counters WHERE name = 'blob'), 0)", [], |row| {
-                row.get(0)
-            })?;
-        Ok(Self { incarnation, lines, last_blob, blobs_added: false })
+        Ok(Self { incarnation, lines, last_blob: last_blob(conn)?, blobs_added: false })
+    }
+
+    /// Numbers were skipped. No blob was added in this batch.
+    pub(super) fn look_at_numbers(&mut self, conn: &Connection) -> Result<()> {
+        self.last_blob = last_blob(conn)?;
+        Ok(())
     }
 
     /// Never given out before, and never again.
@@ -206,8 +219,7 @@ impl Ledger {
     /// Writes what the batch changed, and answers what is charged now where that changed.
     pub(super) fn write(&mut self, conn: &Connection) -> Result<Vec<(BackendName, u64)>> {
         if self.blobs_added {
-            conn.prepare_cached("INSERT OR REPLACE INTO counters (name, value) VALUES ('blob', ?1)")?
-                .execute([self.last_blob])?;
+            put_last_blob(conn, self.last_blob)?;
             self.blobs_added = false;
         }
         let incarnation = self.incarnation;

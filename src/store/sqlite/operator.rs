@@ -5,7 +5,8 @@ use super::super::port::{
     WHICH_IS_NEWER, WRITER_GONE, WriteOff,
 };
 use super::super::record::BlobState;
-use super::super::rules::{SPENT_UNSEEN, chance_of_nonce, mint_version};
+use super::super::rules::{SPENT_UNSEEN, chance_of_nonce, mint_version, skipped};
+use super::ledger;
 use super::rows;
 use super::transaction::{Blob, Key, Live, Step, Transaction};
 use super::writes::{Coming, signed};
@@ -19,7 +20,8 @@ pub(super) fn is_restored(conn: &Connection) -> Result<bool> {
         .query_row([], |row| row.get(0))
 }
 
-/// Holds the database as restored, if it is not held already; of this month's budgets, what it does not know counts as spent.
+/// Holds the database as restored, if it is not held already; of this month's budgets, what it does not know counts as spent, and
+/// numbers that it does not know are not given out again.
 pub(super) fn hold(conn: &Connection, why: &str, now: Timestamp) -> Result<()> {
     let held = "INSERT OR IGNORE INTO deployment (name, value) VALUES ('restored', ?1)";
     if conn.execute(held, [why])? == 0 {
@@ -29,7 +31,8 @@ pub(super) fn hold(conn: &Connection, why: &str, now: Timestamp) -> Result<()> {
     conn.execute("INSERT OR REPLACE INTO deployment (name, value) VALUES ('budgets_in_doubt', ?1)", [&month])?;
     let reckoned = "DELETE FROM budget_leases WHERE period = ?1 AND incarnation = ?2";
     conn.execute(reckoned, params![month, SPENT_UNSEEN.0])?;
-    Ok(())
+    let last = ledger::last_blob(conn)?;
+    ledger::put_last_blob(conn, skipped(last))
 }
 
 impl Transaction<'_> {
@@ -276,6 +279,7 @@ impl Transaction<'_> {
     pub(super) fn set_restored(&mut self, one: SetRestored) -> Step<Done> {
         if one.restored {
             hold(self.conn, &self.now.millis.to_string(), self.now)?;
+            self.ledger.look_at_numbers(self.conn)?;
         } else {
             self.execute("DELETE FROM deployment WHERE name = 'restored'", [])?;
         }
