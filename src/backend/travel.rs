@@ -14,13 +14,14 @@
 //! | `x-amz-meta-s3o-m-NAME` | user metadata whose name begins with `s3o-` |
 //! | `x-amz-meta-s3o-key` | the key of a hashed name, as base64 (URL alphabet, no padding) |
 //!
-//! Any other value that is not plain visible ASCII is written as AWS writes it (RFC 2047, `=?UTF-8?B?…?=`). Some backends decode
-//! that and write it anew in pieces, which a key must not suffer.
+//! Any other value that is not plain visible ASCII is written as AWS writes it (RFC 2047, `=?UTF-8?B?…?=`). AWS and others decode
+//! that and write it anew when they answer: in words of at most 75 characters, in base64 or with the odd bytes in hex, or plain
+//! if it is ASCII. All of that is read; a key must not suffer it.
 
 use crate::base::blob_name;
 use crate::base::limits::KEY_BYTES_MAX;
 use crate::store::record::ObjectRecord;
-use data_encoding::{BASE64, BASE64URL_NOPAD};
+use data_encoding::{BASE64, BASE64URL_NOPAD, HEXUPPER_PERMISSIVE};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -188,14 +189,52 @@ fn key_of(value: &str) -> Option<String> {
 }
 
 fn encode(value: &str) -> Cow<'_, str> {
-    let is_clear = is_plain(value) && !value.is_empty() && !value.starts_with("=?");
+    let is_clear = is_plain(value) && !value.is_empty() && !value.contains("=?");
     if is_clear { Cow::Borrowed(value) } else { Cow::Owned(format!("=?UTF-8?B?{}?=", BASE64.encode(value.as_bytes()))) }
 }
 
+/// A value that is nothing but encoded words, in whichever form the backend has written them anew; any other as it is.
 fn decode(value: &str) -> Cow<'_, str> {
-    let inner = value.strip_prefix("=?UTF-8?B?").and_then(|rest| rest.strip_suffix("?="));
-    let decoded = inner.and_then(|text| String::from_utf8(BASE64.decode(text.as_bytes()).ok()?).ok());
+    if !value.starts_with("=?") {
+        return Cow::Borrowed(value);
+    }
+    // A character may be cut in two between words.
+    let mut bytes = Vec::with_capacity(value.len());
+    let all = value.split_ascii_whitespace().try_for_each(|word| decode_word(word, &mut bytes));
+    let decoded = all.and_then(|()| String::from_utf8(bytes).ok());
     decoded.map_or(Cow::Borrowed(value), Cow::Owned)
+}
+
+/// Appends the bytes of `=?UTF-8?B?…?=` or `=?UTF-8?Q?…?=`. None: it is no such word.
+fn decode_word(word: &str, bytes: &mut Vec<u8>) -> Option<()> {
+    let mut fields = word.strip_prefix("=?")?.strip_suffix("?=")?.splitn(3, '?');
+    let (charset, encoding, text) = (fields.next()?, fields.next()?, fields.next()?);
+    if !["utf-8", "us-ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known)) {
+        return None;
+    }
+    match encoding {
+        "B" | "b" => bytes.extend(BASE64.decode(text.as_bytes()).ok()?),
+        "Q" | "q" => decode_quoted(text, bytes)?,
+        _ => return None,
+    }
+    Some(())
+}
+
+fn decode_quoted(text: &str, bytes: &mut Vec<u8>) -> Option<()> {
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        bytes.push(match first {
+            b'_' => b' ',
+            b'=' => {
+                let (hex, after) = rest.split_at_checked(2)?;
+                rest = after;
+                *HEXUPPER_PERMISSIVE.decode(hex).ok()?.first()?
+            }
+            plain => plain,
+        });
+    }
+    Some(())
 }
 
 fn take(left: &mut usize, bytes: usize) -> bool {
@@ -246,6 +285,30 @@ mod tests {
         check(&[], &[("s3o-h-x", "1")], &[("x-amz-meta-s3o-m-s3o-h-x", "1")]);
         check(&[], &[("a", "two  blanks")], &[("x-amz-meta-a", "=?UTF-8?B?dHdvICBibGFua3M=?=")]);
         check(&[], &[("a b", "no name for a field")], &[]);
+    }
+
+    #[test]
+    fn what_backends_write_anew_is_read() {
+        let long = "ä€😀 ".repeat(20);
+        let words = |bytes: usize| {
+            let word = |piece: &[u8]| format!("=?UTF-8?B?{}?=", BASE64.encode(piece));
+            long.as_bytes().chunks(bytes).map(word).collect::<Vec<_>>().join(" ")
+        };
+        for (told, want) in [
+            (words(45), long.as_str()),
+            (words(1000), &long),
+            ("=?UTF-8?Q?Mini=C3=B6_and=3F?= =?utf-8?q?=c3?= =?utf-8?b?tg==?=".into(), "Miniö and?ö"),
+            ("=?us-ascii?Q?a_b?=".into(), "a b"),
+            ("two  blanks".into(), "two  blanks"),
+            ("=?UTF-8?B?w6Q=?= and more".into(), "=?UTF-8?B?w6Q=?= and more"),
+            ("=?UTF-8?Q?=C?=".into(), "=?UTF-8?Q?=C?="),
+            ("=?ISO-8859-1?Q?=E4?=".into(), "=?ISO-8859-1?Q?=E4?="),
+            ("=?UTF-8?Q?=E4?=".into(), "=?UTF-8?Q?=E4?="),
+            ("=?".into(), "=?"),
+            ("=?=".into(), "=?="),
+        ] {
+            assert_eq!(decode(&told), want, "{told}");
+        }
     }
 
     #[test]

@@ -220,6 +220,24 @@ def test_directories_answer_without_the_database(tmp_path, parallel):
             assert client.get(BUCKET, "plai").status == 404
 
 
+def test_metadata_that_the_backend_writes_anew(tmp_path):
+    """s3s-fs decodes what is encoded as in RFC 2047 and encodes it again, in words of 75 characters, as AWS does."""
+    values = {"short": "ä", "long": "ä€😀 and " * 20, "blanks": "two  blanks", "word": "a =?UTF-8?B?w6Q=?= b", "plain": "me"}
+    metadata = [(f"x-amz-meta-{name}", value.strip()) for name, value in values.items()]
+    with contextlib.ExitStack() as stack:
+        upstream = harness.S3sFs(tmp_path / "upstream")
+        stack.callback(upstream.end)
+        server = stack.enter_context(harness.Server(tmp_path / "server", [upstream.backend("one")], UNREMEMBERED))
+        client = stack.enter_context(server.client())
+        assert client.put(BUCKET, "key", b"body", headers=metadata).status == 200
+        told = lambda answer: [answer.header(name) for name, _ in metadata]  # noqa: E731
+        before = client.get(BUCKET, "key")
+        assert told(before) == [value.encode().decode("latin-1") for _, value in metadata]
+        with broken_database(server, "errors"):
+            answer = harness.wait_for("a search", lambda: (a := client.get(BUCKET, "key")).header(DEGRADED) == "searched" and a, 20)
+            assert (answer.status, answer.body, told(answer)) == (200, b"body", told(before))
+
+
 def test_a_database_that_takes_no_changes_is_read_exactly(tmp_path):
     """Somebody holds its write lock: writes are 503 within five seconds, reads and listings as ever."""
     with stubbed(tmp_path, 1, UNREMEMBERED) as (server, (stub,)), server.client() as client:
