@@ -174,7 +174,7 @@ class Signed:
     """A request with its signature; `chunk` goes on with the signatures of a streaming body."""
 
     def __init__(self, client, method, path, query, headers, payload_hash, now=None, signed_names=None, region=None):
-        now = now or datetime.datetime.now(datetime.timezone.utc)
+        now = now or datetime.datetime.now(datetime.timezone.utc) + client.ahead
         self.stamp = now.strftime("%Y%m%dT%H%M%SZ")
         day, region = self.stamp[:8], region or client.region
         self.scope = f"{day}/{region}/s3/aws4_request"
@@ -236,6 +236,8 @@ class Client:
         self.tls, self.timeout = tls, timeout
         self.host_header = f"{address[0]}:{address[1]}"
         self.connection = None
+        # Of the server's clock before ours.
+        self.ahead = datetime.timedelta()
 
     def connect(self):
         return Connection(self.address, self.tls, self.timeout)

@@ -1,0 +1,106 @@
+"""A month ends while the program runs: libfaketime shows it another date, whose clock goes on as the real one does."""
+
+import contextlib
+import datetime
+import pathlib
+
+import harness
+import stub
+from test_budgets import asked, asked_probes, budget_of, get, put
+
+PUTS, GETS = 40, 30
+POOLS = [
+    {"name": "puts", "operations": ["PutObject"], "limit": PUTS},
+    {"name": "gets", "operations": ["GetObject"], "limit": GETS},
+]
+EGRESS = 50_000
+
+
+class Calendar:
+    """The wall's time of a process that is started with its environment: some seconds before this month's end."""
+
+    def __init__(self, folder, seconds):
+        self.file = folder / "date"
+        self.turn_in(seconds)
+        found = sorted(pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+        assert found, "libfaketime is missing: install the Debian package faketime (tests/run does)"
+        self.environment = {
+            "LD_PRELOAD": str(found[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(self.file),
+            "FAKETIME_CACHE_DURATION": "1",
+            # What counts seconds goes on as it did.
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
+        }
+
+    def turn_in(self, seconds):
+        """From now on the month ends in so many seconds."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        turn = (now.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + datetime.timedelta(days=32)).replace(day=1)
+        self.old, self.new = f"{now:%Y-%m}", f"{turn:%Y-%m}"
+        self.ahead = turn - now - datetime.timedelta(seconds=seconds)
+        written = self.file.with_suffix(".new")
+        written.write_text(f"{self.ahead.total_seconds():+.3f}\n")
+        written.replace(self.file)
+
+
+def spent_of(database, period):
+    """What the database says of a month: lent by counter, and bytes sent."""
+    lent = harness.rows(database, "SELECT counter, sum(granted) AS lent FROM budget_leases WHERE period = ? GROUP BY 1", period)
+    sent = harness.rows(database, "SELECT sum(value) AS sent FROM usage WHERE period = ? AND counter = 'egress_bytes'", period)
+    return {row["counter"]: row["lent"] for row in lent}, sent[0]["sent"]
+
+
+def test_budgets_begin_anew_when_the_month_turns(tmp_path):
+    calendar = Calendar(tmp_path, seconds=600)
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(contextlib.closing(stub.Stub(harness.free_port())))
+        server = harness.Server(
+            tmp_path / "server",
+            [backend.backend("cloud", request_limits=POOLS, egress_byte_limit=EGRESS)],
+            {"usage_flush": {"interval": "1s"}},
+            environment=calendar.environment,
+        )
+        stack.callback(server.kill)
+        client = stack.enter_context(server.client())
+
+        def until_refused(work, refused):
+            """How many were admitted."""
+            count = 0
+            client.ahead = calendar.ahead
+            while (status := work(client, f"k{count}")) == 200:
+                count += 1
+            assert status == refused
+            return count
+
+        assert until_refused(put, 507) == PUTS - asked_probes(backend)
+        before = GETS - until_refused(lambda client, _: get(client, "k0"), 429)
+        assert before < GETS / 2, "looks at the marker"
+        old = server.status()
+        assert old["usage_period"] == calendar.old
+        used = {budget["counter"]: budget["used"] for budget in old["budgets"]}
+        assert (used["pool:puts"], used["pool:gets"]) == (PUTS, GETS)
+        lent, sent = spent_of(server.database, calendar.old)
+
+        calendar.turn_in(3)
+        client.ahead = calendar.ahead
+        assert put(client, "refused") == 507, "until the very end"
+        harness.wait_for("the new month", lambda: server.status()["usage_period"] == calendar.new, 30, every=0.1)
+        looks = budget_of(server, "pool:gets")["used"]
+        assert looks < GETS / 2 and budget_of(server, "pool:puts")["used"] == 0
+        assert until_refused(put, 507) == PUTS, "all of it, and not one more"
+        assert GETS / 2 < until_refused(lambda client, _: get(client, "k0"), 429) <= GETS - looks
+        assert asked(backend, "PUT") + asked_probes(backend) == 2 * PUTS
+        assert server.status()["usage_period"] == calendar.new
+        client.close()
+        server.stop()
+        stayed, still = spent_of(server.database, calendar.old)
+        # What an idle instance holds of the bytes it gives back.
+        assert still == sent <= stayed.pop("egress_bytes") <= lent.pop("egress_bytes")
+        assert stayed == lent == {"pool:puts": PUTS, "pool:gets": GETS}, "the old month stays as it was"
+        lent, _ = spent_of(server.database, calendar.new)
+        assert (lent["pool:puts"], lent["pool:gets"]) == (PUTS, GETS) and lent["egress_bytes"] <= EGRESS
+        # It is the new month after a restart too: nothing of it is lent again.
+        server.start()
+        assert put(client, "again") == 507
+        server.stop()
