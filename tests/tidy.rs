@@ -308,6 +308,22 @@ fn calls_are_made_only_where_they_belong() {
     report("a call outside its layer", findings);
 }
 
+/// Whoever reserves asks which run it is, and all that follows is done as that one: the run may have become another meanwhile.
+const ASKS_WHICH_RUN: [(&str, usize); 2] = [("src/handlers/reservation.rs", 1), ("src/handlers/upload_part.rs", 1)];
+
+#[test]
+fn handlers_end_a_write_as_the_run_that_began_it() {
+    let mut findings = Vec::new();
+    for source in sources().iter().filter(|one| one.path.starts_with("src/handlers/")) {
+        let asked = source.product.matches(".incarnation()").count();
+        let may = ASKS_WHICH_RUN.iter().find(|(path, _)| *path == source.path).map_or(0, |(_, times)| *times);
+        if asked != may {
+            findings.push(format!("{}: asks {asked} times which run it is, not {may}", source.path));
+        }
+    }
+    report("a write goes on as another run", findings);
+}
+
 /// Where `unsafe` may stand: system calls that no safe wrapper offers, the runtime's buffer traits, and memory that threads
 /// share without locks.
 const UNSAFE_PLACES: [&str; 2] = ["src/reactor/", "src/store/location_cache"];
