@@ -180,7 +180,39 @@ impl Budgets {
         }
     }
 
-    /// A new month: what was lent of the old one is worth nothing any more.
+    /// A body for which all of `whole` was taken is under way. Answers when it was taken: now, if the month has turned since.
+    pub fn body_begins(&self, backend: usize, taken: Taken, whole: &Spend) -> Taken {
+        let counters = self.of(backend);
+        counters.iter().for_each(|counter| counter.begin_body(whole));
+        // Whoever turns the month looks at the bodies after it has turned: it has seen this one, or is seen here.
+        let month = self.now().month;
+        if month != taken.month {
+            counters.iter().for_each(|counter| counter.carry_over(Taken { month, ..taken }, counter.bytes(whole)));
+        }
+        Taken { month, ..taken }
+    }
+
+    pub fn has_turned(&self, taken: Taken) -> bool {
+        self.now().month != taken.month
+    }
+
+    /// The month has turned over a body of `whole`: only `rest` of it is the new month's. Answers when that was taken.
+    pub fn body_goes_on(&self, backend: usize, taken: Taken, whole: &Spend, rest: &Spend) -> Taken {
+        let taken = Taken { month: self.now().month, ..taken };
+        let (egress, ingress) = (whole.egress.saturating_sub(rest.egress), whole.ingress.saturating_sub(rest.ingress));
+        let before = Spend { call: None, egress, ingress };
+        self.give_back(backend, taken, &before);
+        self.body_ends(backend, &before);
+        taken
+    }
+
+    /// What was not moved of it has been given back.
+    pub fn body_ends(&self, backend: usize, whole: &Spend) {
+        self.of(backend).iter().for_each(|counter| counter.end_body(whole));
+    }
+
+    /// A new month: what was lent of the old one is worth nothing any more. What was taken for bodies that are under way
+    /// is the new month's: it begins with so much less.
     pub fn turn(&self) {
         let now = self.now();
         let next = Taken { month: now.month.wrapping_add(1), ..now };
@@ -190,6 +222,9 @@ impl Budgets {
             counter.free.store(counter.limit(), SeqCst);
         }
         self.set_now(next);
+        for counter in self.every_counter().filter(|counter| counter.is_on()) {
+            counter.carry_over(next, counter.under_way.load(SeqCst));
+        }
     }
 
     fn set_now(&self, now: Taken) {
@@ -282,6 +317,8 @@ pub struct Counter {
     what: What,
     /// Lent and not taken, of this month and the last: what was taken before the turn is given back to its own.
     left: [AtomicI64; 2],
+    /// Bytes that were taken for bodies which have not ended.
+    under_way: AtomicU64,
     /// What nobody had been lent when the database was last asked.
     free: AtomicU64,
     /// The lender is rung for when less than this is left.
@@ -304,6 +341,7 @@ impl Counter {
             since: AtomicU32::new(0),
             what: want.what,
             left: [AtomicI64::new(0), AtomicI64::new(0)],
+            under_way: AtomicU64::new(0),
             free: AtomicU64::new(want.limit),
             low: AtomicI64::new(i64::MIN),
             waiting: AtomicU64::new(0),
@@ -360,6 +398,29 @@ impl Counter {
             What::Egress => spend.egress,
             What::Ingress => spend.ingress,
         }
+    }
+
+    fn bytes(&self, spend: &Spend) -> u64 {
+        if self.counts_calls() { 0 } else { self.amount(spend) }
+    }
+
+    fn begin_body(&self, whole: &Spend) {
+        let bytes = self.bytes(whole);
+        if bytes > 0 {
+            self.under_way.fetch_add(bytes, SeqCst);
+        }
+    }
+
+    fn end_body(&self, whole: &Spend) {
+        let bytes = self.bytes(whole);
+        if bytes > 0 {
+            self.under_way.fetch_sub(bytes, SeqCst);
+        }
+    }
+
+    /// Taken without asking: the lender holds it next.
+    fn carry_over(&self, at: Taken, bytes: u64) {
+        self.slot(at).fetch_sub(signed(bytes), SeqCst);
     }
 
     fn slot(&self, at: Taken) -> &AtomicI64 {
