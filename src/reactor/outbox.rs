@@ -16,7 +16,7 @@ use rustix::net::{SendFlags, Shutdown, shutdown};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -28,12 +28,18 @@ const POSTED_MAX: usize = 16;
 /// The stream's own deadline strikes first, where it has one.
 const PATIENCE_BEYOND: Duration = Duration::from_millis(2 * DEADLINE_TICK_MS);
 
+/// A rest that has no descriptor of its own is tried again after so long.
+const AGAIN_AFTER: Duration = Duration::from_millis(10);
+
 /// One core's.
 pub struct Outbox {
     posted: RefCell<Posted>,
     /// Counts the flushes.
     turn: Cell<Turn>,
     troubled: RefCell<Vec<Rc<Troubled>>>,
+    /// As if the process had no descriptor left.
+    #[cfg(test)]
+    has_none_left: Cell<bool>,
 }
 
 /// From one flush to the next. What was posted in another turn than the present one has left, or is stuck.
@@ -63,13 +69,43 @@ struct Troubled {
     /// Nothing more is to be sent to it; else the peer has only not taken all yet.
     is_lost: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
+    /// Its rest goes through the stream's descriptor; once that is gone, through `own`, if that could be had then.
+    is_bare: Cell<bool>,
+    own: RefCell<Option<OwnedFd>>,
+}
+
+impl Troubled {
+    fn at(fd: RawFd) -> Rc<Self> {
+        Rc::new(Self {
+            fd: Cell::new(Some(fd)),
+            is_lost: Cell::new(false),
+            waiting: RefCell::default(),
+            is_bare: Cell::new(false),
+            own: RefCell::default(),
+        })
+    }
+
+    /// Of one that is bare. Calls `work` with the socket, if there still is one.
+    fn with_socket<T>(&self, work: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        if let Some(fd) = self.fd.get() {
+            // Safety: a stream is forgotten here before it closes its descriptor.
+            return Some(work(unsafe { BorrowedFd::borrow_raw(fd) }));
+        }
+        self.own.borrow().as_ref().map(|own| work(own.as_fd()))
+    }
 }
 
 impl Outbox {
     /// Starts the task that flushes. Only inside a runtime.
     pub fn start() -> Rc<Self> {
         let turn = Cell::new(Turn(1)); // no stream begins with it
-        let outbox = Rc::new(Self { posted: RefCell::default(), turn, troubled: RefCell::default() });
+        let outbox = Rc::new(Self {
+            posted: RefCell::default(),
+            turn,
+            troubled: RefCell::default(),
+            #[cfg(test)]
+            has_none_left: Cell::new(false),
+        });
         let flushed = Rc::clone(&outbox);
         // Woken by the first message of a turn, it runs behind all tasks that were to run then.
         monoio::spawn(poll_fn::<(), _>(move |cx| {
@@ -133,22 +169,26 @@ impl Outbox {
             Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(cause) => Err(cause),
         };
-        let troubled = Rc::new(Troubled {
-            fd: Cell::new(Some(message.to)),
-            is_lost: Cell::new(false),
-            waiting: RefCell::default(),
-        });
+        let troubled = Troubled::at(message.to);
         self.troubled.borrow_mut().push(Rc::clone(&troubled));
-        // The rest goes through a descriptor of its own, so that the stream may be closed. If there is none to be had, the
-        // connection is lost.
-        let second = sent.and_then(|count| {
-            let second = std::net::TcpStream::from(socket.try_clone_to_owned()?);
-            Ok((TcpStream::from_std(second)?, bytes[count..].to_vec()))
-        });
-        match second {
-            Ok((socket, rest)) => self.finish_later(troubled, socket, rest, message.patience + PATIENCE_BEYOND),
+        let patience = message.patience + PATIENCE_BEYOND;
+        match sent.map(|count| bytes[count..].to_vec()) {
             Err(_) => lose(&troubled, socket),
+            // The rest goes through a descriptor of its own, so that the stream may be closed; if there is none to be had,
+            // through the stream's as long as it has that.
+            Ok(rest) => match self.second(socket).and_then(TcpStream::from_std) {
+                Ok(socket) => self.finish_later(troubled, socket, rest, patience),
+                Err(_) => self.finish_without(troubled, rest, patience),
+            },
         }
+    }
+
+    fn second(&self, socket: BorrowedFd<'_>) -> io::Result<std::net::TcpStream> {
+        #[cfg(test)]
+        if self.has_none_left.get() {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
+        Ok(socket.try_clone_to_owned()?.into())
     }
 
     /// Sends the rest as the peer reads.
@@ -160,6 +200,34 @@ impl Outbox {
                 lose(&troubled, borrow(&socket));
             }
             if done.is_ok() || troubled.fd.get().is_none() {
+                outbox.troubled.borrow_mut().retain(|one| !Rc::ptr_eq(one, &troubled));
+            }
+            troubled.waiting.take().into_iter().for_each(Waker::wake);
+        });
+    }
+
+    /// The same without a descriptor that could tell when it may be written to.
+    fn finish_without(self: &Rc<Self>, troubled: Rc<Troubled>, mut rest: Vec<u8>, patience: Duration) {
+        let outbox = Rc::clone(self);
+        troubled.is_bare.set(true);
+        monoio::spawn(async move {
+            let mut waited = Duration::ZERO;
+            while !rest.is_empty() && !troubled.is_lost.get() {
+                monoio::time::sleep(AGAIN_AFTER).await;
+                waited += AGAIN_AFTER;
+                match troubled.with_socket(|socket| send_now(socket, &rest, SendFlags::empty())) {
+                    Some(Ok(count @ 1..)) => {
+                        rest.drain(..count);
+                        waited = Duration::ZERO;
+                    }
+                    Some(Err(cause)) if cause.kind() == io::ErrorKind::WouldBlock && waited < patience => {}
+                    _ => {
+                        troubled.is_lost.set(true);
+                        troubled.with_socket(hang_up);
+                    }
+                }
+            }
+            if rest.is_empty() || troubled.fd.get().is_none() {
                 outbox.troubled.borrow_mut().retain(|one| !Rc::ptr_eq(one, &troubled));
             }
             troubled.waiting.take().into_iter().for_each(Waker::wake);
@@ -187,7 +255,14 @@ impl Outbox {
     /// The socket is about to be closed; what is stuck for it is still sent.
     pub(super) fn forget(&self, fd: RawFd) {
         let mut troubled = self.troubled.borrow_mut();
-        troubled.iter().filter(|one| one.fd.get() == Some(fd)).for_each(|one| one.fd.set(None));
+        for one in troubled.iter().filter(|one| one.fd.get() == Some(fd)) {
+            if one.is_bare.get() {
+                // Safety: it is not closed yet.
+                let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+                *one.own.borrow_mut() = self.second(socket).map(OwnedFd::from).ok();
+            }
+            one.fd.set(None);
+        }
         troubled.retain(|one| one.fd.get().is_some() || !one.is_lost.get());
     }
 }
@@ -195,6 +270,10 @@ impl Outbox {
 /// Whoever reads from the socket sees that nothing comes, and nothing more is sent to it.
 fn lose(troubled: &Troubled, socket: BorrowedFd<'_>) {
     troubled.is_lost.set(true);
+    hang_up(socket);
+}
+
+fn hang_up(socket: BorrowedFd<'_>) {
     let _ = shutdown(socket, Shutdown::Both); // fails if it is not connected any more
 }
 
@@ -331,6 +410,29 @@ mod tests {
             assert!(!core.outbox.has_troubled());
             stream.end().await.expect("open");
             assert_eq!(joined(reading).await, posted + 16_000);
+        });
+    }
+
+    #[test]
+    fn what_the_peer_does_not_take_needs_no_descriptor() {
+        on_both(|core| async move {
+            for closes in [false, true] {
+                let (mut stream, may_read, reading) = narrow(&core);
+                core.outbox.has_none_left.set(true);
+                let mut posted = post_until_stuck(&core, &mut stream).await;
+                // Whoever closes it needs one.
+                core.outbox.has_none_left.set(!closes);
+                may_read.store(true, Ordering::Release);
+                if !closes {
+                    stream.post(&pattern(posted, 16_000), b"").await.expect("it reads");
+                    posted += 16_000;
+                    stream.settled().await.expect("it reads");
+                    stream.end().await.expect("open");
+                }
+                drop(stream);
+                assert_eq!(joined(reading).await, posted);
+                until("it has left", || !core.outbox.has_troubled()).await;
+            }
         });
     }
 
