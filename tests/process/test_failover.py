@@ -1,5 +1,5 @@
-"""A streaming standby takes over when the primary is killed, under two instances with clients on both; and a host name that
-moves. The order of hosts, and who of them is asked for what, is the driver's: what counts here is that nobody has to help."""
+"""A streaming standby takes over when the primary is killed or hangs, under two instances with clients on both; and a host name
+that moves. What counts here is that nobody has to help."""
 
 import contextlib
 import json
@@ -46,9 +46,14 @@ def take_over(primary, standby):
 
 @pytest.mark.timeout(240)
 def test_a_synchronous_standby_takes_over(tmp_path):
-    """Nothing that was acknowledged is missing, reads go on, writes come back by themselves."""
+    """The first host hangs: the kernel lets connections in, and nothing answers. Nothing that was acknowledged is missing, reads
+    go on, writes come back by themselves."""
     world = History()
-    with two_servers(tmp_path) as (primary, standby), fleet(tmp_path, primary, host=hosts(standby, primary)) as (_, servers):
+    with (
+        two_servers(tmp_path) as (primary, standby),
+        contextlib.ExitStack() as ending,
+        fleet(tmp_path, primary, host=hosts(primary, standby)) as (_, servers),
+    ):
         for server in servers:
             server.start()
         put_all(servers[0], STABLE)
@@ -57,7 +62,9 @@ def test_a_synchronous_standby_takes_over(tmp_path):
         for client in clients:
             client.start()
         harness.wait_for("a load", lambda: world.acknowledged > 100, 30)
-        take_over(primary, standby)
+        primary.freeze()
+        ending.callback(primary.crash)
+        standby.run("SELECT pg_promote()")
         check_recovery(servers)
         # Whatever was not answered is decided.
         world.crashed()

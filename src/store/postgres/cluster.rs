@@ -2,7 +2,7 @@
 //! it that any thread may wait for.
 
 use super::super::port::*;
-use super::{PostgresOptions, PostgresStore, Protection};
+use super::{PostgresOptions, PostgresStore, Protection, hosts};
 use crate::base::{Clock, Failure, Secret, Tenure, Tick};
 use futures_util::future::LocalBoxFuture;
 use std::io::{BufRead, BufReader};
@@ -57,8 +57,8 @@ pub(in crate::store) fn options() -> PostgresOptions {
 }
 
 pub(in crate::store) async fn execute(options: &PostgresOptions, sql: &str) -> Vec<tokio_postgres::SimpleQueryMessage> {
-    let (client, connection) =
-        options.config().connect(tokio_postgres::NoTls).await.expect("the test's server answers");
+    let config = hosts::to(&options.config(), &options.hosts[0], None);
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.expect("the test's server answers");
     let connection = tokio::spawn(connection);
     let answer = client.simple_query(sql).await.expect("a test's own statement");
     drop(client);

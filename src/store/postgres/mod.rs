@@ -20,6 +20,7 @@ pub(super) mod cluster;
 mod diff;
 mod faults;
 mod footprint;
+mod hosts;
 mod lease;
 mod leftovers;
 mod list;

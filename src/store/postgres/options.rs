@@ -32,8 +32,8 @@ pub enum Protection {
 /// `database.*` of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PostgresOptions {
-    /// Tried in order until one lets us write; a path is the directory of a Unix socket. Names are looked up again at each
-    /// connection.
+    /// Tried in order until one lets us write, those last that did not the last time; a path is the directory of a Unix socket.
+    /// Names are looked up again at each connection.
     pub hosts: Vec<(String, u16)>,
     pub database: String,
     pub user: String,
@@ -46,6 +46,7 @@ pub struct PostgresOptions {
     pub connections_min: usize,
     /// A connection that is older is closed when it is next idle, so that sessions move after a failover.
     pub connection_lifetime: Duration,
+    /// Of a lookup, and of an attempt at one address: to its end, when it is known whether we may write.
     pub connect_timeout: Duration,
     /// No statement takes longer than this (`database.statement_timeout`).
     pub statement_timeout: Duration,
@@ -68,16 +69,9 @@ impl PostgresOptions {
         format!("the PostgreSQL database {} on {}", self.database, hosts.join(", "))
     }
 
+    /// Of any host (hosts.rs).
     pub(super) fn config(&self) -> Config {
         let mut config = Config::new();
-        for (host, port) in &self.hosts {
-            if host.starts_with('/') {
-                config.host_path(host)
-            } else {
-                config.host(host)
-            };
-            config.port(*port);
-        }
         config
             .dbname(&self.database)
             .user(&self.user)
@@ -88,7 +82,6 @@ impl PostgresOptions {
                 Protection::Require | Protection::VerifyCa | Protection::VerifyFull => SslMode::Require,
             })
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            .connect_timeout(self.connect_timeout)
             .tcp_user_timeout(TCP_USER_TIMEOUT)
             .keepalives_idle(KEEPALIVE_IDLE);
         if !self.password.expose().is_empty() {

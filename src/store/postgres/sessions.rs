@@ -1,23 +1,22 @@
 //! Connections: a pool for transactions and scans, and two that requests' lookups share, pipelined.
 
 use super::faults::{failure, keeps_session, pool_failure};
+use super::hosts::Connecting;
 use super::migrate;
 use super::options::PostgresOptions;
 use super::tls::Tls;
 use crate::base::Failure;
 use deadpool_postgres::{
-    ConfigConnectImpl, Connect, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod,
-    Runtime, Timeouts,
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod, Runtime, Timeouts,
 };
 use std::cell::{Cell, RefCell};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Config, Error, Row, Statement};
+use tokio_postgres::{Error, Row, Statement};
 
 /// Connections that lookups take turns on: one sends while the other's answers are read.
 const LOOKUP_SESSIONS: usize = 2;
@@ -138,25 +137,6 @@ pub(super) struct Sessions {
     open: RefCell<Vec<AbortHandle>>,
 }
 
-/// Connects, and tells of every connection.
-struct Connecting {
-    tls: ConfigConnectImpl<Tls>,
-    made: flume::Sender<AbortHandle>,
-}
-
-type Connected<'a> = Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + 'a>>;
-
-impl Connect for Connecting {
-    fn connect(&self, config: &Config) -> Connected<'_> {
-        let connecting = self.tls.connect(config);
-        Box::pin(async move {
-            let (client, task) = connecting.await?;
-            let _ = self.made.send(task.abort_handle()); // gone with the store
-            Ok((client, task))
-        })
-    }
-}
-
 #[derive(Default)]
 struct LookupSlot {
     session: RefCell<Option<Arc<Session>>>,
@@ -170,13 +150,13 @@ impl Sessions {
         let tls = Tls::new(&options)?;
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let (made, connections) = flume::unbounded();
-        let manager =
-            Manager::from_connect(options.config(), Connecting { tls: ConfigConnectImpl { tls }, made }, manager);
+        let connecting = Connecting::new(Arc::clone(&options), tls, made);
+        let manager = Manager::from_connect(options.config(), connecting, manager);
         let config = PoolConfig {
             max_size: options.connections_max,
             timeouts: Timeouts {
                 wait: Some(options.statement_timeout),
-                create: Some(options.connect_timeout),
+                create: None, // each host has its own
                 recycle: Some(options.statement_timeout),
             },
             ..PoolConfig::default()

@@ -423,3 +423,4 @@ fn a_write_that_nobody_disturbs_is_decided_once() {
 }
 
 mod contention;
+mod failover;
