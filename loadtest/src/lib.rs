@@ -8,4 +8,5 @@ pub mod report;
 pub mod sign;
 pub mod size;
 pub mod stub;
+mod socket;
 mod wire;

@@ -1,8 +1,8 @@
 //! One keep-alive HTTP/1.1 connection, blocking: as little machinery as a load generator can do with. Called by `client`,
 //! which says what the bytes mean. Answers come with Content-Length; nothing here understands chunked answers.
 
+use crate::socket;
 use anyhow::{Context, Result, ensure};
-use s3_orchestrator::reactor::receive_buffer;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::ops::Range;
@@ -48,9 +48,8 @@ impl Wire {
     /// Connects if there is no connection.
     pub(crate) fn open(&mut self) -> Result<()> {
         if self.stream.is_none() {
-            let stream = TcpStream::connect(&self.address).context("connect")?;
+            let stream = socket::connect(&self.address).context("connect")?;
             stream.set_nodelay(true)?;
-            receive_buffer::bound_connected(&stream);
             stream.set_read_timeout(Some(SILENCE_MAX))?;
             stream.set_write_timeout(Some(SILENCE_MAX))?;
             self.stream = Some(stream);

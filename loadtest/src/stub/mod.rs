@@ -8,10 +8,9 @@
 mod connection;
 mod objects;
 
-use crate::body;
+use crate::{body, socket};
 use connection::{Connection, Head};
 use objects::{KEEP_BYTES, Object, Objects, Part, UNHASHED_ETAG};
-use s3_orchestrator::reactor::receive_buffer;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 use std::net::{TcpListener, TcpStream};
@@ -22,9 +21,7 @@ const PIECE_BYTES: u64 = 256 * 1024;
 
 /// A listener; port 0 takes a free one.
 pub fn bind(listen: &str) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(listen)?;
-    receive_buffer::bound_accepted(&listener);
-    Ok(listener)
+    socket::listen(listen)
 }
 
 /// Serves until the process ends, a thread per connection.
