@@ -41,11 +41,12 @@ pub async fn check_backends(ports: &CorePorts, book: &Book) -> bool {
         all &= check_and_tell(ports, index, named).await.is_ok();
     }
     let _ = book.checked.try_send(());
-    all
+    // One whose breaker may close before anybody knows whose it is must not wait for the next regular look.
+    all && (0..ports.view().backends.len()).all(|index| ports.standing().is_ours(index))
 }
 
 /// Probes each backend whose breaker's wait is over, for ever; returns at once where breakers are off. The breaker closes
-/// when the backend is found in order; one that answers but is not ours any more stays away.
+/// when the backend is found in order, or answers while nobody says whose it is; one that is not ours any more stays away.
 pub async fn probe_when_due(ports: &Rc<CorePorts>) {
     while !ports.standing().circuits().is_empty() {
         ports.clock().sleep(PROBE_LOOK).await;
@@ -65,8 +66,11 @@ async fn probe(ports: &CorePorts, index: usize) {
     let checked = check_and_tell(ports, index, named).await;
     let Some(circuit) = ports.standing().circuit(index) else { return };
     match checked {
-        Ok(()) => circuit.succeeded(began, ports.clock().tick()),
-        Err(_) => circuit.failed(began, ports.clock().tick(), ports.dice().roll()),
+        Err(failure) if !failure.is_of_database() => {
+            circuit.failed(began, ports.clock().tick(), ports.dice().roll());
+        }
+        // It has answered. That without the database nobody knows whose it is keeps writes away, not reads.
+        _ => circuit.succeeded(began, ports.clock().tick()),
     }
 }
 

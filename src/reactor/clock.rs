@@ -59,7 +59,7 @@ impl Clock for CoreClock {
 }
 
 /// Nanoseconds of the system's monotonic clock: the same zero for all threads.
-fn monotonic() -> Tick {
+pub fn monotonic() -> Tick {
     let time = clock_gettime(ClockId::Monotonic);
     Tick { nanos: time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs() }
 }

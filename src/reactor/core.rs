@@ -2,7 +2,7 @@
 //! except the cells.
 
 use super::buffer::BufferPool;
-use super::clock::CoreClock;
+use super::clock::{CoreClock, monotonic};
 use super::deadline::{DEADLINE_TICK_MS, Deadlines};
 use super::dice::CoreDice;
 use super::driver::DriverKind;
@@ -10,7 +10,7 @@ use super::fair::Fair;
 use super::outbox::Outbox;
 use super::relay::pipe::PipePool;
 use crate::base::limits::{BODY_BUFFER_BYTES, HEAD_BYTES_MAX};
-use crate::base::{Clock, Failure, Incarnation, Tenure};
+use crate::base::{Failure, Incarnation, Tenure};
 use crate::observe::cells::CoreCells;
 use std::cell::OnceCell;
 use std::io;
@@ -62,9 +62,13 @@ impl Core {
     /// Asked before every write to a backend, for whoever has begun it. When its lease has passed, others may have given up
     /// what is being written: the body is cut, also when this process has another lease since.
     pub fn may_write(&self, incarnation: Incarnation) -> Result<(), Failure> {
-        let lasts = self.tenure.get().is_none_or(|tenure| tenure.lasts_for(incarnation, || self.clock.tick()));
-        let passed = || Failure::metadata("this run's lease has passed: its writes are cut");
-        if lasts { Ok(()) } else { Err(passed()) }
+        may_write(self.tenure.get(), incarnation)
+    }
+
+    /// `may_write` for a thread of the disks, which gets to it later.
+    pub fn fence(&self, incarnation: Incarnation) -> impl Fn() -> Result<(), Failure> + Send + 'static {
+        let tenure = self.tenure.get().cloned();
+        move || may_write(tenure.as_ref(), incarnation)
     }
 
     /// Starts the core's own tasks (yields, ticks). Only inside its runtime.
@@ -103,4 +107,10 @@ impl Core {
             }
         }
     }
+}
+
+fn may_write(tenure: Option<&Arc<Tenure>>, incarnation: Incarnation) -> Result<(), Failure> {
+    let lasts = tenure.is_none_or(|tenure| tenure.lasts_for(incarnation, monotonic));
+    let passed = || Failure::metadata("this run's lease has passed: its writes are cut");
+    if lasts { Ok(()) } else { Err(passed()) }
 }

@@ -17,6 +17,8 @@ BUCKET = harness.BUCKET
 BREAKERS = {"backend_circuit_breaker": {"enabled": True, "failure_threshold": 4, "open_timeout": "1s"}}
 QUICK = harness.merged(BREAKERS, {"server": {"backend_timeout": "1s"}})
 
+TRANSITIONS = "s3o_circuit_breaker_transitions_total"
+
 
 def state(server, name):
     return server.metric("s3o_circuit_breaker_state", name=name)
@@ -227,6 +229,36 @@ def test_a_backend_that_is_another_after_its_outage_is_refused(tmp_path):
         stub.objects[".s3o/id"] = marker
         harness.wait_for("it is ours again", lambda: server.metric("s3o_backend_usable", backend="stub-0") == 1)
         assert client.put(BUCKET, "key", b"other").status == 200
+
+
+def test_a_backend_that_comes_back_before_the_database_is_read_and_then_written_to(tmp_path):
+    """A start without either: the backend's breaker closes for its own answer, whatever the database says."""
+    with contextlib.ExitStack() as stack:
+        postgres = harness.Postgres(tmp_path / "postgres.log")
+        stack.callback(postgres.end)
+        quick = {"circuit_breaker": {"open_timeout": "1s"}, "database": postgres.settings(call_timeout="1s")}
+        settings = harness.merged(QUICK, quick)
+        server, (stub,) = stack.enter_context(stubbed(tmp_path, settings=settings))
+        with server.client() as client:
+            assert client.put(BUCKET, "key", b"body").status == 200
+        server.stop()
+        postgres.stop()
+        stub.down_with = 500
+        server.start()
+        with server.client() as client:
+            trip(server, client)
+            # A probe of a backend that is down still fails: the breaker has no better news than before.
+            harness.wait_for("a probe", lambda: server.metric(TRANSITIONS, name="stub-0", **{"from": "half-open", "to": "open"}) > 0)
+            stub.mend()
+            wait_state(server, "stub-0", 0)
+            answer = client.get(BUCKET, "key")
+            assert (answer.status, answer.body) == (200, b"body")
+            assert client.put(BUCKET, "key", b"newer").status == 503
+            postgres.restart()
+            harness.wait_for("writes", lambda: client.put(BUCKET, "key", b"newer").status == 200, 30)
+            assert client.get(BUCKET, "key").body == b"newer"
+        lines = [line["msg"] for line in breaker_lines(server, "stub-0")]
+        assert lines[-1] == "circuit breaker closed", lines
 
 
 def test_a_directory_that_goes_away_and_comes_back(tmp_path):

@@ -52,9 +52,12 @@ impl CoreBackends {
     }
 
     /// Opens a directory for reads if it holds a marker with this backend's name, whosever deployment it is of: while the
-    /// database does not say which is ours. An endpoint needs no opening. Cancel: safe.
+    /// database does not say which is ours. An endpoint needs no opening and is only asked. Cancel: safe.
     pub async fn open_for_reading(&self, backend: usize) -> Result<(), Failure> {
-        let Reach::Local(local) = &self.reaches[backend] else { return Ok(()) };
+        let local = match &self.reaches[backend] {
+            Reach::Remote(remote) => return read_marker(remote).await.map(drop),
+            Reach::Local(local) => local,
+        };
         let name = self.view.backends[backend].name.as_str();
         match local.marker().await? {
             Some(bytes) if Marker::decode(&bytes).is_some_and(|marker| marker.backend == name) => {

@@ -9,7 +9,7 @@ use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{Failure, Tick};
 use crate::observe::cells::BackendCall;
 use crate::reactor::buffer::Buffer;
-use crate::reactor::directory::Directory;
+use crate::reactor::directory::{Directory, Writing};
 use crate::reactor::disk::{Disk, Draft, OpenFile};
 use crate::reactor::race::{Won, race};
 use crate::store::record::PartRecord;
@@ -156,9 +156,9 @@ impl Local {
         let charge = self.account.pay(Spend { ingress: len, ..Spend::default() }, false).await?;
         let stored = match put.target {
             PutTarget::Object(luggage) => {
-                let label = Label::new(&name, luggage);
+                let (label, fence) = (Label::new(&name, luggage), self.account.core.fence(put.incarnation));
                 self.run(BackendCall::Put, patience, move |directory| {
-                    let mut writing = directory.create(&name, size, &label)?;
+                    let mut writing = fenced(directory.create(&name, size, &label)?, fence)?;
                     match writing.append(&bytes) {
                         Ok(()) => writing.commit(),
                         Err(failure) => {
@@ -201,10 +201,10 @@ impl Local {
         let patience = self.patience.max(SLOW_PATIENCE);
         match put.target {
             PutTarget::Object(luggage) => {
-                let label = Label::new(&name, luggage);
+                let (label, fence) = (Label::new(&name, luggage), self.account.core.fence(put.incarnation));
                 let work = move |directory: &Arc<Directory>| {
                     let reading = directory.reading(&from, size, Some(span))?;
-                    directory.create(&name, len, &label)?.fill_from(reading)
+                    fenced(directory.create(&name, len, &label)?, fence)?.fill_from(reading)
                 };
                 self.run(BackendCall::Put, patience, work).await
             }
@@ -290,5 +290,17 @@ impl Local {
             Ok(())
         })
         .await
+    }
+}
+
+/// Asked once its temporary file is there: from then on whoever gives the blob up deletes it with that, and it never appears.
+/// A job may wait for its thread, or with its process, until long after that delete.
+fn fenced(writing: Writing, fence: impl Fn() -> Result<(), Failure>) -> Result<Writing, Failure> {
+    match fence() {
+        Ok(()) => Ok(writing),
+        Err(failure) => {
+            writing.abandon();
+            Err(failure)
+        }
     }
 }

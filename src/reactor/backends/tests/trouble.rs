@@ -1,7 +1,7 @@
 //! Connections that go stale, bodies that break off, disks and peers that fall silent.
 
 use super::*;
-use crate::base::Tenure;
+use crate::base::{Tenure, Tick};
 
 #[test]
 fn a_body_of_a_run_that_has_ended_never_becomes_a_file() {
@@ -14,6 +14,32 @@ fn a_body_of_a_run_that_has_ended_never_becomes_a_file() {
         bench.core.set_tenure(Arc::new(tenure));
         assert!(bench.backends.finish(sink).await.is_err(), "it was begun by another");
         assert!(!bench.nas().join("bkt/late").exists());
+    });
+}
+
+#[test]
+fn what_waits_for_a_disk_until_its_run_has_ended_never_becomes_a_file() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        bench.put(NAS, "bkt/old", b"0123456789").await.expect("stored");
+        let tenure = Arc::new(Tenure::default());
+        tenure.renew(Tick { nanos: u64::MAX });
+        bench.core.set_tenure(Arc::clone(&tenure));
+        let release = bench.hang_disks();
+        crate::reactor::testing::sleep_ms(30).await; // its jobs are first
+        let (whole, copy, record) = (bench.blob(NAS, "bkt/whole"), bench.blob(NAS, "bkt/copy"), ObjectRecord::default());
+        let putting = bench.backends.put_bytes(object(&whole, &record, 10), b"0123456789");
+        let (old, span) = (bench.blob(NAS, "bkt/old"), Span { from: 0, len: 10 });
+        let copying = bench.backends.copy_within(&old, 10, span, object(&copy, &record, 10));
+        let ending = async {
+            crate::reactor::testing::sleep_ms(30).await; // both wait for a thread
+            tenure.end();
+            drop(release);
+        };
+        let (put, copied, ()) = futures_util::future::join3(putting, copying, ending).await;
+        assert!(put.is_err() && copied.is_err(), "others have given it up by now");
+        let left: Vec<_> = std::fs::read_dir(bench.nas().join("bkt")).expect("readable").flatten().collect();
+        assert_eq!(left.len(), 1, "the old one: {left:?}");
     });
 }
 
