@@ -7,6 +7,6 @@ pub mod load;
 pub mod report;
 pub mod sign;
 pub mod size;
-pub mod stub;
 mod socket;
+pub mod stub;
 mod wire;

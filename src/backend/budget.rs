@@ -46,6 +46,8 @@ pub struct Taken {
     month: u32,
     /// How often the limits had been changed.
     limits: u32,
+    /// By a call that is never refused, whatever was left.
+    unasked: bool,
 }
 
 /// Why a call may not be sent.
@@ -110,7 +112,7 @@ impl Budgets {
 
     fn now(&self) -> Taken {
         let now = self.now.load(SeqCst);
-        Taken { month: (now >> 32) as u32, limits: now as u32 }
+        Taken { month: (now >> 32) as u32, limits: now as u32, unasked: false }
     }
 
     /// Whether a call would be admitted, as far as is known here: what was lent, and what is free to be lent.
@@ -166,7 +168,7 @@ impl Budgets {
 
     /// Counts what is never refused: deletes, the ends of uploads, looks at whose backend it is.
     pub fn charge(&self, backend: usize, spend: &Spend) -> Taken {
-        let now = self.now();
+        let now = Taken { unasked: true, ..self.now() };
         for counter in self.of(backend).iter().filter(|counter| counter.is_on()) {
             counter.slot(now).fetch_sub(signed(counter.amount(spend)), SeqCst);
         }
@@ -454,9 +456,16 @@ impl Counter {
         true
     }
 
-    /// What was taken before it was switched on was not taken from it.
+    /// What was taken before it was switched on was not taken from it. What was taken unasked only makes what is owed less:
+    /// the lender may have covered it since, beyond the limit, and then it makes room for nobody.
     fn give_back(&self, taken: Taken, amount: u64) {
-        if self.is_on() && taken.limits >= self.since.load(SeqCst) {
+        if !self.is_on() || taken.limits < self.since.load(SeqCst) {
+            return;
+        }
+        if taken.unasked {
+            let less = |left: i64| (left < 0).then(|| left.saturating_add(signed(amount)).min(0));
+            let _ = self.slot(taken).fetch_update(SeqCst, Relaxed, less); // nothing is owed any more
+        } else {
             self.add(taken, amount);
         }
     }
@@ -496,6 +505,12 @@ impl Counter {
     /// So much more was lent.
     pub fn lend(&self, budgets: &Budgets, amount: u64) {
         self.add(budgets.now(), amount);
+    }
+
+    /// Covers what was spent without asking; how much that was.
+    pub fn cover_debt(&self, budgets: &Budgets) -> u64 {
+        let owed = self.slot(budgets.now()).fetch_update(SeqCst, Relaxed, |left| (left < 0).then_some(0));
+        owed.map_or(0, i64::unsigned_abs)
     }
 
     /// Takes the rest of the lease out of every core's reach; how much that was.

@@ -167,11 +167,9 @@ impl Ledger {
         }
         let limit = counter.limit();
         let (least, waiting) = counter.take_wants();
-        let overdrawn = u64::try_from(-counter.left(budgets).min(0)).unwrap_or(0);
-        if overdrawn > 0 && limit > 0 {
+        if limit > 0 {
             // Deletes and the like: spent, and now held.
-            counter.lend(budgets, overdrawn);
-            self.held += overdrawn;
+            self.held += counter.cover_debt(budgets);
         }
         let spent = self.spent(counter, budgets);
         let is_idle = occasion == Occasion::Regular && self.spent_then == Some(spent) && waiting == 0;

@@ -325,3 +325,16 @@ fn what_the_old_month_had_lent_and_the_new_one_has_counted_is_of_the_new_ones_bu
     bench.run(&mut one, Occasion::End);
     assert_eq!(bench.books(), (500, 500));
 }
+
+/// Review: deletes are charged whatever is left; those that could not be sent in the end must not make room for others.
+#[test]
+fn what_was_charged_beyond_the_limit_and_not_sent_makes_no_room() {
+    let bench = Bench::new();
+    let mut one = bench.boot(10);
+    assert_eq!(bench.spend_all(&mut one), 10, "all of it was sent");
+    let delete = Spend::call(BackendCall::Delete);
+    let charged: Vec<_> = (0..4).map(|_| one.budgets.charge(0, &delete)).collect();
+    bench.run(&mut one, Occasion::Regular);
+    charged.into_iter().for_each(|taken| one.budgets.give_back(0, taken, &delete)); // the backend could not be connected to
+    assert_eq!(bench.spend_all(&mut one), 0, "calls admitted beyond the limit");
+}

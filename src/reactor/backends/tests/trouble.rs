@@ -27,7 +27,8 @@ fn what_waits_for_a_disk_until_its_run_has_ended_never_becomes_a_file() {
         bench.core.set_tenure(Arc::clone(&tenure));
         let release = bench.hang_disks();
         crate::reactor::testing::sleep_ms(30).await; // its jobs are first
-        let (whole, copy, record) = (bench.blob(NAS, "bkt/whole"), bench.blob(NAS, "bkt/copy"), ObjectRecord::default());
+        let (whole, copy, record) =
+            (bench.blob(NAS, "bkt/whole"), bench.blob(NAS, "bkt/copy"), ObjectRecord::default());
         let putting = bench.backends.put_bytes(object(&whole, &record, 10), b"0123456789");
         let (old, span) = (bench.blob(NAS, "bkt/old"), Span { from: 0, len: 10 });
         let copying = bench.backends.copy_within(&old, 10, span, object(&copy, &record, 10));
