@@ -114,7 +114,8 @@ pub struct SetRestored {
 /// backup was made, and `Adopt` may take it back.
 pub const WRITER_GONE: &str = "writer gone";
 
-/// Why a blob is a dead letter that nothing tried to delete: it may be the newest of its key. An operator decides.
+/// Why a blob is a dead letter that nothing tried to delete: it may be the newest of its key. An operator decides, of each by
+/// its id.
 pub const UNCLEAR: &str = "unclear";
 /// The same, as a dead letter's last error.
 pub const WHICH_IS_NEWER: &str = "it cannot be said which is newer, this or what the database knows";

@@ -305,6 +305,10 @@ def test_a_write_that_was_reserved_in_the_dump(tmp_path):
 def test_an_instance_that_slept_through_a_restore(fleet):
     """It finds out that the database was put back after `sync` has compared it: nothing is held again."""
     postgres, (first, second), folder = fleet
+    for server in (first, second):
+        server.stop()
+        server.config["circuit_breaker"] = {"open_timeout": "1s"}
+        server.start()
     put_all(second, {"before": b"1"})
     dump = folder / "dump.sql"
     with open(dump, "wb") as output:
@@ -373,6 +377,45 @@ def test_what_a_kill_cut_off_after_the_backup(tmp_path):
         read_all(server, {"deep/known": part})
         server.wait_cleaned()
         assert len(harness.stored_in(folder)) == 1 and unfinished() == [], harness.stored_in(folder)
+
+
+def test_what_may_be_newer_than_the_restored_database_knows(tmp_path):
+    """An upload that was completed after the backup, of a key that was overwritten while it was open: nothing deletes it."""
+    folder = tmp_path / "near"
+    stale = {"cleanup_queue": {**QUICK_CLEANUP["cleanup_queue"], "multipart_stale_timeout": "1s"}}
+    backend = harness.directory_backend("near", folder, quota_bytes=harness.GIB)
+    server = harness.Server(tmp_path / "server", [backend], QUICK_CLEANUP)
+    database, backup = tmp_path / "server/metadata.db", tmp_path / "backup.db"
+    with server:
+        with server.client() as client:
+            started = client.request("POST", BUCKET, "key", query=[("uploads", "")])
+            query = [("uploadId", lean.xml_texts(started.body, "UploadId")[0])]
+            part = client.request("PUT", BUCKET, "key", query=[("partNumber", "1"), *query], body=b"p" * 1000)
+            assert part.status == 200, part
+            put_all(server, {"key": b"between"})
+            with sqlite3.connect(database) as source, sqlite3.connect(backup) as target:
+                source.backup(target)
+            etag = part.header("etag")
+            manifest = f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+            done = client.request("POST", BUCKET, "key", query=query, body=manifest.encode())
+            assert done.status == 200, done
+        server.kill()
+        for file in database.parent.glob("metadata.db*"):
+            file.unlink()
+        backup.rename(database)
+        done = program("sync", "--restored", "--config", server.write_config(), "--json")
+        assert json.loads(done.stdout.splitlines()[-1])["unclear"] == 1
+        server.config = harness.merged(server.config, stale)
+        server.start()
+        (letter,) = admin(server, "cleanup-dlq")["items"]
+        assert (letter["reason"], letter["object_key"], letter["size_bytes"]) == ("unclear", f"{BUCKET}/key", 1000)
+        assert admin(server, "cleanup-dlq", "requeue") == {"requeued": 0}, "not among others"
+        assert server.backend_status("near")["orphan_bytes"] == 1000
+        read_all(server, {"key": b"between"})
+        assert sorted(harness.stored_in(folder).values()) == [7, 1000]
+        assert admin(server, "cleanup-dlq", "requeue", str(letter["id"])) == {"requeued": 1}
+        server.wait_cleaned()
+        assert sorted(harness.stored_in(folder).values()) == [7]
 
 
 def listed(server):

@@ -4,7 +4,7 @@ use super::{Operations, fault, refusal};
 use crate::base::{BackendName, BlobId, Timestamp};
 use crate::handlers::concurrent;
 use crate::proto::date;
-use crate::store::port::{Answer, CleanupRow, Metadata, Query, Refusal, Requeue, WriteOff};
+use crate::store::port::{Answer, CleanupRow, Metadata, Query, Refusal, Requeue, UNCLEAR, WriteOff};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -117,7 +117,7 @@ async fn page(
     }
 }
 
-/// One by its id, or all of those that are dead now.
+/// One by its id, or all of those that are dead now, but for what may be a client's newest: that is deleted only by its id.
 async fn requeue(State(operations): State<Arc<Operations>>, filter: axum::extract::Query<Filter>) -> Response {
     let requeued = match filter.id {
         Some(id) => match operations.metadata.step(Requeue { blob: BlobId(id) }).await {
@@ -141,7 +141,8 @@ async fn requeue_all(operations: &Operations, filter: &Filter) -> Result<u64, cr
         let rows = page(operations, filter, true, after, LISTED_MAX).await?;
         let Some(last) = rows.last() else { return Ok(requeued) };
         after = last.blob.id;
-        let steps: Vec<_> = rows.iter().map(|row| operations.metadata.step(Requeue { blob: row.blob.id })).collect();
+        let failed_to_go = rows.iter().filter(|row| row.reason != UNCLEAR);
+        let steps: Vec<_> = failed_to_go.map(|row| operations.metadata.step(Requeue { blob: row.blob.id })).collect();
         concurrent::each(REQUEUED_AT_ONCE, steps, |_, outcome| match outcome {
             Ok(Ok(_)) => requeued += 1,
             Ok(Err(_)) => {} // somebody else did, or wrote it off
