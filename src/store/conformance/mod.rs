@@ -34,6 +34,11 @@ impl TestClock {
         Self(Arc::new(AtomicI64::new(1_790_000_000_000)))
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_back(&self, by: Duration) {
+        self.0.fetch_sub(by.as_millis() as i64, Ordering::SeqCst);
+    }
+
     pub(crate) fn advance(&self, wait: Duration) {
         self.0.fetch_add(wait.as_millis() as i64, Ordering::SeqCst);
     }

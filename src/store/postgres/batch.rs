@@ -119,7 +119,11 @@ impl PostgresStore {
                     tokio::time::sleep(AGAIN_AFTER * apart * attempts.min(4)).await;
                     overtaken = Some(failure);
                 }
-                Err(Unwritten::Refused(failure)) => return Err(ApplyError::NotApplied(failure)),
+                Err(Unwritten::Refused(failure)) => {
+                    // It may be that another has used our numbers: a standby took over that had not seen them taken.
+                    self.leave_ids();
+                    return Err(ApplyError::NotApplied(failure));
+                }
                 Err(Unwritten::Unknown(failure)) => {
                     session.give_up();
                     self.keep_ids(decided.loaded.tables.last_blob);
@@ -256,8 +260,16 @@ impl PostgresStore {
         Ok(self.blob_ids.get().last)
     }
 
+    /// The next ones are taken from the counter anew. At any time, also while a batch is being written.
+    pub(super) fn leave_ids(&self) {
+        self.blob_ids.set(BlobIds::default());
+    }
+
     fn keep_ids(&self, last: i64) {
         let ids = self.blob_ids.get();
+        if ids.end == 0 {
+            return; // they were left meanwhile
+        }
         assert!(last <= ids.end, "more blobs were added than ids were taken");
         self.blob_ids.set(BlobIds { last, ..ids });
     }

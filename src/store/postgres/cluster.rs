@@ -150,4 +150,9 @@ impl MetadataStore for OnPostgres {
     async fn query(&self, query: Query) -> Result<Answer, Failure> {
         self.on_thread(move |store| Box::pin(async move { store.query(query).await })).await
     }
+
+    fn drop_sessions(&self) {
+        let dropping: Job = Box::new(|store| Box::pin(async move { store.drop_sessions() }));
+        self.jobs.send(dropping).expect("the store's thread lives");
+    }
 }

@@ -7,14 +7,19 @@ use super::sessions::{Blamed, Session, Sql, sql};
 use super::{PostgresStore, leftovers, restored};
 use crate::base::Failure;
 
-/// Its mark too, so that whoever loses this transaction with the database's last ones sees it.
+/// Its mark too, so that whoever loses this transaction with the database's last ones sees it. Leases are given and judged by the
+/// database's clock as it is now, also if that was set back (another host took over): by the latest time that it has seen, a run
+/// would end all those that have not, however often they renew. $2: a test's clock; $3: the term in milliseconds.
 static RENEW: Sql = sql!(
-    "UPDATE incarnations SET lease_until = $2, mark = mark + 1 WHERE id = $1 AND ended IS NULL RETURNING mark",
+    "UPDATE incarnations SET lease_until = coalesce($2, now_millis()) + $3, mark = mark + 1
+     WHERE id = $1 AND ended IS NULL RETURNING mark",
+    INT8,
     INT8,
     INT8
 );
 static LAPSED: Sql = sql!(
-    "SELECT id FROM incarnations WHERE ended IS NULL AND lease_until < $1 ORDER BY id FOR UPDATE SKIP LOCKED",
+    "SELECT id FROM incarnations WHERE ended IS NULL AND lease_until < (SELECT coalesce($1, now_millis()))
+     ORDER BY id FOR UPDATE SKIP LOCKED",
     INT8
 );
 static TAKE: Sql = sql!(
@@ -50,8 +55,8 @@ impl PostgresStore {
 
     async fn renewal(&self, session: &Session, id: BatchId, renew: Renew) -> Result<Result<Renewed, Refusal>, Failure> {
         let now = self.begin_alone(session, id).await?;
-        let until = if renew.leave { now } else { now.plus(self.lease) };
-        let lives = session.query(&RENEW, &[&renew.incarnation.0, &until.millis]).await.blamed()?;
+        let term = if renew.leave { 0 } else { self.term_millis() };
+        let lives = session.query(&RENEW, &[&renew.incarnation.0, &self.test_clock(), &term]).await.blamed()?;
         let mark: Option<i64> = lives.first().map(|row| Columns::of(row).value()).transpose()?;
         let has_row = mark.is_some() || restored::has_row(session, renew.incarnation).await?;
         // Before anybody is judged: what is missing may be what a lapsed run had committed.
@@ -63,13 +68,18 @@ impl PostgresStore {
         self.renewing.set((mark, now));
         let mut renewed = Renewed::default();
         if renew.judge {
-            let lapsed = session.query(&LAPSED, &[&now.millis]).await.blamed()?;
+            let lapsed = session.query(&LAPSED, &[&self.test_clock()]).await.blamed()?;
             let lapsed: Vec<i64> = lapsed.iter().map(|row| Columns::of(row).value()).collect::<Read<_>>()?;
             renewed.ended = lapsed.len() as u64;
             let gone = leftovers::end(session, lapsed, now).await?;
             renewed.doomed = leftovers::take_over(session, gone, renew.incarnation, now, self.rules).await?;
         }
         Ok(Ok(renewed))
+    }
+
+    /// Of this run's lease.
+    pub(super) fn term_millis(&self) -> i64 {
+        self.lease.as_millis() as i64
     }
 
     /// Cancel: NOT safe.

@@ -6,6 +6,8 @@ use crate::base::Failure;
 use deadpool_postgres::{Object, Pool};
 use refinery_core::Migration;
 use refinery_core::traits::r#async::{AsyncMigrate, AsyncQuery, AsyncTransaction};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio_postgres::{Client, Error, Row};
 
 /// Advisory locks of ours share a first key, so that they meet nobody else's: "s3or".
@@ -16,6 +18,8 @@ pub(super) const LOCK_REGISTER: i32 = 2;
 pub(super) const LOCK_BUDGETS: i32 = 5;
 /// How often it is looked for a pooler.
 const PROBES: u32 = 5;
+/// From one look whether another still migrates to the next.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 mod migrations {
     refinery::embed_migrations!("migrations/postgres");
@@ -23,33 +27,43 @@ mod migrations {
 
 /// A connection whose migrations take as long as they must. Each says so in its own transaction: what a session is told stays with
 /// it, and behind a pooler it is somebody else's next.
-struct Unhurried<'c>(&'c mut Client);
+struct Unhurried<'c> {
+    client: &'c mut Client,
+    migrating: &'c AtomicBool,
+}
 
 impl AsyncTransaction for Unhurried<'_> {
     type Error = Error;
 
     /// Cancel: safe, rolled back.
     async fn execute<'a, T: Iterator<Item = &'a str> + Send + 'a>(&'a mut self, queries: T) -> Result<usize, Error> {
-        let transaction = self.0.transaction().await?;
-        transaction.batch_execute("SET LOCAL statement_timeout = 0").await?;
-        let mut count = 0;
-        for query in queries {
-            transaction.batch_execute(query).await?;
-            count += 1;
-        }
-        transaction.commit().await?;
-        Ok(count)
+        self.migrating.store(true, Ordering::Relaxed);
+        let done = in_one_transaction(self.client, queries).await;
+        self.migrating.store(false, Ordering::Relaxed);
+        done
     }
 }
 
 impl AsyncQuery<Vec<Migration>> for Unhurried<'_> {
     /// Cancel: safe.
     async fn query<'a>(&'a mut self, query: &'a str) -> Result<Vec<Migration>, Error> {
-        self.0.query(query).await
+        self.client.query(query).await
     }
 }
 
 impl AsyncMigrate for Unhurried<'_> {}
+
+async fn in_one_transaction(client: &mut Client, queries: impl Iterator<Item = &str>) -> Result<usize, Error> {
+    let transaction = client.transaction().await?;
+    transaction.batch_execute("SET LOCAL statement_timeout = 0").await?;
+    let mut count = 0;
+    for query in queries {
+        transaction.batch_execute(query).await?;
+        count += 1;
+    }
+    transaction.commit().await?;
+    Ok(count)
+}
 
 /// Whether a connection is one session: behind a pooler that gives its transactions to others' sessions, a prepared statement
 /// is not there, or is another instance's of the same name. Such a pooler gives the session that was used last to the next
@@ -70,8 +84,14 @@ async fn must_keep_sessions(session: &Object, other: &Object) -> Result<(), Fail
     Ok(())
 }
 
-/// Cancel: safe; a migration that has begun ends or is rolled back. Needs two connections.
-pub(super) async fn bring_up_to_date(pool: &Pool, options: &PostgresOptions) -> Result<(), Failure> {
+/// `migrating` is set while a migration runs, which may take long: then no connection may be cut because nothing answers. Cancel:
+/// safe; a migration that has begun ends or is rolled back. Needs two connections.
+pub(super) async fn bring_up_to_date(
+    pool: &Pool,
+    options: &PostgresOptions,
+    migrating: &AtomicBool,
+) -> Result<(), Failure> {
+    migrating.store(false, Ordering::Relaxed); // one that was cancelled may have left it
     let mut object = pool.get().await.map_err(|error| pool_failure(&error))?;
     // In one message: a pooler may give the next one to another session.
     let encoding = object.query_typed("SELECT current_setting('server_encoding')", &[]).await;
@@ -88,12 +108,21 @@ pub(super) async fn bring_up_to_date(pool: &Pool, options: &PostgresOptions) -> 
         must_keep_sessions(&object, &guard).await?;
     }
     // In a transaction on a connection of its own, so that it also holds behind a pooler; another's migration may take long.
-    let lock = format!(
-        "BEGIN; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0;
-         SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock({LOCKS}, {LOCK_MIGRATE})"
-    );
-    guard.batch_execute(&lock).await.map_err(|error| failure(&error))?;
-    let done = migrations::migrations::runner().run_async(&mut Unhurried(&mut object)).await;
+    // It is asked for again and again: if this connection is cut meanwhile, the server notices and nothing waits on.
+    guard
+        .batch_execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
+        .await
+        .map_err(|error| failure(&error))?;
+    let try_lock = format!("SELECT pg_try_advisory_xact_lock({LOCKS}, {LOCK_MIGRATE})");
+    loop {
+        let rows = guard.query_typed(&try_lock, &[]).await.map_err(|error| failure(&error))?;
+        if rows.first().is_some_and(|row| row.get(0)) {
+            break;
+        }
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+    }
+    let mut unhurried = Unhurried { client: &mut object, migrating };
+    let done = migrations::migrations::runner().run_async(&mut unhurried).await;
     guard.batch_execute("COMMIT").await.map_err(|error| failure(&error))?;
     done.map(drop)
         .map_err(|error| Failure::metadata(format!("postgres: cannot bring the database up to date: {error}")))

@@ -154,6 +154,7 @@ impl MetadataStore for PostgresStore {
     fn drop_sessions(&self) {
         // Another database may answer next.
         self.recall.borrow_mut().clear();
+        self.leave_ids();
         self.sessions.drop_all();
     }
 }

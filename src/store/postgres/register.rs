@@ -18,8 +18,14 @@ static LOCK: Sql = sql!("SELECT pg_advisory_xact_lock($1, $2)", INT4, INT4);
 /// By the clock, so that a number whose row a rewound database has lost is not given out again while its run still lives.
 static NUMBER: Sql =
     sql!("UPDATE counters SET value = greatest(value + 1, $1) WHERE name = 'incarnation' RETURNING value", INT8);
-static INCARNATION: Sql =
-    sql!("INSERT INTO incarnations (id, started, lease_until) VALUES ($1, $2, $3)", INT8, INT8, INT8);
+/// Its lease as a renewal gives it (lease.rs).
+static INCARNATION: Sql = sql!(
+    "INSERT INTO incarnations (id, started, lease_until) VALUES ($1, $2, coalesce($3, now_millis()) + $4)",
+    INT8,
+    INT8,
+    INT8,
+    INT8
+);
 static DEPLOYMENT: Sql =
     sql!("INSERT INTO deployment (name, value) VALUES ('id', $1) ON CONFLICT (name) DO NOTHING", TEXT);
 static DEPLOYMENT_ID: Sql = sql!("SELECT value FROM deployment WHERE name = 'id'");
@@ -123,8 +129,8 @@ impl PostgresStore {
         // A test's clock stands still.
         let not_below = if self.clock.is_some() { 0 } else { now.millis };
         let incarnation = Incarnation(one(session, &NUMBER, &[&not_below]).await?);
-        let lease_until = now.plus(self.lease).millis;
-        session.query(&INCARNATION, &[&incarnation.0, &now.millis, &lease_until]).await.blamed()?;
+        let (clock, term) = (self.test_clock(), self.term_millis());
+        session.query(&INCARNATION, &[&incarnation.0, &now.millis, &clock, &term]).await.blamed()?;
         session.query(&DEPLOYMENT, &[&register.deployment]).await.blamed()?;
         let deployment = one(session, &DEPLOYMENT_ID, &[]).await?;
         let gone = leftovers::end(session, vec![former.0], now).await?;

@@ -9,7 +9,6 @@ use super::super::port::{Applied, ApplyError, BatchId, Done, Outcome, SetRestore
 use super::super::rules::{NUMBERS_SKIPPED, SPENT_UNSEEN};
 use super::PostgresStore;
 use super::alone::one;
-use super::batch::BlobIds;
 use super::rows::Columns;
 use super::sessions::{Blamed, Session, Sql, sql};
 use crate::base::{Failure, Incarnation, Timestamp};
@@ -112,7 +111,7 @@ impl PostgresStore {
             let now = self.begin_alone(session, id).await?;
             if set.restored {
                 if hold(session, now).await? {
-                    self.blob_ids.set(BlobIds::default());
+                    self.leave_ids();
                 }
             } else {
                 session.query(&RELEASE, &[&now.millis.to_string()]).await.blamed()?;
@@ -126,7 +125,7 @@ impl PostgresStore {
     /// the last hold was released, because `sync` has compared it since. The run registers anew in both cases.
     pub(super) async fn hold_missed(&self, session: &Session, now: Timestamp) -> Result<(), Failure> {
         if one(session, &RELEASED_AFTER, &[&self.told_at.get().millis]).await? {
-            self.blob_ids.set(BlobIds::default());
+            self.leave_ids();
             tracing::warn!("the database was put back, and `sync --restored` has run since");
             return Ok(());
         }
@@ -135,7 +134,7 @@ impl PostgresStore {
 
     async fn hold_noticed(&self, session: &Session, now: Timestamp) -> Result<(), Failure> {
         // Numbers that this process has in store may be others' by now.
-        self.blob_ids.set(BlobIds::default());
+        self.leave_ids();
         if hold(session, now).await? {
             tracing::error!(
                 "the database was put back: nothing is deleted from any backend until `sync --restored` has run"

@@ -130,6 +130,7 @@ pub(super) struct Sessions {
     options: Arc<PostgresOptions>,
     /// The database has been reached once, and its tables are those of this program.
     up_to_date: OnceCell<()>,
+    migrating: AtomicBool,
     lookups: [LookupSlot; LOOKUP_SESSIONS],
     turn: Cell<usize>,
     /// Connections that were made since this was last looked at, and those that may be open.
@@ -172,6 +173,7 @@ impl Sessions {
             pool,
             options,
             up_to_date: OnceCell::new(),
+            migrating: AtomicBool::new(false),
             lookups: Default::default(),
             turn: Cell::new(0),
             connections,
@@ -203,7 +205,7 @@ impl Sessions {
 
     /// Applies the migrations, once per process.
     async fn bring_up_to_date(&self) -> Result<(), Failure> {
-        migrate::bring_up_to_date(&self.pool, &self.options).await?;
+        migrate::bring_up_to_date(&self.pool, &self.options, &self.migrating).await?;
         // Further ones are opened now rather than under the first load.
         let wanted = self.options.connections_min.min(self.options.connections_max);
         let more = futures_util::future::join_all((0..wanted).map(|_| self.pool.get())).await;
@@ -238,7 +240,7 @@ impl Sessions {
     /// Cuts every connection, so that what waits on one fails now: a server that hangs would let it wait for ever. A
     /// migration goes on.
     pub(super) fn drop_all(&self) {
-        if !self.up_to_date.initialized() {
+        if self.migrating.load(Ordering::Relaxed) {
             return;
         }
         self.note_connections();
