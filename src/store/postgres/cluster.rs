@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{Client, Connection, NoTls, Socket};
 
 /// The server lives as long as its input is open: as this process.
 struct Cluster {
@@ -56,9 +58,14 @@ pub(in crate::store) fn options() -> PostgresOptions {
     }
 }
 
-pub(in crate::store) async fn execute(options: &PostgresOptions, sql: &str) -> Vec<tokio_postgres::SimpleQueryMessage> {
+/// A session of the test's own.
+pub(super) async fn connect(options: &PostgresOptions) -> (Client, Connection<Socket, NoTlsStream>) {
     let config = hosts::to(&options.config(), &options.hosts[0], None);
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await.expect("the test's server answers");
+    config.connect(NoTls).await.expect("the test's server answers")
+}
+
+pub(in crate::store) async fn execute(options: &PostgresOptions, sql: &str) -> Vec<tokio_postgres::SimpleQueryMessage> {
+    let (client, connection) = connect(options).await;
     let connection = tokio::spawn(connection);
     let answer = client.simple_query(sql).await.expect("a test's own statement");
     drop(client);

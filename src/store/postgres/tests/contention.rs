@@ -203,7 +203,7 @@ fn wait_until_waiting(options: &PostgresOptions, waiting: u32, is_done: impl Fn(
 fn succeeds(options: &PostgresOptions, sql: &str) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let (client, connection) = options.config().connect(tokio_postgres::NoTls).await.expect("it answers");
+        let (client, connection) = cluster::connect(options).await;
         let connection = tokio::spawn(connection);
         let answer = client.simple_query(sql).await;
         drop(client);
