@@ -11,7 +11,7 @@ use super::upload_part::{WAIT_MAX, WAIT_STEP};
 use crate::backend::port::Stored;
 use crate::base::failure::Kind;
 use crate::base::limits::XML_BYTES_MAX;
-use crate::base::{Clock, Failure, ObjectKey};
+use crate::base::{Clock, Failure, ObjectKey, Version};
 use crate::proto::body_check::BodyCheck;
 use crate::proto::checksum::{self, Algorithm, Checksum, Declared};
 use crate::proto::error_code::{ErrorCode, S3Error};
@@ -45,9 +45,10 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     };
     let (etag, record) = match begin(ports, &start).await? {
         CompleteStarted::AlreadyDone { etag, record, .. } => (etag, record),
-        CompleteStarted::Go { upload, parts, .. } => {
+        CompleteStarted::Go { upload, version, parts, joined } => {
             exchange.note_backend(placing::index_of(ports, &upload.blob.backend));
-            exchange.patiently(complete(ports, start, &upload, &parts, &manifest, &expected)).await?
+            let begun = Begun { upload: &upload, version, joined };
+            exchange.patiently(complete(ports, start, begun, &parts, &manifest, &expected)).await?
         }
     };
     answer(ports, request, exchange, scratch, &etag, &record).await
@@ -80,18 +81,30 @@ async fn receive_manifest<P: Ports, X: Exchange<P>>(
     Ok(xml::read_complete_multipart_upload(exchange.received())?)
 }
 
+/// What was begun as which version; whether by another Complete before.
+#[derive(Clone, Copy)]
+struct Begun<'u> {
+    upload: &'u Upload,
+    version: Version,
+    joined: bool,
+}
+
 async fn complete<P: Ports>(
     ports: &P,
     start: StartComplete,
-    upload: &Upload,
+    begun: Begun<'_>,
     parts: &[PartRecord],
     manifest: &[CompletedPart],
     expected: &Expected,
 ) -> Result<(String, ObjectRecord), Trouble> {
+    let upload = begun.upload;
     let object = match Assembled::of(upload, parts, manifest, expected) {
         Ok(object) => object,
         Err(error) => {
-            reopen(ports, upload).await;
+            // What this request says beside the manifest is no reason to end what another one is about.
+            if !begun.joined {
+                reopen(ports, begun).await;
+            }
             return Err(error.into());
         }
     };
@@ -100,7 +113,7 @@ async fn complete<P: Ports>(
         // An earlier Complete did it and its answer was lost, or it cannot be done. Backends have several words for an upload
         // that they do not know any more; what stands under its exact name tells.
         Err(failure) if matches!(failure.kind, Kind::NotFound | Kind::Refused) => {
-            find_completed(ports, upload, &object, failure).await?
+            find_completed(ports, begun, &object, failure).await?
         }
         // It may have happened: the upload stays as it is, and the client's next Complete goes on here.
         Err(failure) => return Err(failure.into()),
@@ -109,6 +122,7 @@ async fn complete<P: Ports>(
         bucket: start.bucket,
         key: start.key,
         upload: upload.upload.clone(),
+        version: begun.version,
         version_id: stored.version_id,
         etag: object.etag.clone(),
         record: object.record.clone(),
@@ -122,20 +136,21 @@ async fn complete<P: Ports>(
 }
 
 /// Lets the client send another manifest, or abort.
-async fn reopen<P: Ports>(ports: &P, upload: &Upload) {
-    if let Err(failure) = ports.meta().step(ReopenUpload { upload: upload.upload.clone() }).await {
-        tracing::warn!(upload = upload.upload.as_str(), %failure, "an upload was not reopened");
+async fn reopen<P: Ports>(ports: &P, begun: Begun<'_>) {
+    let reopen = ReopenUpload { upload: begun.upload.upload.clone(), version: begun.version };
+    if let Err(failure) = ports.meta().step(reopen).await {
+        tracing::warn!(upload = begun.upload.upload.as_str(), %failure, "an upload was not reopened");
     }
 }
 
 /// The object that the backend has made of this upload already; if there is none, what to tell the client.
 async fn find_completed<P: Ports>(
     ports: &P,
-    upload: &Upload,
+    begun: Begun<'_>,
     object: &Assembled,
     failure: Failure,
 ) -> Result<Stored, Trouble> {
-    let found = ports.head(&upload.blob).await?;
+    let found = ports.head(&begun.upload.blob).await?;
     let fits = |size: u64, etag: &str| {
         let told = ETag::parse(etag).filter(|tag| tag.parts() > 0);
         size == object.size && told.is_none_or(|tag| tag.to_string() == object.etag)
@@ -143,8 +158,8 @@ async fn find_completed<P: Ports>(
     match found {
         Some(head) if fits(head.size, &head.etag) => Ok(Stored { etag: head.etag, version_id: String::new() }),
         _ => {
-            reopen(ports, upload).await;
-            tracing::warn!(upload = upload.upload.as_str(), %failure, "a backend refused a manifest");
+            reopen(ports, begun).await;
+            tracing::warn!(upload = begun.upload.upload.as_str(), %failure, "a backend refused a manifest");
             if failure.kind == Kind::NotFound {
                 return Err(ErrorCode::NoSuchUpload.into());
             }

@@ -442,19 +442,31 @@ pub struct StartComplete {
 // One per completed upload, moved once: a box would cost more than it saves.
 #[allow(clippy::large_enum_variant)]
 pub enum CompleteStarted {
-    Go { upload: Upload, version: Version, parts: Vec<PartRecord> },
-    AlreadyDone { etag: String, record: ObjectRecord, version: Version },
+    /// `joined`: an earlier Complete of the same manifest began it, with this version, and may be at the backend still.
+    Go {
+        upload: Upload,
+        version: Version,
+        parts: Vec<PartRecord>,
+        joined: bool,
+    },
+    AlreadyDone {
+        etag: String,
+        record: ObjectRecord,
+        version: Version,
+    },
 }
 
 /// The backend has assembled the object: its version becomes live as in `CommitWrite`; the upload is done and remembered
 /// for at least 24 h. Asking again answers the same. If the condition refuses it, the upload has ended with nothing to show
 /// for it (aborted) and the blob is doomed; so it has when a conditional write overtook it (`Lost`). `Lost` too if it is not
-/// being completed.
+/// being completed as this version: what a former manifest has made is not what a later one names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FinishComplete {
     pub bucket: BucketName,
     pub key: ObjectKey,
     pub upload: UploadId,
+    /// As `StartComplete` answered.
+    pub version: Version,
     /// The version id that a versioned bucket returned; empty if none.
     pub version_id: String,
     pub etag: String,
@@ -462,10 +474,13 @@ pub struct FinishComplete {
     pub condition: WriteCondition,
 }
 
-/// completing -> open, after the backend refused the manifest for good. Idempotent.
+/// completing -> open, after the backend refused the manifest for good; nothing if it is not being completed as this version
+/// (any more). Another Complete of the manifest may be at the backend still: what it makes is waited for before the blob goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReopenUpload {
     pub upload: UploadId,
+    /// As `StartComplete` answered.
+    pub version: Version,
 }
 
 /// open -> aborted; the blob is doomed with the backend's upload id, so that cleanup aborts every backend upload under its

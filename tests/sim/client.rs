@@ -40,7 +40,7 @@ impl Ask {
         Self { method, target: target.into(), ..Self::default() }
     }
 
-    fn field(&mut self, name: &str, value: &str) {
+    pub fn field(&mut self, name: &str, value: &str) {
         self.fields.push_str(&format!("{name}: {value}\r\n"));
     }
 }

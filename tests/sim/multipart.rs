@@ -2,6 +2,7 @@
 //! worker that ends stale ones.
 
 use super::client::{Ask, call, new_value, value_fields};
+use super::executor::WORLD;
 use super::history::{Answer, Call, Condition};
 use super::world::{BUCKET, World, body_of, count};
 use s3_orchestrator::base::Clock;
@@ -24,15 +25,22 @@ pub async fn upload(world: &Rc<World>, key: &'static str) {
         return; // the client forgets it
     }
     let body = body_of(value, size);
-    let mut manifest = String::new();
+    let (mut manifest, mut of_first) = (String::new(), String::new());
     for (index, piece) in body.chunks(size / parts).enumerate() {
         let number = index + 1;
         let Some(etag) = send_part(world, &target, number, piece).await else {
             return abort(world, &target).await;
         };
         manifest.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"));
+        if number == 1 {
+            of_first.clone_from(&manifest);
+        }
     }
     world.called(key, operation, Call::Put { value, condition: Condition::None });
+    if world.sim.chance(300) {
+        world.sim.spawn(WORLD, meddle(world.clone(), target.clone(), [manifest.clone(), of_first]));
+        world.sim.sleep(Duration::from_micros(world.sim.below(10_000))).await;
+    }
     let told = complete(world, &target, &manifest, value).await;
     world.answered(key, operation, told);
     if told != Answer::Done {
@@ -64,9 +72,7 @@ async fn send_part(world: &Rc<World>, target: &str, number: usize, piece: &[u8])
 async fn complete(world: &Rc<World>, target: &str, manifest: &str, value: u64) -> Answer {
     let mut unsure = false;
     for _ in 0..TRIES_MAX {
-        let mut ask = Ask::new("POST", target);
-        ask.body = format!("<CompleteMultipartUpload>{manifest}</CompleteMultipartUpload>").into_bytes();
-        let response = call(world, ask).await;
+        let response = call(world, ask_to_complete(target, manifest)).await;
         match response.status {
             200 => {
                 if let Ok(xml::CompletedUpload::Done { etag }) = xml::read_complete_result(&response.body) {
@@ -84,6 +90,25 @@ async fn complete(world: &Rc<World>, target: &str, manifest: &str, value: u64) -
     }
     count(&world.counts.unknown_writes);
     Answer::Unknown
+}
+
+fn ask_to_complete(target: &str, manifest: &str) -> Ask {
+    let mut ask = Ask::new("POST", target);
+    ask.body = format!("<CompleteMultipartUpload>{manifest}</CompleteMultipartUpload>").into_bytes();
+    ask
+}
+
+/// Completes beside the right one that are refused before the backend is asked, and maybe an abort.
+async fn meddle(world: Rc<World>, target: String, manifests: [String; 2]) {
+    for _ in 0..1 + world.sim.below(4) {
+        world.sim.sleep(Duration::from_micros(world.sim.below(6_000))).await;
+        let mut wrong = ask_to_complete(&target, &manifests[world.sim.below(2) as usize]);
+        wrong.field("x-amz-mp-object-size", "1");
+        call(&world, wrong).await;
+    }
+    if world.sim.chance(300) {
+        abort(&world, &target).await;
+    }
 }
 
 async fn abort(world: &Rc<World>, target: &str) {

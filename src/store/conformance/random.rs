@@ -29,6 +29,8 @@ struct Known {
     live: Vec<(ObjectKey, Begun)>,
     uploads: Vec<Upload>,
     completing: Vec<Upload>,
+    /// As which version, each time.
+    started: Vec<(UploadId, Version)>,
     /// Attempts that have not been ended, and parts that were committed.
     attempts: Vec<(Upload, PartNumber, Nonce, u64)>,
     parts: Vec<(Upload, PartNumber, String)>,
@@ -202,12 +204,21 @@ impl Known {
             43..=45 => {
                 let record = ObjectRecord { parts: x, ..ObjectRecord::default() };
                 let (version_id, etag) = (format!("v{}", x % 3), format!("final{x}"));
-                FinishComplete { bucket, key, upload, version_id, etag, record, condition }.into()
+                let version = self.started_as(&upload, y)?;
+                FinishComplete { bucket, key, upload, version, version_id, etag, record, condition }.into()
             }
-            46 => ReopenUpload { upload }.into(),
+            46 => ReopenUpload { version: self.started_as(&upload, z)?, upload }.into(),
             _ if x.is_multiple_of(3) => AbortStale { upload, age: Duration::from_secs(u64::from(z % 40)) }.into(),
             _ => AbortUpload { bucket, key, upload }.into(),
         })
+    }
+
+    /// Mostly the last version, sometimes a former one; one that no upload has if it was never started.
+    fn started_as(&self, upload: &UploadId, number: u16) -> Option<Version> {
+        let of_it = self.started.iter().filter(|(of, _)| of == upload).map(|(_, version)| *version);
+        let of_it: Vec<Version> = of_it.collect();
+        let last = of_it.last().copied().unwrap_or(Version::from_parts(1, 1));
+        if number % 5 == 1 { pick(&of_it, number / 5).copied() } else { Some(last) }
     }
 
     /// Mostly with the parts that the upload has.
@@ -375,7 +386,10 @@ impl Known {
                 }
             }
             (Change::AbandonPart(one), _) => self.attempts.retain(|(_, _, nonce, _)| *nonce != one.nonce),
-            (_, Outcome::StartComplete(Ok(CompleteStarted::Go { upload, .. }))) => self.completing.push(upload.clone()),
+            (_, Outcome::StartComplete(Ok(CompleteStarted::Go { upload, version, .. }))) => {
+                self.completing.push(upload.clone());
+                self.started.push((upload.upload.clone(), *version));
+            }
             (Change::FinishComplete(one), Outcome::FinishComplete(outcome)) => {
                 let of_this = self.completing.extract_if(.., |known| known.upload == one.upload);
                 // The blob of a completed upload can be copied and removed like any other.

@@ -97,16 +97,26 @@ impl<S: MetadataStore> Bench<S> {
         }
     }
 
-    fn finish_complete(&self, upload: &Upload) -> FinishComplete {
+    fn finish_complete(&self, upload: &Upload, version: Version) -> FinishComplete {
         FinishComplete {
             bucket: upload.bucket.clone(),
             key: upload.key.clone(),
             upload: upload.upload.clone(),
+            version,
             version_id: String::new(),
             etag: "final-2".into(),
             record: ObjectRecord { parts: 2, ..upload.record.clone() },
             condition: WriteCondition::default(),
         }
+    }
+
+    fn complete(&self, upload: &Upload, parts: &[(u16, &str)]) -> Result<Committed, Refusal> {
+        let (version, _) = self.start(upload, parts);
+        self.step(self.finish_complete(upload, version))
+    }
+
+    fn reopen(&self, upload: &Upload, version: Version) -> Result<Done, Refusal> {
+        self.step(ReopenUpload { upload: upload.upload.clone(), version })
     }
 
     fn abort(&self, upload: &Upload) -> Result<Done, Refusal> {
@@ -176,7 +186,7 @@ pub(super) fn an_upload_becomes_an_object<S: MetadataStore>(bench: &Bench<S>) {
     assert_eq!(bench.upload_state(&upload), Some(UploadState::Completing));
     assert_eq!(bench.lookup("k"), None);
     bench.advance(1);
-    let finished = bench.step(FinishComplete { version_id: "v9".into(), ..bench.finish_complete(&upload) });
+    let finished = bench.step(FinishComplete { version_id: "v9".into(), ..bench.finish_complete(&upload, version) });
     assert_eq!(finished, Ok(Committed::Live { version, modified: bench.now() }));
     let live = bench.lookup("k").expect("it is live");
     assert_eq!((live.version, live.size, live.etag.as_str(), live.record.parts), (version, 100, "final-2", 2));
@@ -247,8 +257,7 @@ pub(super) fn attempts_that_fail<S: MetadataStore>(bench: &Bench<S>) {
     let begun = bench.step(bench.begin_part(&upload, 1, 60)).unwrap();
     bench.abandon_part(&upload, 1, &begun, true);
     bench.part(&upload, 1, 40, "e1");
-    bench.start(&upload, &[(1, "e1")]);
-    bench.step(bench.finish_complete(&upload)).expect("nothing is in the way");
+    bench.complete(&upload, &[(1, "e1")]).expect("nothing is in the way");
     assert_eq!(bench.charged(&upload), 40, "a completed upload holds its manifest and nothing else");
 }
 
@@ -281,31 +290,43 @@ pub(super) fn completing_can_be_asked_again<S: MetadataStore>(bench: &Bench<S>) 
     let upload = bench.upload("k");
     bench.part(&upload, 1, 10, "e1");
     bench.part(&upload, 2, 10, "e2");
-    assert_eq!(bench.step(bench.finish_complete(&upload)), Err(Refusal::Lost), "not started");
+    let named = blob_name::version_of(&upload.blob.name).expect("a name of ours");
+    assert_eq!(bench.step(bench.finish_complete(&upload, named)), Err(Refusal::Lost), "not started");
     let first = bench.start(&upload, &[(1, "e1")]);
     bench.advance(1);
     assert_eq!(bench.start(&upload, &[(1, "e1")]), first, "goes on where it was");
+    let again = bench.step(bench.start_complete(&upload, &[(1, "e1")]));
+    assert!(matches!(again, Ok(CompleteStarted::Go { joined: true, .. })), "{again:?}");
     let other = bench.start_complete(&upload, &[(2, "e2")]);
     assert_eq!(bench.step(other.clone()).err(), Some(Refusal::Busy));
     assert_eq!(bench.abort(&upload), Err(Refusal::Busy));
     assert_eq!(bench.step(bench.begin_part(&upload, 4, 1)), Err(Refusal::Busy));
 
-    let reopen = || bench.step(ReopenUpload { upload: upload.upload.clone() });
-    assert_eq!((reopen(), reopen()), (Ok(Done), Ok(Done)));
-    assert_eq!(bench.step(bench.finish_complete(&upload)), Err(Refusal::Lost));
+    assert_eq!(bench.reopen(&upload, named), Ok(Done));
+    assert_eq!(bench.upload_state(&upload), Some(UploadState::Completing), "as another version");
+    assert_eq!((bench.reopen(&upload, first.0), bench.reopen(&upload, first.0)), (Ok(Done), Ok(Done)));
+    assert_eq!(bench.upload_state(&upload), Some(UploadState::Open));
+    let finish = |version| bench.step(bench.finish_complete(&upload, version));
+    assert_eq!(finish(first.0), Err(Refusal::Lost));
     let second = bench.start(&upload, &[(1, "e1")]);
     assert!(second.0 > first.0, "a new version for a new try");
-    let finished = bench.step(bench.finish_complete(&upload));
+    assert_eq!((finish(first.0), bench.reopen(&upload, first.0)), (Err(Refusal::Lost), Ok(Done)), "a former try's");
+    let finished = finish(second.0);
+    assert_eq!(finished.map(Committed::version), Ok(second.0));
     bench.advance(1);
-    assert_eq!(bench.step(bench.finish_complete(&upload)), finished, "asked again, answered the same");
+    assert_eq!(finish(second.0), finished, "asked again, answered the same");
+    assert_eq!(finish(first.0), Err(Refusal::Lost));
     let done = CompleteStarted::AlreadyDone {
         etag: "final-2".into(),
-        record: bench.finish_complete(&upload).record,
+        record: bench.finish_complete(&upload, second.0).record,
         version: second.0,
     };
     assert_eq!(bench.step(bench.start_complete(&upload, &[(1, "e1")])), Ok(done));
     assert_eq!(bench.step(other).err(), Some(Refusal::InvalidPart));
-    assert_eq!((reopen(), bench.abort(&upload)), (Err(Refusal::NoSuchUpload), Err(Refusal::NoSuchUpload)));
+    assert_eq!(
+        (bench.reopen(&upload, second.0), bench.abort(&upload)),
+        (Err(Refusal::NoSuchUpload), Err(Refusal::NoSuchUpload))
+    );
     assert_eq!(bench.step(bench.begin_part(&upload, 4, 1)), Err(Refusal::NoSuchUpload));
 }
 
@@ -318,7 +339,8 @@ pub(super) fn an_aborted_upload<S: MetadataStore>(bench: &Bench<S>) {
     let set = SetBackendUpload { upload: upload.upload.clone(), backend_upload: "late".into() };
     assert_eq!(bench.step(set), Err(Refusal::NoSuchUpload));
     assert_eq!(bench.step(bench.start_complete(&upload, &[(1, "e1")])).err(), Some(Refusal::NoSuchUpload));
-    assert_eq!(bench.step(bench.finish_complete(&upload)), Err(Refusal::NoSuchUpload));
+    let named = blob_name::version_of(&upload.blob.name).expect("a name of ours");
+    assert_eq!(bench.step(bench.finish_complete(&upload, named)), Err(Refusal::NoSuchUpload));
     assert_eq!((bench.parts(&upload), bench.upload_state(&upload)), (vec![], Some(UploadState::Aborted)));
     let due = bench.due().remove(0);
     assert_eq!((due.blob, due.bytes, due.abort_uploads), (upload.blob.clone(), 10, true));
@@ -353,8 +375,7 @@ pub(super) fn uploads_are_superseded_while_completing<S: MetadataStore>(bench: &
     bench.put("k", 1);
     bench.delete("k");
     bench.put("k", 1);
-    bench.start(&upload, &[(1, "e1")]);
-    let finished = bench.step(bench.finish_complete(&upload));
+    let finished = bench.complete(&upload, &[(1, "e1")]);
     assert!(matches!(finished, Ok(Committed::Live { .. })), "what came before Complete does not matter: {finished:?}");
 
     for by_delete in [false, true] {
@@ -365,34 +386,32 @@ pub(super) fn uploads_are_superseded_while_completing<S: MetadataStore>(bench: &
         } else {
             bench.put("k", 1);
         }
-        let finished = bench.step(bench.finish_complete(&upload));
+        let finished = bench.step(bench.finish_complete(&upload, version));
         assert_eq!(finished, Ok(Committed::Overwritten { version, modified: bench.now() }));
         assert_eq!(bench.state(&upload.blob), Some(BlobState::Doomed));
-        assert_eq!(bench.step(bench.finish_complete(&upload)), finished);
+        assert_eq!(bench.step(bench.finish_complete(&upload, version)), finished);
         assert_eq!(bench.lookup("k").is_none(), by_delete);
     }
 
     bench.delete("k");
     let upload = ready("k");
-    bench.start(&upload, &[(1, "e1")]);
+    let (version, _) = bench.start(&upload, &[(1, "e1")]);
     let condition = WriteCondition { must_not_exist: true, ..WriteCondition::default() };
     let create = CommitWrite { condition, ..bench.commit_write("k", &bench.begin("k", 10)) };
     bench.step(create).expect("the key does not exist");
-    assert_eq!(bench.step(bench.finish_complete(&upload)), Err(Refusal::Lost), "a condition did not see it");
+    assert_eq!(bench.step(bench.finish_complete(&upload, version)), Err(Refusal::Lost), "a condition did not see it");
     assert_eq!(bench.upload_state(&upload), Some(UploadState::Aborted));
 
     let upload = ready("k");
     let before = bench.begin("k", 1);
-    bench.start(&upload, &[(1, "e1")]);
-    bench.step(bench.finish_complete(&upload)).expect("nothing is in the way");
+    bench.complete(&upload, &[(1, "e1")]).expect("nothing is in the way");
     assert!(matches!(bench.commit("k", &before), Ok(Committed::Overwritten { .. })), "a completion supersedes too");
 
     let upload = ready("k");
-    bench.start(&upload, &[(1, "e1")]);
+    let (version, _) = bench.start(&upload, &[(1, "e1")]);
     bench.put("k", 1);
-    bench.step(ReopenUpload { upload: upload.upload.clone() }).unwrap();
-    bench.start(&upload, &[(1, "e1")]);
-    let finished = bench.step(bench.finish_complete(&upload));
+    bench.reopen(&upload, version).unwrap();
+    let finished = bench.complete(&upload, &[(1, "e1")]);
     assert!(matches!(finished, Ok(Committed::Live { .. })), "a new try is a new version: {finished:?}");
 }
 
@@ -400,13 +419,13 @@ pub(super) fn refused_completions_end_the_upload<S: MetadataStore>(bench: &Bench
     for overtaken in [false, true] {
         let upload = bench.upload("k");
         bench.part(&upload, 1, 10, "e1");
-        bench.start(&upload, &[(1, "e1")]);
+        let (version, _) = bench.start(&upload, &[(1, "e1")]);
         if overtaken {
             bench.delete("k");
         }
         let condition = WriteCondition { etag_in: Some(vec!["x".into()]), ..WriteCondition::default() };
         let refusal = if overtaken { Refusal::Conflict } else { Refusal::NoSuchKey };
-        let finish = FinishComplete { condition, ..bench.finish_complete(&upload) };
+        let finish = FinishComplete { condition, ..bench.finish_complete(&upload, version) };
         assert_eq!(bench.step(finish), Err(refusal));
         assert_eq!(bench.upload_state(&upload), Some(UploadState::Aborted));
         assert_eq!(bench.state(&upload.blob), Some(BlobState::Doomed));
@@ -431,11 +450,10 @@ pub(super) fn uploads_survive_registration<S: MetadataStore>(bench: &Bench<S>) {
         CommitPart { incarnation: before, upload: upload.upload.clone(), nonce: begun.nonce, part: part(2, 30, "x") };
     assert_eq!(bench.step(late), Err(Refusal::Lost));
     bench.part(&upload, 2, 40, "e2b");
-    bench.start(&upload, &[(1, "e1"), (2, "e2b")]);
-    bench.step(bench.finish_complete(&upload)).expect("nothing is in the way");
+    bench.complete(&upload, &[(1, "e1"), (2, "e2b")]).expect("nothing is in the way");
     assert_eq!(bench.charged(&upload), 50);
     assert_eq!(bench.start(&completing, &[(1, "e1")]).0, version);
-    assert!(bench.step(bench.finish_complete(&completing)).is_ok());
+    assert!(bench.step(bench.finish_complete(&completing, version)).is_ok());
 }
 
 pub(super) fn uploads_are_bounded<S: MetadataStore>(bench: &Bench<S>) {
@@ -461,8 +479,7 @@ pub(super) fn ended_uploads_are_forgotten<S: MetadataStore>(bench: &Bench<S>) {
     let made = |text: &str| {
         let upload = bench.upload(text);
         bench.part(&upload, 1, 10, "e1");
-        bench.start(&upload, &[(1, "e1")]);
-        bench.step(bench.finish_complete(&upload)).expect("nothing is in the way");
+        bench.complete(&upload, &[(1, "e1")]).expect("nothing is in the way");
         upload
     };
     let (live, displaced) = (made("live"), made("displaced"));
@@ -471,8 +488,7 @@ pub(super) fn ended_uploads_are_forgotten<S: MetadataStore>(bench: &Bench<S>) {
     // Its backend's own id comes only when all is over.
     let named_late = bench.step(bench.create_upload("late")).unwrap();
     bench.part(&named_late, 1, 10, "e1");
-    bench.start(&named_late, &[(1, "e1")]);
-    bench.step(bench.finish_complete(&named_late)).expect("nothing is in the way");
+    bench.complete(&named_late, &[(1, "e1")]).expect("nothing is in the way");
     bench.delete("late");
     bench
         .step(SetBackendUpload { upload: named_late.upload.clone(), backend_upload: "id".into() })
@@ -504,14 +520,13 @@ pub(super) fn stale_uploads_are_aborted<S: MetadataStore>(bench: &Bench<S>) {
     bench.part(&taken_up_late, 1, 20, "e1");
     let done = bench.upload("done");
     bench.part(&done, 1, 30, "e1");
-    bench.start(&done, &[(1, "e1")]);
-    bench.step(bench.finish_complete(&done)).expect("it is completing");
+    bench.complete(&done, &[(1, "e1")]).expect("it is completing");
     bench.advance(60);
     let young = bench.upload("young");
     assert_eq!((stale(), abort(&old)), (vec![], Err(Refusal::Busy)));
 
     bench.advance(41);
-    bench.start(&taken_up_late, &[(1, "e1")]);
+    let (version, _) = bench.start(&taken_up_late, &[(1, "e1")]);
     assert_eq!(stale(), std::slice::from_ref(&old.upload));
     assert_eq!(abort(&old), Ok(Done));
     assert_eq!(bench.upload_state(&old), Some(UploadState::Aborted));
@@ -527,7 +542,7 @@ pub(super) fn stale_uploads_are_aborted<S: MetadataStore>(bench: &Bench<S>) {
     bench.step(SetRestored { restored: false }).expect("never refused");
     assert_eq!(stale(), [taken_up_late.upload.clone(), young.upload.clone()]);
     assert_eq!(abort(&taken_up_late), Ok(Done));
-    assert_eq!(bench.step(bench.finish_complete(&taken_up_late)), Err(Refusal::NoSuchUpload));
+    assert_eq!(bench.step(bench.finish_complete(&taken_up_late, version)), Err(Refusal::NoSuchUpload));
     let row = bench.due().into_iter().find(|due| due.blob.id == taken_up_late.blob.id).expect("its bytes are due");
     bench.step(CleanupDone { blob: row.blob.id, found: row.found }).expect("it is doomed");
     assert_eq!(bench.state(&taken_up_late.blob), Some(BlobState::Doomed), "what was being assembled may still appear");
@@ -558,7 +573,7 @@ pub(super) fn a_version_knows_its_parts<S: MetadataStore>(bench: &Bench<S>) {
     }
     let (version, _) = bench.start(&upload, &[(1, "e1"), (3, "e3"), (9, "e9")]);
     assert_eq!(ask(version, 0, 10), None, "it is not live yet");
-    bench.step(bench.finish_complete(&upload)).expect("it is completing");
+    bench.step(bench.finish_complete(&upload, version)).expect("it is completing");
     assert_eq!(ask(version, 0, 10), Some((vec![1, 3, 9], false, 0)), "those of the manifest");
     assert_eq!(ask(version, 0, 2), Some((vec![1, 3], true, 0)));
     assert_eq!(ask(version, 2, 1), Some((vec![3], true, 10)));
@@ -679,4 +694,46 @@ pub(super) fn what_may_be_newer_than_is_known_is_set_aside<S: MetadataStore>(ben
     assert!(!dead[0].last_error.is_empty());
     bench.step(Requeue { blob: id }).expect("it is dead");
     assert_eq!(bench.due().len(), 1, "an operator decides");
+}
+
+/// The Complete of one manifest is still at the backend when the upload is reopened and a second manifest is on its way.
+pub(super) fn a_finish_of_another_manifest_is_lost<S: MetadataStore>(bench: &Bench<S>) {
+    let upload = bench.upload("k");
+    bench.part(&upload, 1, 10, "e1");
+    bench.part(&upload, 2, 10, "e2");
+    let (both, _) = bench.start(&upload, &[(1, "e1"), (2, "e2")]);
+    bench.reopen(&upload, both).unwrap();
+    let (one, _) = bench.start(&upload, &[(1, "e1")]);
+    assert_eq!(bench.step(bench.finish_complete(&upload, both)), Err(Refusal::Lost), "its backend has answered");
+    assert_eq!(bench.reopen(&upload, both), Ok(Done), "its backend has refused it");
+    assert_eq!(bench.upload_state(&upload), Some(UploadState::Completing), "the second is under way");
+    assert_eq!(bench.parts(&upload).len(), 2, "nothing is forgotten");
+    bench.reopen(&upload, one).unwrap();
+    bench.complete(&upload, &[(1, "e1"), (2, "e2")]).expect("nothing is in the way");
+    assert_eq!(bench.lookup("k").map(|live| live.size), Some(20));
+}
+
+/// The same reopening, then an abort: the backend may still make an object.
+pub(super) fn what_a_reopened_upload_may_assemble_is_waited_for<S: MetadataStore>(bench: &Bench<S>) {
+    let upload = bench.upload("k");
+    bench.part(&upload, 1, 10, "e1");
+    let (version, _) = bench.start(&upload, &[(1, "e1")]);
+    bench.reopen(&upload, version).unwrap();
+    bench.abort(&upload).unwrap();
+    bench.clean();
+    assert_eq!(bench.state(&upload.blob), Some(BlobState::Doomed), "its bytes may appear after the DELETE");
+    assert_eq!(bench.charged(&upload), 10);
+    bench.advance(20 * 60);
+    assert_eq!(bench.clean(), 1);
+    assert_eq!(bench.state(&upload.blob), None);
+
+    let upload = bench.upload("k");
+    bench.part(&upload, 1, 10, "e1");
+    let (version, _) = bench.start(&upload, &[(1, "e1")]);
+    bench.reopen(&upload, version).unwrap();
+    bench.complete(&upload, &[(1, "e1")]).expect("nothing is in the way");
+    bench.delete("k");
+    bench.advance(301);
+    bench.clean();
+    assert_eq!(bench.state(&upload.blob), None, "all that could come has come");
 }

@@ -1,7 +1,7 @@
 //! The desk over a store whose every step the test decides.
 
 use super::*;
-use crate::base::{BlobId, Incarnation, Nonce, Tick, Timestamp};
+use crate::base::{BlobId, Incarnation, Nonce, Tick, Timestamp, Version};
 use crate::store::conformance::{TestClock, bucket, key, name, on, wait_for, written};
 use crate::store::location_cache::{CacheWriter, LocationCache, Trust};
 use crate::store::memory::MemoryStore;
@@ -333,7 +333,9 @@ fn changes_of_one_upload_take_turns_and_registration_runs_alone() {
         let blocker = ask(&office, office.begin("blocker"));
         settled().await;
         let (upload, other) = (crate::base::UploadId::from_rolls(0, 1), crate::base::UploadId::from_rolls(0, 2));
-        let reopen = |upload: &crate::base::UploadId| ask(&office, ReopenUpload { upload: upload.clone() });
+        let reopen = |upload: &crate::base::UploadId| {
+            ask(&office, ReopenUpload { upload: upload.clone(), version: Version::from_parts(1, 1) })
+        };
         let mut asked = vec![reopen(&upload), reopen(&other), reopen(&upload)];
         let registration = ask(&office, Register { deployment: "d".into(), backends: vec![] });
         asked.push(reopen(&other));
@@ -358,7 +360,7 @@ fn what_waits_keeps_its_place_for_all_its_subjects() {
         let blocker = ask(&office, office.begin("blocker"));
         settled().await;
         let upload = crate::base::UploadId::from_rolls(0, 1);
-        let reopen = ask(&office, ReopenUpload { upload: upload.clone() });
+        let reopen = ask(&office, ReopenUpload { upload: upload.clone(), version: Version::from_parts(1, 1) });
         settled().await;
         let complete = ask(
             &office,

@@ -88,7 +88,7 @@ impl Tables {
             Change::AbandonPart(one) => Outcome::AbandonPart(Ok(self.abandon_part(now, &one))),
             Change::StartComplete(one) => Outcome::StartComplete(self.start_complete(now, one)),
             Change::FinishComplete(one) => Outcome::FinishComplete(self.finish_complete(now, one)),
-            Change::ReopenUpload(one) => Outcome::ReopenUpload(self.reopen_upload(&one)),
+            Change::ReopenUpload(one) => Outcome::ReopenUpload(self.reopen_upload(now, &one)),
             Change::AbortUpload(one) => Outcome::AbortUpload(self.abort_upload(now, &one)),
             Change::AbortStale(one) => Outcome::AbortStale(self.abort_stale(now, &one)),
             Change::CleanupDone(one) => Outcome::CleanupDone(self.cleanup_done(one)),

@@ -180,7 +180,8 @@ impl Tables {
             UploadState::Completing if row.manifest != start.manifest => return Err(Refusal::Busy),
             UploadState::Completing => {
                 let (parts, _) = parts_of(row)?;
-                return Ok(CompleteStarted::Go { upload: row.shown(&start.upload), version: row.version, parts });
+                let (upload, version) = (row.shown(&start.upload), row.version);
+                return Ok(CompleteStarted::Go { upload, version, parts, joined: true });
             }
             UploadState::Open => {}
         }
@@ -196,7 +197,7 @@ impl Tables {
         row.version = version;
         let blob = self.blobs.get_mut(&row.blob.id).expect("an upload that has not ended has its blob");
         blob.version = version;
-        Ok(CompleteStarted::Go { upload: row.shown(&start.upload), version, parts })
+        Ok(CompleteStarted::Go { upload: row.shown(&start.upload), version, parts, joined: false })
     }
 
     pub(super) fn finish_complete(&mut self, now: Timestamp, finish: FinishComplete) -> Result<Committed, Refusal> {
@@ -204,8 +205,9 @@ impl Tables {
         let row = self.uploads.get_mut(&finish.upload).filter(|row| row.key == key).ok_or(Refusal::NoSuchUpload)?;
         match row.state {
             UploadState::Aborted => return Err(Refusal::NoSuchUpload),
-            UploadState::Done => return Ok(row.finished.as_ref().expect("a done upload has its answer").0),
             UploadState::Open => return Err(Refusal::Lost),
+            _ if row.version != finish.version => return Err(Refusal::Lost),
+            UploadState::Done => return Ok(row.finished.as_ref().expect("a done upload has its answer").0),
             UploadState::Completing => {}
         }
         // The backend has made the object of the manifest's parts and dropped the others.
@@ -243,12 +245,16 @@ impl Tables {
         outcome
     }
 
-    pub(super) fn reopen_upload(&mut self, reopen: &ReopenUpload) -> Result<Done, Refusal> {
+    pub(super) fn reopen_upload(&mut self, now: Timestamp, reopen: &ReopenUpload) -> Result<Done, Refusal> {
         let row = self.uploads.get_mut(&reopen.upload).filter(|row| row.is_active()).ok_or(Refusal::NoSuchUpload)?;
+        if row.state != UploadState::Completing || row.version != reopen.version {
+            return Ok(Done);
+        }
         row.state = UploadState::Open;
         row.manifest.clear();
         let blob = self.blobs.get_mut(&row.blob.id).expect("an upload that has not ended has its blob");
         blob.superseded = Overtaken::No;
+        blob.settle_until = now.plus(self.rules.settle);
         Ok(Done)
     }
 

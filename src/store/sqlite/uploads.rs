@@ -251,7 +251,7 @@ impl Transaction<'_> {
             UploadState::Completing if !same => return Err(Refusal::Busy.into()),
             UploadState::Completing => {
                 let parts = self.parts_of(start)?;
-                return Ok(CompleteStarted::Go { upload: row.shown, version: row.version, parts });
+                return Ok(CompleteStarted::Go { upload: row.shown, version: row.version, parts, joined: true });
             }
             UploadState::Open => {}
         }
@@ -273,7 +273,7 @@ impl Transaction<'_> {
             params![row.shown.blob.id.0, version.as_str()],
         )?;
         let upload = Upload { state: UploadState::Completing, ..row.shown };
-        Ok(CompleteStarted::Go { upload, version, parts })
+        Ok(CompleteStarted::Go { upload, version, parts, joined: false })
     }
 
     fn already_done(&self, row: &UploadRow) -> rusqlite::Result<CompleteStarted> {
@@ -290,8 +290,9 @@ impl Transaction<'_> {
         let row = self.upload_of(&finish.upload, &finish.bucket, &finish.key)?;
         match row.shown.state {
             UploadState::Aborted => return Err(Refusal::NoSuchUpload.into()),
-            UploadState::Done => return Ok(row.committed()),
             UploadState::Open => return Err(Refusal::Lost.into()),
+            _ if row.version != finish.version => return Err(Refusal::Lost.into()),
+            UploadState::Done => return Ok(row.committed()),
             UploadState::Completing => {}
         }
         let blob = self.keep_the_manifest(&row)?;
@@ -397,9 +398,16 @@ impl Transaction<'_> {
 
     pub(super) fn reopen_upload(&mut self, reopen: &ReopenUpload) -> Step<Done> {
         let row = self.upload(&reopen.upload)?.filter(UploadRow::is_active).ok_or(Refusal::NoSuchUpload)?;
+        if row.shown.state != UploadState::Completing || row.version != reopen.version {
+            return Ok(Done);
+        }
         self.set_state(&reopen.upload, "open")?;
         self.execute("UPDATE uploads SET manifest = '[]' WHERE upload = ?1", [reopen.upload.as_str()])?;
-        self.execute("UPDATE blobs SET superseded = 0, contends = 0 WHERE id = ?1", [row.shown.blob.id.0])?;
+        let settle_until = self.now.plus(self.rules.settle);
+        self.execute(
+            "UPDATE blobs SET superseded = 0, contends = 0, settle_until = ?2 WHERE id = ?1",
+            params![row.shown.blob.id.0, settle_until.millis],
+        )?;
         Ok(Done)
     }
 
