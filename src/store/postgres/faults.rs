@@ -49,7 +49,7 @@ fn describe(error: &Error) -> String {
 }
 
 pub(super) const BEHIND_A_POOLER: &str =
-    ": behind a pooler in transaction mode set database.prepared_statements: false, unless it knows such statements";
+    ": behind a pooler in transaction mode set database.prepared_statements: false";
 
 /// A statement that this session has prepared is not there, or one that it has not is: it is not ours alone.
 fn is_of_pooler(code: &SqlState) -> bool {
