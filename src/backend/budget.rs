@@ -200,7 +200,8 @@ impl Budgets {
 
     /// The month has turned over a body of `whole`: only `rest` of it is the new month's. Answers when that was taken.
     pub fn body_goes_on(&self, backend: usize, taken: Taken, whole: &Spend, rest: &Spend) -> Taken {
-        let taken = Taken { month: self.now().month, ..taken };
+        // Carried over unasked: other instances may have been lent all of the new month before.
+        let taken = Taken { month: self.now().month, unasked: true, ..taken };
         let (egress, ingress) = (whole.egress.saturating_sub(rest.egress), whole.ingress.saturating_sub(rest.ingress));
         let before = Spend { call: None, egress, ingress };
         self.give_back(backend, taken, &before);
