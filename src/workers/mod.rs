@@ -5,6 +5,7 @@ pub mod cleanup;
 pub mod drain;
 pub mod lend;
 pub mod recover;
+pub mod remove;
 pub mod replicate;
 pub mod stale_uploads;
 pub mod sync;

@@ -16,7 +16,7 @@ use s3_orchestrator::base::failure::Kind;
 use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Retry};
 use s3_orchestrator::store::record::PartRecord;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub struct Object {
     pub body: Body,
     pub etag: String,
     durable: bool,
+    /// Of an upload: its version may be newer than its name says.
+    assembled: bool,
     /// What a directory has in its place if the power goes before it is durable: the upload that it was made of.
     made_of: Option<(String, Upload)>,
 }
@@ -91,14 +93,24 @@ struct Contents {
     /// Deleted from a directory that was not synced since.
     unlinked: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Upload>,
+    /// Names that an operator has removed from the database without their bytes: whatever is there, nobody is charged for.
+    disowned: BTreeSet<String>,
 }
 
 impl Contents {
     fn bytes(&self) -> u64 {
-        let objects: usize = self.objects.values().map(|object| object.body.len()).sum();
-        let temporary: u64 = self.temporary.values().sum();
-        let parts: usize = self.uploads.values().flat_map(|one| &one.parts).map(|(_, part)| part.body.len()).sum();
-        objects as u64 + temporary + parts as u64
+        let owned = |name: &str| !self.disowned.contains(name);
+        let objects = self.objects.iter().filter(|(name, _)| owned(name)).map(|(_, object)| object.body.len());
+        let temporary = self.temporary.iter().filter(|(name, _)| owned(name)).map(|(_, bytes)| *bytes as usize);
+        let uploads = self.uploads.values().filter(|one| owned(&one.name));
+        let parts = uploads.flat_map(|one| &one.parts).map(|(_, part)| part.body.len());
+        objects.chain(temporary).chain(parts).sum::<usize>() as u64
+    }
+
+    /// Names of all objects, of half-written files and of what open uploads will become.
+    fn names(&self) -> impl Iterator<Item = &String> {
+        let uploads = self.uploads.values().map(|upload| &upload.name);
+        self.objects.keys().chain(self.temporary.keys()).chain(uploads)
     }
 }
 
@@ -107,6 +119,7 @@ impl Contents {
 pub enum Effect {
     Appeared,
     Gone,
+    Disowned,
 }
 
 pub type Watch = Rc<dyn Fn(usize, &str, Effect)>;
@@ -184,11 +197,35 @@ impl Backend {
         objects.chain(temporary).chain(parts).collect()
     }
 
-    /// Names of all objects, of half-written files and of what open uploads will become.
+    /// Names of everything that takes room, but for what is disowned.
     pub fn names(&self) -> Vec<String> {
         let contents = self.contents.borrow();
-        let uploads = contents.uploads.values().map(|upload| upload.name.clone());
-        contents.objects.keys().chain(contents.temporary.keys()).cloned().chain(uploads).collect()
+        contents.names().filter(|name| !contents.disowned.contains(*name)).cloned().collect()
+    }
+
+    /// Whatever is under this name, now or later, is nobody's any more.
+    pub fn disown(&self, name: &str) {
+        self.change(name, Effect::Disowned, |contents| contents.disowned.insert(name.to_owned()));
+    }
+
+    /// A row names it again.
+    pub fn own(&self, name: &str) {
+        self.change(name, Effect::Appeared, |contents| contents.disowned.remove(name));
+    }
+
+    /// What is nobody's is swept out of the place.
+    pub fn wipe_disowned(&self) {
+        let contents = self.contents.borrow();
+        let wiped: BTreeSet<String> =
+            contents.names().filter(|name| contents.disowned.contains(*name)).cloned().collect();
+        drop(contents);
+        for name in wiped {
+            self.change(&name, Effect::Gone, |contents| {
+                contents.objects.remove(&name);
+                contents.temporary.remove(&name);
+                contents.uploads.retain(|_, upload| upload.name != name);
+            });
+        }
     }
 
     pub fn names_and_sizes(&self) -> Vec<(String, u64)> {
@@ -397,7 +434,7 @@ impl Backend {
         let Some((upload, number, nonce)) = arriving.part else {
             self.change(&name, Effect::Appeared, |contents| {
                 contents.temporary.remove(&name);
-                contents.objects.insert(name.clone(), Object { body, etag, durable, made_of: None });
+                contents.objects.insert(name.clone(), Object { body, etag, durable, assembled: false, made_of: None });
             });
             return Ok(stored);
         };
@@ -473,7 +510,7 @@ impl Backend {
                 etag: one.etag.clone(),
                 record: Default::default(),
                 key: None,
-                assembled: false,
+                assembled: one.assembled,
             }))
         })
         .await
@@ -536,7 +573,7 @@ impl Backend {
         self.change(name, Effect::Appeared, |contents| {
             let durable = self.flavour != Flavour::Directory;
             let made_of = contents.uploads.remove(id).filter(|_| !durable).map(|upload| (id.to_owned(), upload));
-            let object = Object { body: body.into(), etag: etag.clone(), durable, made_of };
+            let object = Object { body: body.into(), etag: etag.clone(), durable, assembled: true, made_of };
             contents.objects.insert(name.to_owned(), object);
         });
         Ok(Stored { etag, version_id: String::new() })

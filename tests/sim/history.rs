@@ -34,9 +34,18 @@ impl Condition {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
-    Put { value: u64, condition: Condition },
+    Put {
+        value: u64,
+        condition: Condition,
+    },
     Delete,
     Read,
+    /// No client's call: the operator has taken the last copy out of the database.
+    Removed,
+    /// Nor this: `sync` has found this write's bytes and made them the object.
+    Adopted {
+        value: u64,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,6 +101,9 @@ impl Pending {
             }
             Call::Delete => (known || self.answered >= config.horizon).then_some((None, self.invoked)),
             Call::Read => None,
+            // What was begun before and has no answer may still replace it.
+            Call::Removed => Some((None, 0)),
+            Call::Adopted { value } => Some((Some(value), 0)),
         }
     }
 
@@ -174,6 +186,12 @@ impl KeyHistory {
         self.answers.insert(operation, (at, answer));
         self.events.push_back((at, operation, Event::Answered));
         self.look()
+    }
+
+    /// What an operator did, at once.
+    pub fn done(&mut self, at: u64, operation: u64, call: Call) -> Result<(), String> {
+        self.called(at, operation, call);
+        self.answered(at, operation, Answer::Done)
     }
 
     /// Every write without an answer is decided by now: the instance that ran it is gone and recovered.

@@ -31,7 +31,7 @@ use s3_orchestrator::store::database_state::DatabaseState;
 use s3_orchestrator::store::desk::{Desk, DeskLimits, LocalMetadata, Locations, local};
 use s3_orchestrator::store::location_cache::{LocationCache, Trust};
 use s3_orchestrator::store::port::*;
-use s3_orchestrator::store::record::{BackendFacts, BlobAt, Located, PartRecord};
+use s3_orchestrator::store::record::{BackendFacts, BlobAt, BlobState, Located, PartRecord};
 use s3_orchestrator::workers::lend::{Lender, Occasion};
 use s3_orchestrator::workers::{cleanup, recover, replicate, stale_uploads};
 use std::cell::{Cell, RefCell};
@@ -519,6 +519,13 @@ impl Metadata for SimMeta {
                 let Answer::Lookup(located) = found else { return Ok(found) };
                 Ok(Answer::Copies(located.map(|located| located.blobs).unwrap_or_default()))
             }
+            (Mutant::RemovalForgetsWrites, query @ Query::Blobs { .. }) => {
+                let mut answer = self.desk.query(query).await?;
+                if let Answer::Blobs(rows) = &mut answer {
+                    rows.retain(|row| row.state != BlobState::Reserved);
+                }
+                Ok(answer)
+            }
             (_, query) => self.desk.query(query).await,
         }
     }
@@ -531,6 +538,17 @@ impl Metadata for SimMeta {
             (Mutant::BytesBeforeRow, Change::Delete(delete)) => {
                 self.world.erase_live(&delete.bucket, &delete.key);
                 self.desk.change(delete.into()).await
+            }
+            (Mutant::RemovalBytesBeforeRows, Change::DropCopy(drop)) => {
+                self.world.erase_blob(drop.blob);
+                self.desk.change(drop.into()).await
+            }
+            (Mutant::RemovalChargeFreedEarly, Change::DropCopy(drop)) => {
+                let blob = drop.blob;
+                let outcome = self.desk.change(drop.into()).await?;
+                let found = self.world.sim.now().plus(Duration::from_secs(3_600));
+                let _ = self.desk.step(CleanupDone { blob, found }).await?;
+                Ok(outcome)
             }
             (Mutant::NoIntent, Change::BeginWrite(begin)) => self.begin_without_row(begin).await,
             (Mutant::NoIntent, Change::CommitWrite(commit)) => self.commit_without_row(commit).await,

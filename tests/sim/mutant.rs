@@ -34,11 +34,21 @@ pub enum Mutant {
     NoSweep,
     /// L20: what a dead instance held of a budget is lent again.
     DeadLeasesLentAgain,
+    /// A removal of a backend that passes over what is still being written there.
+    RemovalForgetsWrites,
+    /// One that deletes the bytes before the rows.
+    RemovalBytesBeforeRows,
+    /// One that takes what it has doomed for gone.
+    RemovalChargeFreedEarly,
 }
 
 impl Mutant {
+    pub fn is_of_removal(self) -> bool {
+        matches!(self, Self::RemovalForgetsWrites | Self::RemovalBytesBeforeRows | Self::RemovalChargeFreedEarly)
+    }
+
     /// Each, with the checks that may be the first to catch it.
-    pub const ALL: [(Self, &[&str]); 15] = [
+    pub const ALL: [(Self, &[&str]); 18] = [
         (Self::NamesReused, &["I1", "I4"]),
         (Self::BytesBeforeRow, &["I4"]),
         (Self::ChargeFreedEarly, &["I5"]),
@@ -54,6 +64,9 @@ impl Mutant {
         (Self::NoSyncDirectory, &["I4", "I5"]),
         (Self::NoSweep, &["I7"]),
         (Self::DeadLeasesLentAgain, &["I6"]),
+        (Self::RemovalForgetsWrites, &["I7"]),
+        (Self::RemovalBytesBeforeRows, &["I4"]),
+        (Self::RemovalChargeFreedEarly, &["I5", "I7"]),
         (Self::NoSyncStore, &["I1", "I1-I3", "I4", "I5"]),
     ];
 }

@@ -20,7 +20,7 @@ pub struct Outcome {
     pub steps: u64,
     pub hash: u64,
     pub violation: Option<String>,
-    pub counts: [(&'static str, u64); 20],
+    pub counts: [(&'static str, u64); 23],
     pub summary: String,
     pub story: String,
 }
@@ -97,6 +97,7 @@ async fn operator(world: Rc<World>, steps: u64, quiet: Rc<Cell<bool>>) {
     // copies are made.
     sim.sleep(Duration::from_secs(30)).await;
     copy::delete_sources(&world).await;
+    world.backends.iter().for_each(|backend| backend.wipe_disowned());
     sim.sleep(Duration::from_secs(40)).await;
     let last = Client { world: world.clone() };
     for key in KEYS {

@@ -59,7 +59,9 @@ impl MetadataStore for FaultyStore {
         if self.world.setting.mutant == Mutant::NoSyncStore && self.world.sim.chance(50) {
             *self.world.store_synced.borrow_mut() = Some((*self.inner).clone());
         }
+        let named = self.world.names_of_dropped(&changes);
         let applied = self.inner.apply_now(id, &changes);
+        self.world.disown(&named);
         self.world.applied(&changes, &applied);
         self.way().await;
         if lost || self.is_away() {

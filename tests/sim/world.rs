@@ -6,6 +6,7 @@ use super::executor::Sim;
 use super::history::{Answer as Told, Call, KeyHistory};
 use super::instance::Instance;
 use super::mutant::Mutant;
+use super::removal::Removals;
 use super::store::StoreFaults;
 use s3_orchestrator::base::{BlobId, BucketName, Incarnation, Nonce, ObjectKey, Version};
 use s3_orchestrator::base::{Clock, Timestamp};
@@ -82,7 +83,10 @@ impl Setting {
                 Mutant::None => pick.chance(500),
                 other => other == Mutant::DeadLeasesLentAgain,
             },
-            operated: mutant == Mutant::None && pick.chance(500),
+            operated: match mutant {
+                Mutant::None => pick.chance(500),
+                other => other.is_of_removal(),
+            },
             told: false,
         }
     }
@@ -146,6 +150,7 @@ pub struct World {
     pub etags: RefCell<BTreeMap<String, u64>>,
     /// What was put to be copied, as targets.
     pub sources: RefCell<Vec<String>>,
+    pub removals: Removals,
     /// The operation whose task is being polled.
     pub serving: Cell<u64>,
     /// Which operation begins with which nonce.
@@ -201,10 +206,13 @@ pub struct Counts {
     pub swept_parts: Cell<u64>,
     pub drained: Cell<u64>,
     pub compared: Cell<u64>,
+    pub removed: Cell<u64>,
+    pub removed_objects: Cell<u64>,
+    pub adopted: Cell<u64>,
 }
 
 impl Counts {
-    pub fn all(&self) -> [(&'static str, u64); 20] {
+    pub fn all(&self) -> [(&'static str, u64); 23] {
         [
             ("acknowledged writes", &self.acknowledged_writes),
             ("unknown writes", &self.unknown_writes),
@@ -226,6 +234,9 @@ impl Counts {
             ("parts in flight swept", &self.swept_parts),
             ("drained backends", &self.drained),
             ("comparisons", &self.compared),
+            ("removed backends", &self.removed),
+            ("objects removed with them", &self.removed_objects),
+            ("objects adopted", &self.adopted),
         ]
         .map(|(name, cell)| (name, cell.get()))
     }
@@ -266,6 +277,7 @@ impl World {
             values: RefCell::default(),
             etags: RefCell::default(),
             sources: RefCell::default(),
+            removals: Removals::default(),
             serving: Cell::new(0),
             nonces: RefCell::default(),
             minted: RefCell::default(),
@@ -385,6 +397,18 @@ impl World {
         }
     }
 
+    /// What an operator did to the key.
+    pub fn operated_on(&self, key: &str, call: Call) {
+        let (at, operation) = (self.sim.now_nanos(), self.new_operation());
+        let done = match self.histories.borrow_mut().get_mut(key) {
+            Some(history) => history.done(at, operation, call),
+            None => Ok(()), // a source of a copy
+        };
+        if let Err(story) = done {
+            self.violated("I1-I3 (linearizable per key)", story);
+        }
+    }
+
     /// A put's task asks for its begin with this nonce.
     pub fn begins(&self, nonce: Nonce) {
         self.nonces.borrow_mut().insert(nonce.as_str().to_owned(), self.serving.get());
@@ -418,6 +442,7 @@ impl World {
                 self.charged.borrow_mut()[index] = *bytes;
             }
         }
+        self.operated(changes, applied);
         self.check_charges();
         if changes.iter().any(|change| change.alters().is_some()) {
             self.check_live();
@@ -450,7 +475,8 @@ impl World {
                 let story = format!("{name} holds {holds} bytes, {charged} are charged\n{rows:#?}\n{contents:#?}");
                 self.violated("I5 (charged >= stored)", story);
             }
-            if charged > self.setting.quota_bytes {
+            let found = self.removals.found_bytes(&backend.name);
+            if charged > self.setting.quota_bytes + found {
                 let story = format!("{} is charged {charged} of {}", backend.name.as_str(), self.setting.quota_bytes);
                 self.violated("I5 (quota)", story);
             }
@@ -611,6 +637,14 @@ impl World {
         for (name, _) in backend.names_and_sizes() {
             if name.starts_with(&format!("{stem}!")) {
                 backend.erase(&name);
+            }
+        }
+    }
+
+    pub fn erase_blob(&self, blob: BlobId) {
+        for backend in &self.backends {
+            if let Some(row) = self.rows(backend).into_iter().find(|row| row.blob.id == blob) {
+                backend.erase(&row.blob.name);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Drains and removals of backends. What they mean is in the database, so that they survive restarts; the mover does the
-//! work of a drain (workers/drain.rs), a removal is transactions only.
+//! work of a drain (workers/drain.rs), a removal is transactions only (workers/remove.rs).
 
 use super::{Operations, fault, refusal};
 use crate::base::{BackendName, Failure};
-use crate::handlers::concurrent;
-use crate::store::port::{Answer, BackendStatus, BlobRow, Bytes, DropCopy, FinishDrain, Metadata, Query, SetDraining};
+use crate::store::port::{Answer, BackendStatus, Metadata, Query, SetDraining};
+use crate::workers::remove;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -16,9 +16,6 @@ use std::time::Duration;
 
 /// How long a removal may be confirmed after its preview.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(60);
-/// Rows of a page; and copies that are dropped at once, to share transactions.
-const PAGE: u32 = 1000;
-const DROPPED_AT_ONCE: usize = 64;
 
 /// A removal that was shown and not done yet.
 #[derive(Debug)]
@@ -142,7 +139,7 @@ async fn remove(
     // It goes on if the client goes away.
     let working = Arc::clone(&operations);
     let purge = removal.purge;
-    match tokio::spawn(async move { forget_all(&working, &backend, purge).await }).await {
+    match tokio::spawn(async move { remove::forget_all(&working.metadata, &backend, purge).await }).await {
         Ok(Ok(done)) => {
             tracing::warn!(backend = name, purge, copies = done.copies, lost = done.objects_lost, "backend removed");
             operations.wake_cleanup();
@@ -190,55 +187,5 @@ async fn preview(operations: &Operations, backend: &BackendName, status: &Backen
 impl Preview {
     pub fn is_valid_at(&self, now_millis: i64) -> bool {
         now_millis < self.until_millis
-    }
-}
-
-#[derive(Default)]
-struct Forgotten {
-    copies: u64,
-    objects_lost: u64,
-}
-
-/// Every row of the backend, page by page; nothing new can be begun there meanwhile.
-async fn forget_all(operations: &Operations, backend: &BackendName, purge: bool) -> Result<Forgotten, Failure> {
-    let bytes = if purge { Bytes::Deleted } else { Bytes::Gone };
-    let (mut done, mut after) = (Forgotten::default(), String::new());
-    loop {
-        let query = Query::Blobs { backend: backend.clone(), after, max: PAGE };
-        let Answer::Blobs(rows) = operations.metadata.query(query).await? else {
-            return Err(Failure::ourselves("a query was answered with another's answer"));
-        };
-        let mut failed = None;
-        let steps: Vec<_> = rows.iter().map(|row| operations.metadata.step(drop_of(row, bytes))).collect();
-        concurrent::each(DROPPED_AT_ONCE, steps, |_, outcome| match outcome {
-            Ok(Ok(dropped)) => {
-                done.copies += 1;
-                done.objects_lost += u64::from(dropped.object_ended);
-            }
-            Ok(Err(_)) => {} // nothing refuses it
-            Err(failure) => failed = Some(failure),
-        })
-        .await;
-        if let Some(failure) = failed {
-            return Err(failure);
-        }
-        match rows.last() {
-            Some(last) => after = last.blob.name.clone(),
-            None => break,
-        }
-    }
-    // Of a purge, the rows end with their bytes: the drain worker looks again.
-    let _ = operations.metadata.step(FinishDrain { backend: backend.clone() }).await?;
-    Ok(done)
-}
-
-fn drop_of(row: &BlobRow, bytes: Bytes) -> DropCopy {
-    DropCopy {
-        bucket: row.bucket.clone(),
-        key: row.key.clone(),
-        blob: row.blob.id,
-        bytes,
-        only_live: false,
-        reason: "backend removed".to_owned(),
     }
 }
