@@ -254,6 +254,10 @@ def test_a_backend_that_comes_back_before_the_database_is_read_and_then_written_
             answer = client.get(BUCKET, "key")
             assert (answer.status, answer.body) == (200, b"body")
             assert client.put(BUCKET, "key", b"newer").status == 503
+            # Whose it is only the database says, so nothing more is asked until then: calls are paid for.
+            asked = len(stub.requests)
+            time.sleep(5)
+            assert len(stub.requests) == asked, stub.requests[asked:]
             postgres.restart()
             harness.wait_for("writes", lambda: client.put(BUCKET, "key", b"newer").status == 200, 30)
             assert client.get(BUCKET, "key").body == b"newer"

@@ -52,10 +52,12 @@ impl CoreBackends {
     }
 
     /// Opens a directory for reads if it holds a marker with this backend's name, whosever deployment it is of: while the
-    /// database does not say which is ours. An endpoint needs no opening and is only asked. Cancel: safe.
+    /// database does not say which is ours. An endpoint needs no opening: it is asked only if its breaker waits to hear from it,
+    /// since every call is paid for. Cancel: safe.
     pub async fn open_for_reading(&self, backend: usize) -> Result<(), Failure> {
         let local = match &self.reaches[backend] {
-            Reach::Remote(remote) => return read_marker(remote).await.map(drop),
+            Reach::Remote(remote) if remote.account.is_open() => return read_marker(remote).await.map(drop),
+            Reach::Remote(_) => return Ok(()),
             Reach::Local(local) => local,
         };
         let name = self.view.backends[backend].name.as_str();
