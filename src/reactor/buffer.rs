@@ -43,6 +43,12 @@ impl BufferPool {
         self.fresh(turn)
     }
 
+    /// An empty buffer at once: one outside the pool when all of its own are in use. For those who may hold one already,
+    /// and for those whose number is bounded elsewhere.
+    pub fn take_now(self: &Rc<Self>) -> Buffer {
+        self.try_take().unwrap_or_else(|| Buffer::roomy(self.size_bytes))
+    }
+
     fn fresh(self: &Rc<Self>, turn: Turn) -> Buffer {
         let mut idle = self.idle.borrow_mut();
         let bytes = idle.buffers.pop().unwrap_or_else(|| vec![0; self.size_bytes].into());

@@ -24,7 +24,7 @@ const TRIM_EVERY_MS: u64 = 5_000;
 /// How much one core may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct CoreLimits {
-    /// Head buffers, each `HEAD_BYTES_MAX`.
+    /// Head buffers that are kept for reuse, each `HEAD_BYTES_MAX`. More are made as connections need them.
     pub head_buffers_max: usize,
     /// Body buffers, each `BODY_BUFFER_BYTES`: bodies in the copy path at once. More wait their turn.
     pub body_buffers_max: usize,

@@ -8,7 +8,6 @@ use super::readiness::Readiness;
 use super::signal::Signal;
 use super::tls::ServerTls;
 use crate::base::Dice;
-use crate::base::limits::HEAD_BYTES_MAX;
 use crate::base::{Clock, Timestamp};
 use crate::config::registry::Published;
 use crate::config::view::View;
@@ -102,7 +101,7 @@ impl Site {
     /// Room for what was read behind the head of a request with a body; what is there already is put in.
     pub fn room_ahead(&self, early: &[u8]) -> Buffer {
         // Never waits: this connection holds a buffer of the same pool already.
-        let mut room = self.ports.core.heads.try_take().unwrap_or_else(|| Buffer::roomy(HEAD_BYTES_MAX));
+        let mut room = self.ports.core.heads.take_now();
         let taken = room.append(early);
         assert_eq!(taken, early.len(), "a head's buffer is as large as the one it was read with");
         room

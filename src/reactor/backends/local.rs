@@ -113,7 +113,7 @@ impl Local {
             self.account.opened(BackendCall::Get, start);
             return Ok((file, Buffer::from_bytes(&[]), bytes));
         }
-        let room = self.account.core.heads.take().await;
+        let room = self.account.core.heads.take_now(); // as for the answer of a remote one: the client holds one too
         let reading = self.disk.read_whole(&self.directory, name, size, span, room);
         let (file, ahead) = self.counted(BackendCall::Get, self.patience, call, reading).await?;
         Ok((file, ahead, bytes))

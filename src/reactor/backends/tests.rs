@@ -49,7 +49,10 @@ struct Bench {
 impl Bench {
     /// Both backends claimed, nothing measured.
     async fn ready(core: &Rc<Core>, relay: &str) -> Self {
-        let bench = Self::unclaimed(core, relay);
+        Self::claimed(Self::unclaimed(core, relay)).await
+    }
+
+    async fn claimed(bench: Self) -> Self {
         for backend in BOTH {
             bench.backends.claim(backend, DEPLOYMENT, Some(0)).await.expect("a new backend is claimed");
             bench.standing.set_usable(backend, true);
@@ -59,6 +62,10 @@ impl Bench {
     }
 
     fn unclaimed(core: &Rc<Core>, relay: &str) -> Self {
+        Self::limited(core, relay, CoreLimits::default())
+    }
+
+    fn limited(core: &Rc<Core>, relay: &str, limits: CoreLimits) -> Self {
         let stub = Stub::start();
         let place = tempfile::tempdir().expect("a temporary directory");
         let text = format!(
@@ -87,7 +94,7 @@ backends:
         let view = Arc::new(View::new(checked.config));
         let names = view.backends.iter().map(|backend| backend.name.clone());
         let cells = Arc::new(CoreCells::new("test", names));
-        let core = Core::start(core.driver, CoreLimits::default(), cells).expect("a core starts");
+        let core = Core::start(core.driver, limits, cells).expect("a core starts");
         let standing = Arc::new(Standing::new(2));
         let health = Rc::new(Health::new(2, Arc::clone(&standing)));
         let metered = view.backends.iter().map(|backend| (&backend.name, &backend.budget));

@@ -82,7 +82,8 @@ pub async fn receive<R>(
     patience: Duration,
     look: impl FnOnce(&ResponseHead<'_>) -> R,
 ) -> Result<(Answer, R), NoAnswer> {
-    let mut buffer = core.heads.take().await;
+    // Never waits: the client's connection holds a buffer of the same pool, and all that wait could be such.
+    let mut buffer = core.heads.take_now();
     let (mut scanned, mut interim) = (0, 0);
     line.deadline().arm(Phase::Body, patience);
     loop {

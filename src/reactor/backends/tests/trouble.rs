@@ -45,6 +45,23 @@ fn what_waits_for_a_disk_until_its_run_has_ended_never_becomes_a_file() {
 }
 
 #[test]
+fn calls_need_no_head_buffer_of_a_pool_that_their_clients_have_emptied() {
+    on_both(|core| async move {
+        let limits = CoreLimits { head_buffers_max: 2, ..CoreLimits::default() };
+        let bench = Bench::claimed(Bench::limited(&core, "auto", limits)).await;
+        let clients = [bench.core.heads.take().await, bench.core.heads.take().await];
+        assert!(bench.core.heads.try_take().is_none(), "each waits for its answer with a buffer in hand");
+        let body = pattern(0, 3000);
+        for backend in [CLOUD, NAS] {
+            bench.put(backend, "bkt/a", &body).await.expect("stored");
+            assert_eq!(bench.read(backend, "bkt/a", 3000, (0, 3000)).await.expect("read"), body);
+        }
+        drop(clients);
+        assert_eq!(bench.core.heads.out(), 0);
+    });
+}
+
+#[test]
 fn stale_connections_are_replaced_unseen() {
     on_both(|core| async move {
         let bench = Bench::ready(&core, "auto").await;
