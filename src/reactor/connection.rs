@@ -67,9 +67,10 @@ enum End {
 async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
     // As audit lines name it, once for all of them.
     let Ok(peer) = stream.peer().map(|peer| peer.to_string()) else { return End::Closed };
-    let mut buffer = site.core().heads.take().await;
+    // `server.max_connections` bounds them, and a turn that is waited for has no time limit.
+    let mut buffer = site.core().heads.take_now();
     // The first head is due at once: who connects has something to say.
-    stream.deadline().arm(Phase::Input, site.view().server.read_header_timeout);
+    stream.deadline().arm(Phase::Head, site.view().server.read_header_timeout);
     loop {
         let mut scanned = 0;
         let turn = loop {
@@ -102,7 +103,7 @@ async fn serve_requests(site: &Site, stream: &mut Stream) -> End {
         if buffer.is_empty() {
             stream.deadline().arm(Phase::Idle, site.view().server.idle_timeout);
         } else {
-            stream.deadline().arm(Phase::Input, site.view().server.read_header_timeout);
+            stream.deadline().arm(Phase::Head, site.view().server.read_header_timeout);
         }
     }
 }
@@ -119,7 +120,7 @@ async fn read_more(site: &Site, stream: &mut Stream, peer: &str, buffer: &mut Bu
         Ok(count) => {
             site.cells().client_bytes_in.add(count as u64);
             if !started {
-                stream.deadline().arm(Phase::Input, site.view().server.read_header_timeout);
+                stream.deadline().arm(Phase::Head, site.view().server.read_header_timeout);
             }
             Ok(())
         }

@@ -20,7 +20,9 @@ pub const DEADLINE_TICK_MS: u64 = 100;
 pub enum Phase {
     /// Nothing is due; it may be ended at any time, by `Deadlines::end_idle` too. Its reader sees the end of input.
     Idle,
-    /// The peer is to say something, a head or a body. Its reader sees the end of input and can still answer.
+    /// A whole head is due: progress wins no time. Its reader sees the end of input and can still answer.
+    Head,
+    /// The peer is to say more of a body. Its reader sees the end of input and can still answer.
     Input,
     /// A body is under way to or from the peer, and nothing can be said to it any more: both directions end.
     Body,
@@ -99,7 +101,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Starts a phase: unless progress is reported within `wait`, the socket is ended.
+    /// Starts a phase: unless progress is reported within `wait`, or the whole of a head has come, the socket is ended.
     pub fn arm(&self, phase: Phase, wait: Duration) {
         self.entry.phase.set(phase);
         self.entry.wait.set(wait);
@@ -112,9 +114,9 @@ impl Deadline {
         self.entry.wait.get()
     }
 
-    /// Bytes have moved: the time starts again.
+    /// Bytes have moved: the time starts again, unless a whole head is due.
     pub fn progress(&self) {
-        if self.entry.at.get() != NEVER {
+        if self.entry.at.get() != NEVER && self.entry.phase.get() != Phase::Head {
             self.entry.at.set(self.all.clock.coarse().after(self.entry.wait.get()));
         }
     }
@@ -145,8 +147,10 @@ impl Drop for Deadline {
 mod tests {
     use super::*;
     use crate::reactor::stream::Follow;
-    use crate::reactor::testing::{Stopwatch, on_both, pair, sleep_ms, until};
+    use crate::reactor::testing::{Stopwatch, on_both, pair, pause_ms, sleep_ms, until};
     use std::io::{ErrorKind, Read, Write};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     const WAIT: Duration = Duration::from_millis(150);
 
@@ -227,6 +231,35 @@ mod tests {
                 assert_eq!(stream.read_some(&mut buffer).await.expect("alive"), 1);
             }
             assert!(!stream.deadline().hit() && !idle.deadline().hit());
+        });
+    }
+
+    #[test]
+    fn a_head_is_due_however_often_a_byte_of_it_comes() {
+        on_both(|core| async move {
+            let (mut stream, mut peer) = pair(&core);
+            let ended = Arc::new(AtomicBool::new(false));
+            let seen = Arc::clone(&ended);
+            let trickling = std::thread::spawn(move || {
+                while !seen.load(Ordering::Relaxed) && peer.write_all(b"x").is_ok() {
+                    pause_ms(20);
+                }
+            });
+            let mut buffer = core.bodies.take().await;
+            let watch = Stopwatch::start();
+            stream.deadline().arm(Phase::Head, WAIT);
+            let cause = loop {
+                if let Err(cause) = stream.read_some(&mut buffer).await {
+                    break Some(cause.kind());
+                }
+                if watch.elapsed_ms() > 5_000 {
+                    break None;
+                }
+            };
+            ended.store(true, Ordering::Relaxed);
+            assert_eq!(cause, Some(ErrorKind::TimedOut), "a byte now and then is no head");
+            stream.write_all(b"HTTP/1.1 408 \r\n\r\n", Follow::Nothing).await.expect("our direction is open");
+            until("it gives up", || trickling.is_finished()).await;
         });
     }
 

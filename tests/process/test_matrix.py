@@ -6,6 +6,7 @@ Every test here runs four times; what does not depend on either is tested once, 
 import contextlib
 import hashlib
 import os
+import select
 import socket
 import struct
 import threading
@@ -314,6 +315,14 @@ def test_silent_clients_are_let_go(server, tmp_path):
             answer = connection.response()
             assert (answer.status, answer.code) == (400, "RequestTimeout"), answer
             assert connection.ended(8) and time.monotonic() - started < 9, "read_header_timeout, and not its default of 10 s"
+        with client.connect() as connection:
+            connection.send(b"GET / HTTP/1.1\r\nx: ")
+            started = time.monotonic()
+            while not select.select([connection.sock], [], [], 0.1)[0]:
+                assert time.monotonic() - started < 9, "a byte now and then is no head"
+                connection.send(b"x")
+            answer = connection.response()
+            assert (answer.status, answer.code) == (400, "RequestTimeout"), answer
         with client.connect() as connection:
             connection.send(client.signed("PUT", BUCKET, "never", body=RANDOM[:500_000]).head() + RANDOM[:70_000])
             started = time.monotonic()
