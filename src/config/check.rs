@@ -150,9 +150,9 @@ fn tls(reader: &mut Reader, at: &Section<'_>) -> Option<Tls> {
     match (reader.path(at, "cert_file"), reader.path(at, "key_file")) {
         (Some(cert_file), Some(key_file)) => Some(Tls { cert_file, key_file, min_version, client_ca_file }),
         _ => {
-            if client_ca_file.is_some() {
-                let message = "needs `cert_file` and `key_file` beside it";
-                reader.problem(at.line_of("client_ca_file"), at.key("client_ca_file"), message);
+            // Left alone, they would look like TLS on a port that speaks none.
+            for alone in ["min_version", "client_ca_file"].into_iter().filter(|key| at.has(key)) {
+                reader.problem(at.line_of(alone), at.key(alone), "needs `cert_file` and `key_file` beside it");
             }
             for (has, lacks) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
                 if at.has(has) && !at.has(lacks) {

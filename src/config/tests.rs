@@ -337,6 +337,11 @@ fn rules_across_keys() {
         &["line 15: replication.factor: 3 copies need 3 backends, but 2 are listed"],
     );
     check_problems(
+        "127.0.0.1:9000\n",
+        "127.0.0.1:9000\n  tls: {min_version: '1.3'}\n",
+        &["line 3: server.tls.min_version: needs `cert_file` and `key_file` beside it"],
+    );
+    check_problems(
         "",
         "admin: {listen_addr: '0.0.0.0:9001'}\n",
         &[

@@ -157,8 +157,11 @@ fn scaled(number: &str, per: u64) -> Option<u64> {
         return None;
     }
     let whole = if whole.is_empty() { 0 } else { count(whole).ok()? };
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None; // a `_` would count as a place
+    }
     let digits = &fraction[..fraction.len().min(9)];
-    let fraction = if digits.is_empty() { 0 } else { count(digits).ok()? };
+    let fraction: u64 = if digits.is_empty() { 0 } else { digits.parse().ok()? };
     let part = u128::from(fraction) * u128::from(per) / 10u128.pow(digits.len() as u32);
     whole.checked_mul(per)?.checked_add(u64::try_from(part).ok()?)
 }
@@ -199,7 +202,9 @@ mod tests {
         ] {
             assert_eq!(nanos(text), Some(want), "{text}");
         }
-        for bad in ["", "30", "s", "-1s", "1 s", "1d", "1s2", "1..5s", "1.s.", "99999999999999h", "1_s_"] {
+        for bad in
+            ["", "30", "s", "-1s", "1 s", "1d", "1s2", "1..5s", "1.s.", "99999999999999h", "1_s_", "1.5_0s", "1._5h"]
+        {
             assert_eq!(nanos(bad), None, "{bad}");
         }
     }
@@ -222,6 +227,8 @@ mod tests {
             assert_eq!(bytes(text), Ok(want), "{text}");
         }
         for bad in ["", "KB", "-1", "1.5", "1.5B", "1XB", "0x10", "1e6", "99999999999999999999", "20000000TiB", "1 2KB"]
+            .into_iter()
+            .chain(["1.2_5GiB", "1._5GiB"])
         {
             assert!(bytes(bad).is_err(), "{bad}");
         }
