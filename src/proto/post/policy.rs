@@ -134,9 +134,16 @@ impl Policy {
 }
 
 impl Condition {
+    /// Whether there are fields of its name and each is as it says: all of them count, not the first alone.
     fn holds(&self, form: &Form, bucket: &str) -> bool {
-        let found = if self.field == "bucket" { Some(bucket) } else { form.field(&self.field) };
-        let Some(found) = found else { return false };
+        if self.field == "bucket" {
+            return self.fits(bucket);
+        }
+        let mut found = form.fields.iter().filter(|(name, _)| *name == self.field).peekable();
+        found.peek().is_some() && found.all(|(_, value)| self.fits(value))
+    }
+
+    fn fits(&self, found: &str) -> bool {
         match self.how {
             Match::Equal => found == self.value,
             // A list of types: every one must fit.
@@ -223,6 +230,11 @@ mod tests {
         check(r#", ["starts-with", "$Content-Type", "image/"]"#, &[("content-type", "image/a, image/b")], Ok(()));
         check(r#", ["starts-with", "$content-type", "image/"]"#, &[("content-type", "image/a,text/b")], Err("failed"));
         check(r#", ["eq", "$bucket", "c"]"#, &[], Err("Condition failed"));
+        // Fields of one name all go into the object: each must be as promised.
+        let twice = [("x-amz-meta-by", "a"), ("x-amz-meta-by", "b")];
+        check(r#", {"x-amz-meta-by": "a"}"#, &twice, Err(r#"["eq","$x-amz-meta-by","a"]"#));
+        check(r#", ["starts-with", "$x-amz-meta-by", "a"]"#, &twice, Err("Condition failed"));
+        check(r#", ["starts-with", "$x-amz-meta-by", ""]"#, &twice, Ok(()));
     }
 
     #[test]
