@@ -6,7 +6,7 @@
 //! directory.
 
 use super::travel::Luggage;
-use crate::base::{BackendName, Failure, Incarnation, PartNumber};
+use crate::base::{BackendName, Failure, Incarnation, Mandate, PartNumber};
 use crate::proto::body_check::BodyCheck;
 use crate::store::record::{BlobAt, ObjectRecord, PartRecord};
 
@@ -153,8 +153,8 @@ pub trait Backends {
     ) -> impl Future<Output = Result<Stored, Failure>>;
 
     /// Deletes by exact name; a directory's temporary and part files of that name go too. Ok = it is gone (204, or
-    /// NoSuchKey from a backend whose marker was seen). Cancel: NOT safe.
-    fn delete(&self, blob: &BlobAt) -> impl Future<Output = Result<(), Failure>>;
+    /// NoSuchKey from a backend whose marker was seen). Not sent any more when `mandate` has passed. Cancel: NOT safe.
+    fn delete(&self, blob: &BlobAt, mandate: Mandate) -> impl Future<Output = Result<(), Failure>>;
 
     /// None: not there. Cancel: NOT safe.
     fn head(&self, blob: &BlobAt) -> impl Future<Output = Result<Option<BlobHead>, Failure>>;
@@ -171,9 +171,9 @@ pub trait Backends {
         parts: &[PartRecord],
     ) -> impl Future<Output = Result<Stored, Failure>>;
 
-    /// Aborts every upload of the backend under the blob's exact name (`known` first) until none is listed.
-    /// Cancel: NOT safe.
-    fn abort_uploads(&self, blob: &BlobAt, known: &str) -> impl Future<Output = Result<(), Failure>>;
+    /// Aborts every upload of the backend under the blob's exact name (`known` first) until none is listed; none any more
+    /// when `mandate` has passed. Cancel: NOT safe.
+    fn abort_uploads(&self, blob: &BlobAt, known: &str, mandate: Mandate) -> impl Future<Output = Result<(), Failure>>;
 
     /// Names under a prefix, after `after` (empty: from the start). Cancel: NOT safe.
     fn list(&self, backend: &BackendName, prefix: &str, after: &str)
@@ -182,6 +182,12 @@ pub trait Backends {
     /// What unfinished writes have in a directory; nothing of an endpoint's. Cancel: NOT safe.
     fn unfinished(&self, backend: &BackendName) -> impl Future<Output = Result<Vec<Unfinished>, Failure>>;
 
-    /// Removes it. Only for what no row names: whose writer can commit nothing. Cancel: NOT safe.
-    fn remove_unfinished(&self, backend: &BackendName, path: &str) -> impl Future<Output = Result<(), Failure>>;
+    /// Removes it, unless `mandate` has passed. Only for what no row names: whose writer can commit nothing.
+    /// Cancel: NOT safe.
+    fn remove_unfinished(
+        &self,
+        backend: &BackendName,
+        path: &str,
+        mandate: Mandate,
+    ) -> impl Future<Output = Result<(), Failure>>;
 }

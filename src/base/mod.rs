@@ -16,4 +16,4 @@ pub use dice::Dice;
 pub use failure::{Blame, Failure, Retry};
 pub use ids::{BackendName, BlobId, BucketName, Incarnation, Nonce, ObjectKey, PartNumber, UploadId, Version};
 pub use secret::Secret;
-pub use tenure::Tenure;
+pub use tenure::{Mandate, Tenure};

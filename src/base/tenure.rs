@@ -6,8 +6,18 @@
 use super::clock::Tick;
 use super::ids::Incarnation;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 const FOR_EVER: u64 = u64::MAX;
+
+/// That a run may delete what the database has just told it to: while its lease lasts, and for one term. After that the
+/// database may have been put back, and every row may say something else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mandate {
+    pub incarnation: Incarnation,
+    /// None: there is no lease, and nobody puts the database back under this process.
+    pub until: Option<Tick>,
+}
 
 #[derive(Debug)]
 pub struct Tenure {
@@ -44,6 +54,16 @@ impl Tenure {
         self.lasts(now) && self.incarnation() == incarnation
     }
 
+    /// For what is decided on what the database is asked from `now` on; a lease is of this `term`.
+    pub fn mandate(&self, now: Tick, term: Duration) -> Mandate {
+        Mandate { incarnation: self.incarnation(), until: self.has_lease().then(|| now.after(term)) }
+    }
+
+    /// Whether what was decided may still be carried out.
+    pub fn covers(&self, mandate: Mandate, now: impl Fn() -> Tick) -> bool {
+        mandate.until.is_none_or(|until| now() < until) && self.lasts_for(mandate.incarnation, now)
+    }
+
     /// Whether there is a lease at all.
     pub fn has_lease(&self) -> bool {
         self.until.load(Ordering::Relaxed) != FOR_EVER
@@ -71,13 +91,20 @@ mod tests {
     fn a_lease_lasts_until_its_end() {
         let tenure = Tenure::default();
         assert!(tenure.lasts(|| panic!("there is no lease")) && !tenure.has_lease());
+        let mandate = tenure.mandate(Tick { nanos: 3 }, Duration::from_nanos(5));
+        assert!(tenure.covers(mandate, || panic!("there is no lease")));
         tenure.renew(Tick { nanos: 10 });
         assert!(tenure.lasts(|| Tick { nanos: 9 }));
         assert!(!tenure.lasts(|| Tick { nanos: 10 }) && tenure.has_lease() && !tenure.has_ended());
         tenure.set_incarnation(Incarnation(7));
         assert!(tenure.lasts_for(Incarnation(7), || Tick { nanos: 9 }));
         assert!(!tenure.lasts_for(Incarnation(6), || Tick { nanos: 9 }), "another run's lease");
+        let mandate = tenure.mandate(Tick { nanos: 3 }, Duration::from_nanos(5));
+        assert!(tenure.covers(mandate, || Tick { nanos: 7 }));
+        assert!(!tenure.covers(mandate, || Tick { nanos: 8 }), "it is older than a term");
+        assert!(!tenure.covers(Mandate { incarnation: Incarnation(6), ..mandate }, || Tick { nanos: 7 }));
         tenure.end();
+        assert!(!tenure.covers(mandate, || Tick { nanos: 7 }));
         assert!(tenure.has_ended() && !tenure.lasts(|| Tick { nanos: 0 }));
     }
 }

@@ -5,7 +5,7 @@ use crate::backend::budget::Budgets;
 use crate::backend::health::Health;
 use crate::backend::port::{Backends, Moved};
 use crate::backend::standing::Standing;
-use crate::base::{Clock, Dice, Failure, Incarnation};
+use crate::base::{Clock, Dice, Failure, Incarnation, Mandate};
 use crate::config::registry::Published;
 use crate::config::view::View;
 use crate::handlers::held::Held;
@@ -45,6 +45,8 @@ pub trait Ports: Backends {
     /// What this core has found without the database.
     fn searched(&self) -> &Searched;
     fn incarnation(&self) -> Incarnation;
+    /// To delete what the database is asked for from now on.
+    fn mandate(&self) -> Mandate;
     /// The reserved blobs that tasks of this process hold, on any core.
     fn held(&self) -> &Held;
     /// Hands over the end of what was begun (AbandonWrite, AbandonPart, AbortUpload), which its task cannot wait for: a

@@ -58,9 +58,10 @@ impl Clock for CoreClock {
     }
 }
 
-/// Nanoseconds of the system's monotonic clock: the same zero for all threads.
+/// Nanoseconds of the system's monotonic clock, the same zero for all threads. It goes on while the machine is suspended: leases
+/// lapse all the same.
 pub fn monotonic() -> Tick {
-    let time = clock_gettime(ClockId::Monotonic);
+    let time = clock_gettime(ClockId::Boottime);
     Tick { nanos: time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs() }
 }
 

@@ -10,7 +10,7 @@ use super::fair::Fair;
 use super::outbox::Outbox;
 use super::relay::pipe::PipePool;
 use crate::base::limits::{BODY_BUFFER_BYTES, HEAD_BYTES_MAX};
-use crate::base::{Failure, Incarnation, Tenure};
+use crate::base::{Failure, Incarnation, Mandate, Tenure};
 use crate::observe::cells::CoreCells;
 use std::cell::OnceCell;
 use std::io;
@@ -71,6 +71,17 @@ impl Core {
         move || may_write(tenure.as_ref(), incarnation)
     }
 
+    /// Asked directly before each request that deletes something on a backend: this thread may have slept since that was decided.
+    pub fn may_delete(&self, mandate: Mandate) -> Result<(), Failure> {
+        may_delete(self.tenure.get(), mandate)
+    }
+
+    /// `may_delete` for a thread of the disks, which gets to it later.
+    pub fn delete_fence(&self, mandate: Mandate) -> impl Fn() -> Result<(), Failure> + Send + 'static {
+        let tenure = self.tenure.get().cloned();
+        move || may_delete(tenure.as_ref(), mandate)
+    }
+
     /// Starts the core's own tasks (yields, ticks). Only inside its runtime.
     pub fn start(driver: DriverKind, limits: CoreLimits, cells: Arc<CoreCells>) -> io::Result<Rc<Self>> {
         let clock = Rc::new(CoreClock::default());
@@ -113,4 +124,10 @@ fn may_write(tenure: Option<&Arc<Tenure>>, incarnation: Incarnation) -> Result<(
     let lasts = tenure.is_none_or(|tenure| tenure.lasts_for(incarnation, monotonic));
     let passed = || Failure::metadata("this run's lease has passed: its writes are cut");
     if lasts { Ok(()) } else { Err(passed()) }
+}
+
+fn may_delete(tenure: Option<&Arc<Tenure>>, mandate: Mandate) -> Result<(), Failure> {
+    let covers = tenure.is_none_or(|tenure| tenure.covers(mandate, monotonic));
+    let passed = || Failure::metadata("that something may be deleted was asked too long ago, or under another lease");
+    if covers { Ok(()) } else { Err(passed()) }
 }

@@ -12,7 +12,7 @@ use crate::backend::health::Health;
 use crate::backend::port::{Backends, BlobHead, BlobPage, Moved, Put, Span, Stored, Unfinished};
 use crate::backend::standing::Standing;
 use crate::backend::travel::Luggage;
-use crate::base::{BackendName, Clock, Failure, Incarnation, Tenure};
+use crate::base::{BackendName, Clock, Failure, Incarnation, Mandate, Tenure};
 use crate::config::registry::Published;
 use crate::config::view::View;
 use crate::handlers::held::Held;
@@ -167,6 +167,10 @@ impl Ports for CorePorts {
         self.shared.tenure.incarnation()
     }
 
+    fn mandate(&self) -> Mandate {
+        self.shared.tenure.mandate(self.core.clock.tick(), self.shared.view.write_path.lease)
+    }
+
     fn held(&self) -> &Held {
         &self.shared.held
     }
@@ -217,8 +221,8 @@ impl Backends for CorePorts {
         self.backends.copy_within(from, size, span, put).await
     }
 
-    async fn delete(&self, blob: &BlobAt) -> Result<(), Failure> {
-        self.backends.delete(blob).await
+    async fn delete(&self, blob: &BlobAt, mandate: Mandate) -> Result<(), Failure> {
+        self.backends.delete(blob, mandate).await
     }
 
     async fn head(&self, blob: &BlobAt) -> Result<Option<BlobHead>, Failure> {
@@ -238,8 +242,8 @@ impl Backends for CorePorts {
         self.backends.complete_upload(blob, backend_upload, parts).await
     }
 
-    async fn abort_uploads(&self, blob: &BlobAt, known: &str) -> Result<(), Failure> {
-        self.backends.abort_uploads(blob, known).await
+    async fn abort_uploads(&self, blob: &BlobAt, known: &str, mandate: Mandate) -> Result<(), Failure> {
+        self.backends.abort_uploads(blob, known, mandate).await
     }
 
     async fn list(&self, backend: &BackendName, prefix: &str, after: &str) -> Result<BlobPage, Failure> {
@@ -250,7 +254,7 @@ impl Backends for CorePorts {
         self.backends.unfinished(backend).await
     }
 
-    async fn remove_unfinished(&self, backend: &BackendName, path: &str) -> Result<(), Failure> {
-        self.backends.remove_unfinished(backend, path).await
+    async fn remove_unfinished(&self, backend: &BackendName, path: &str, mandate: Mandate) -> Result<(), Failure> {
+        self.backends.remove_unfinished(backend, path, mandate).await
     }
 }

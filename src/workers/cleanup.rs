@@ -3,10 +3,13 @@
 //! Row first, bytes second, charge last: a blob is doomed by the transaction that gave it up, its bytes go here, and only an
 //! answered DELETE ends the row and its charge. A pass is one page; the schedule runs it again while there is more, when it
 //! is woken, and when the next blob comes due.
+//!
+//! What a page says is acted upon for one term of a lease at most: by then the database may have been put back, and `sync`, which
+//! waits for that term when it holds a database, may have taken back what was doomed.
 
 use super::sync::is_held;
 use crate::base::failure::Kind;
-use crate::base::{BackendName, Failure, Timestamp};
+use crate::base::{BackendName, Blame, Failure, Mandate, Timestamp};
 use crate::handlers::concurrent;
 use crate::handlers::placing;
 use crate::handlers::ports::Ports;
@@ -31,13 +34,14 @@ pub struct Report {
 
 /// One page of what is due. Backends whose marker was not seen are left alone: what is not there need not be gone.
 pub async fn pass<P: Ports>(ports: &P) -> Result<Report, Failure> {
+    let mandate = ports.mandate();
     let query = Query::DueCleanups { on: reachable(ports), max: PAGE_MAX };
     let Answer::DueCleanups(due) = ports.meta().query(query).await? else {
         return Err(Failure::ourselves("a query was answered with another's answer"));
     };
     let mut report = Report::default();
     let concurrency = ports.view().cleanup_queue.concurrency;
-    concurrent::each(concurrency, due.iter().map(|one| clean(ports, one)), |_, ended| match ended {
+    concurrent::each(concurrency, due.iter().map(|one| clean(ports, one, mandate)), |_, ended| match ended {
         Some(CleanupStatus::Success) => report.deleted += 1,
         Some(CleanupStatus::Retry) => report.failed += 1,
         Some(CleanupStatus::Exhausted) => report.dead += 1,
@@ -63,18 +67,19 @@ fn reachable<P: Ports>(ports: &P) -> Vec<BackendName> {
 }
 
 /// None: neither done nor failed; it stays as it is and is found again.
-async fn clean<P: Ports>(ports: &P, due: &DueCleanup) -> Option<CleanupStatus> {
-    // Since the page was read the database may have been held as restored, and then `sync` may have taken it back.
+async fn clean<P: Ports>(ports: &P, due: &DueCleanup, mandate: Mandate) -> Option<CleanupStatus> {
+    // Without a lease only this process holds it, by `sync` beside this worker, and takes back what recovery gave up.
     if due.reason == WRITER_GONE && is_held(ports).await.unwrap_or(true) {
         return None;
     }
-    let status = match delete(ports, due).await {
+    let status = match delete(ports, due, mandate).await {
         Ok(()) => {
             let done = CleanupDone { blob: due.blob.id, found: due.found };
             ports.meta().step(done).await.ok()?.ok()?;
             CleanupStatus::Success
         }
-        Err(failure) if failure.kind == Kind::Overloaded => return None,
+        // Nothing was asked of the backend.
+        Err(failure) if failure.kind == Kind::Overloaded || failure.blame == Blame::Metadata => return None,
         Err(failure) => {
             let failed = CleanupFailed { blob: due.blob.id, error: failure.to_string() };
             let outcome = ports.meta().step(failed).await.ok()?.ok()?;
@@ -96,9 +101,9 @@ async fn clean<P: Ports>(ports: &P, due: &DueCleanup) -> Option<CleanupStatus> {
 }
 
 /// What an unfinished upload has left on the backend goes before the name that it would have had.
-async fn delete<P: Ports>(ports: &P, due: &DueCleanup) -> Result<(), Failure> {
+async fn delete<P: Ports>(ports: &P, due: &DueCleanup, mandate: Mandate) -> Result<(), Failure> {
     if due.abort_uploads {
-        ports.abort_uploads(&due.blob, &due.backend_upload).await?;
+        ports.abort_uploads(&due.blob, &due.backend_upload, mandate).await?;
     }
-    ports.delete(&due.blob).await
+    ports.delete(&due.blob, mandate).await
 }

@@ -169,6 +169,10 @@ async fn compare_all<P: Ports>(
 ) -> Result<(), Failure> {
     if plan.restored && !plan.dry_run {
         hold(ports, true).await?;
+        // Deletes that any run has decided on before are sent by then, or never will be.
+        if let Some(until) = ports.mandate().until {
+            ports.clock().sleep(until.since(ports.clock().tick()) + LOOK).await;
+        }
         judge(ports).await?;
     }
     let restored = is_held(ports).await?;

@@ -15,6 +15,7 @@ import pytest
 import harness
 import lean
 from conftest import QUICK_CLEANUP
+from stub import Stub
 from test_operations import admin, bodies, program, put_all, read_all
 from test_postgres import check_bytes
 
@@ -330,6 +331,57 @@ def test_an_instance_that_slept_through_a_restore(fleet):
     for server in (first, second):
         assert not server.status()["restored"]
         read_all(server, {"before": b"1", "after": b"2", "while/held": b"3", "again": b"4"})
+
+
+def test_what_a_sleeping_instance_was_about_to_delete(tmp_path):
+    """Its database is put back while it stands between being told what to delete and the DELETE: the bytes stay."""
+    with contextlib.ExitStack() as stack:
+        postgres = harness.Postgres(tmp_path / "postgres.log")
+        stack.callback(postgres.end)
+        stub = Stub(harness.free_port())
+        stack.callback(stub.close)
+        settings = {
+            "cleanup_queue": {**QUICK_CLEANUP["cleanup_queue"], "concurrency": 1},
+            "write_path": {**QUICK_CLEANUP["write_path"], "lease": "1s"},
+            "database": postgres.settings(call_timeout="5s"),
+        }
+        server = harness.Server(tmp_path / "server", [stub.backend("cloud", quota_bytes=harness.GIB)], settings)
+        stack.callback(server.kill)
+        objects = bodies(20)
+        put_all(server, objects)
+        dump = tmp_path / "dump.sql"
+        with open(dump, "wb") as output:
+            on_server(postgres, "pg_dump", stdout=output)
+        # While the deleter is busy with another one, all of them come due: it is told of them at once.
+        gate = stub.hold("DELETE", f"{BUCKET}/gate", "body")
+        with server.client() as client:
+            assert client.put(BUCKET, "gate", b"1").status == 200
+            for key in ("gate", *objects):
+                assert client.delete(BUCKET, key).status == 204
+        due = "SELECT 1 FROM blobs WHERE state = 'doomed' AND not_before <= now_millis()"
+        harness.wait_for("all are due", lambda: len(postgres.rows(due)) == 1 + len(objects))
+        gate.wait()
+        held = stub.hold("DELETE", f"{BUCKET}/k", "body")
+        gate.let_go()
+        held.wait()
+        server.process.child.send_signal(signal.SIGSTOP)
+        dropped_and_restored(postgres, dump)
+        time.sleep(1.2)  # longer than its lease
+        held.let_go()
+        server.process.child.send_signal(signal.SIGCONT)
+
+        def noticed():
+            with contextlib.suppress(OSError, AssertionError, KeyError, ValueError):
+                return server.status()["restored"]
+
+        harness.wait_for("it is noticed", noticed, 60, every=0.1)
+        done = program("sync", "--restored", "--addr", f"127.0.0.1:{server.admin_port}", "--json")
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        assert events[-1]["event"] == "result" and events[-1]["released"], events[-1]
+        deleted = [name for method, name in stub.requests if method == "DELETE" and name.startswith(f"{BUCKET}/k")]
+        gone = [event["key"] for event in events if event.get("found") == "object_gone"]
+        assert len(deleted) == len(gone) == 1, "what was under way, and nothing after it"
+        read_all(server, {key: body for key, body in objects.items() if f"{BUCKET}/{key}" not in gone})
 
 
 def test_what_a_kill_cut_off_after_the_backup(tmp_path):

@@ -15,7 +15,7 @@ use s3_orchestrator::backend::port::{
 use s3_orchestrator::backend::standing::Standing;
 use s3_orchestrator::backend::travel::Luggage;
 use s3_orchestrator::base::failure::Kind;
-use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnation, Retry};
+use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnation, Mandate, Retry};
 use s3_orchestrator::config::View;
 use s3_orchestrator::config::registry::Published;
 use s3_orchestrator::handlers::held::{Held, Own};
@@ -337,6 +337,13 @@ impl Ports for Instance {
         self.incarnation
     }
 
+    fn mandate(&self) -> Mandate {
+        Mandate {
+            incarnation: self.incarnation,
+            until: Some(self.world.sim.tick().after(self.view().write_path.lease)),
+        }
+    }
+
     fn held(&self) -> &Held {
         &self.held
     }
@@ -425,7 +432,8 @@ impl Backends for Instance {
         self.put_bytes(put, &body).await
     }
 
-    async fn delete(&self, blob: &BlobAt) -> Result<(), Failure> {
+    async fn delete(&self, blob: &BlobAt, mandate: Mandate) -> Result<(), Failure> {
+        self.may_delete(mandate)?;
         let model = self.model(&blob.backend);
         self.budgets.charge(model.index, &Spend::call(BackendCall::Delete));
         self.noted(model, model.delete(&blob.name).await)
@@ -452,7 +460,8 @@ impl Backends for Instance {
         self.noted(model, model.complete_upload(&blob.name, id, parts).await)
     }
 
-    async fn abort_uploads(&self, blob: &BlobAt, _known: &str) -> Result<(), Failure> {
+    async fn abort_uploads(&self, blob: &BlobAt, _known: &str, mandate: Mandate) -> Result<(), Failure> {
+        self.may_delete(mandate)?;
         let model = self.model(&blob.backend);
         self.noted(model, model.abort_uploads(&blob.name).await)
     }
@@ -469,13 +478,20 @@ impl Backends for Instance {
         self.noted(model, model.unfinished().await)
     }
 
-    async fn remove_unfinished(&self, backend: &BackendName, path: &str) -> Result<(), Failure> {
+    async fn remove_unfinished(&self, backend: &BackendName, path: &str, mandate: Mandate) -> Result<(), Failure> {
+        self.may_delete(mandate)?;
         let model = self.model(backend);
         self.noted(model, model.remove_unfinished(path).await)
     }
 }
 
 impl Instance {
+    fn may_delete(&self, mandate: Mandate) -> Result<(), Failure> {
+        let covers =
+            mandate.until.is_none_or(|until| self.world.sim.tick() < until) && mandate.incarnation == self.incarnation;
+        if covers { Ok(()) } else { Err(Failure::metadata("that was decided too long ago")) }
+    }
+
     fn tell_world(&self, put: &Put<'_>) {
         if let PutTarget::Object(Luggage { record, .. }) = put.target {
             self.world.records.borrow_mut().insert(put.blob.name.clone(), record.clone());

@@ -11,7 +11,7 @@ use crate::backend::port::{
 use crate::backend::s3::{Ask, answer};
 use crate::backend::travel::Luggage;
 use crate::base::failure::Kind;
-use crate::base::{BackendName, Blame, Failure, Retry};
+use crate::base::{BackendName, Blame, Failure, Mandate, Retry};
 use crate::policy::body_path::{BodyFacts, BodyPath, choose_body_path};
 use crate::proto::body_check::BodyCheck;
 use crate::proto::error_code::S3Error;
@@ -104,15 +104,16 @@ impl Backends for CoreBackends {
         }
     }
 
-    async fn delete(&self, blob: &BlobAt) -> Result<(), Failure> {
+    async fn delete(&self, blob: &BlobAt, mandate: Mandate) -> Result<(), Failure> {
         let (index, _) = self.reach(&blob.backend)?;
         match self.usable(&blob.backend)? {
-            Reach::Local(local) => local.delete(&blob.name).await,
+            Reach::Local(local) => local.delete(&blob.name, mandate).await,
             Reach::Remote(remote) => {
                 if !blob.foreign_etag.is_empty() && !is_unchanged(remote, blob).await? {
                     return Ok(());
                 }
-                delete_remote(remote, &blob.name, &blob.version_id, self.standing.delete_removes(index)).await
+                let removes = self.standing.delete_removes(index);
+                delete_remote(remote, &blob.name, &blob.version_id, removes, mandate).await
             }
         }
     }
@@ -155,10 +156,10 @@ impl Backends for CoreBackends {
         }
     }
 
-    async fn abort_uploads(&self, blob: &BlobAt, known: &str) -> Result<(), Failure> {
+    async fn abort_uploads(&self, blob: &BlobAt, known: &str, mandate: Mandate) -> Result<(), Failure> {
         match self.usable(&blob.backend)? {
-            Reach::Local(local) => local.abort_upload(&blob.name).await,
-            Reach::Remote(remote) => abort_remote(remote, &blob.name, known).await,
+            Reach::Local(local) => local.abort_upload(&blob.name, mandate).await,
+            Reach::Remote(remote) => abort_remote(remote, &blob.name, known, mandate).await,
         }
     }
 
@@ -179,9 +180,9 @@ impl Backends for CoreBackends {
         }
     }
 
-    async fn remove_unfinished(&self, backend: &BackendName, path: &str) -> Result<(), Failure> {
+    async fn remove_unfinished(&self, backend: &BackendName, path: &str, mandate: Mandate) -> Result<(), Failure> {
         match self.usable(backend)? {
-            Reach::Local(local) => local.remove_unfinished(path).await,
+            Reach::Local(local) => local.remove_unfinished(path, mandate).await,
             Reach::Remote(_) => Ok(()),
         }
     }
@@ -347,23 +348,34 @@ async fn is_unchanged(remote: &Remote, blob: &BlobAt) -> Result<bool, Failure> {
     }
 }
 
-async fn delete_remote(remote: &Remote, name: &str, version_id: &str, removes: bool) -> Result<(), Failure> {
+async fn delete_remote(
+    remote: &Remote,
+    name: &str,
+    version_id: &str,
+    removes: bool,
+    mandate: Mandate,
+) -> Result<(), Failure> {
     // A plain DELETE where it only hides would add a marker for nothing.
-    let left_a_marker =
-        if removes || !version_id.is_empty() { delete_one(remote, name, version_id).await? } else { true };
+    let is_sent = removes || !version_id.is_empty();
+    let left_a_marker = if is_sent { delete_one(remote, name, version_id, Some(mandate)).await? } else { true };
     if removes && !left_a_marker {
         return Ok(());
     }
-    match delete_versions(remote, name).await {
+    match delete_versions(remote, name, Some(mandate)).await {
         // The one version that we know is gone; whether a repeated request made another cannot be seen here.
         Err(failure) if failure.kind == Kind::Refused && !version_id.is_empty() => Ok(()),
         done => done,
     }
 }
 
-/// Whether it left a delete marker.
-pub(super) async fn delete_one(remote: &Remote, name: &str, version_id: &str) -> Result<bool, Failure> {
-    match remote.ask(&Ask::Delete { name, version_id }, &[], answer::left_a_marker).await {
+/// Whether it left a delete marker. `mandate`: None of what is ours alone, as a probe.
+pub(super) async fn delete_one(
+    remote: &Remote,
+    name: &str,
+    version_id: &str,
+    mandate: Option<Mandate>,
+) -> Result<bool, Failure> {
+    match remote.ask_within(mandate, &Ask::Delete { name, version_id }, answer::left_a_marker).await {
         Ok((marker, _)) => Ok(marker && version_id.is_empty()),
         Err(failure) if failure.kind == Kind::NotFound => Ok(false),
         Err(failure) => Err(failure),
@@ -371,7 +383,7 @@ pub(super) async fn delete_one(remote: &Remote, name: &str, version_id: &str) ->
 }
 
 /// Deletes every version and marker of exactly this name.
-pub(super) async fn delete_versions(remote: &Remote, name: &str) -> Result<(), Failure> {
+pub(super) async fn delete_versions(remote: &Remote, name: &str, mandate: Option<Mandate>) -> Result<(), Failure> {
     for _ in 0..ROUNDS_MAX {
         let (_, body) = remote.ask(&Ask::ListVersions { prefix: name }, &[], |_| ()).await?;
         let versions = answer::versions_of(&body, name)?;
@@ -380,17 +392,17 @@ pub(super) async fn delete_versions(remote: &Remote, name: &str) -> Result<(), F
         }
         for version_id in versions {
             // An unversioned object is listed with the id `null`.
-            delete_one(remote, name, if version_id.is_empty() { "null" } else { &version_id }).await?;
+            delete_one(remote, name, if version_id.is_empty() { "null" } else { &version_id }, mandate).await?;
         }
     }
     Err(remote.account.down(format_args!("versions of {name} are listed again and again after they were deleted")))
 }
 
-async fn abort_remote(remote: &Remote, name: &str, known: &str) -> Result<(), Failure> {
+async fn abort_remote(remote: &Remote, name: &str, known: &str, mandate: Mandate) -> Result<(), Failure> {
     // A refusal may be the backend's way to say that there is no such upload: its listing tells.
     let mut refusal = None;
     if !known.is_empty() {
-        match abort_one(remote, name, known).await {
+        match abort_one(remote, name, known, mandate).await {
             Err(failure) if failure.kind == Kind::Refused => refusal = Some(failure),
             done => done?,
         }
@@ -411,14 +423,14 @@ async fn abort_remote(remote: &Remote, name: &str, known: &str) -> Result<(), Fa
             return Ok(());
         }
         for upload in uploads {
-            abort_one(remote, name, &upload).await?;
+            abort_one(remote, name, &upload, mandate).await?;
         }
     }
     Err(remote.account.down(format_args!("uploads of {name} are listed again and again after they were aborted")))
 }
 
-async fn abort_one(remote: &Remote, name: &str, upload: &str) -> Result<(), Failure> {
-    match remote.ask(&Ask::AbortUpload { name, upload }, &[], |_| ()).await {
+async fn abort_one(remote: &Remote, name: &str, upload: &str, mandate: Mandate) -> Result<(), Failure> {
+    match remote.ask_within(Some(mandate), &Ask::AbortUpload { name, upload }, |_| ()).await {
         Err(failure) if failure.kind != Kind::NotFound => Err(failure),
         _ => Ok(()),
     }

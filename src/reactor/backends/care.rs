@@ -123,7 +123,7 @@ impl Probes for Probing<'_> {
     }
 
     async fn delete(&self, name: &str) -> Result<(), Failure> {
-        delete_one(self.0, name, "").await.map(|_| ())
+        delete_one(self.0, name, "", None).await.map(|_| ())
     }
 
     async fn is_there(&self, name: &str, version_id: &str) -> Result<bool, Failure> {
@@ -136,9 +136,9 @@ impl Probes for Probing<'_> {
     }
 
     async fn purge(&self, name: &str) -> Result<(), Failure> {
-        match delete_versions(self.0, name).await {
+        match delete_versions(self.0, name, None).await {
             // A backend that knows no versions lists none.
-            Err(failure) if failure.kind == Kind::Refused => delete_one(self.0, name, "").await.map(|_| ()),
+            Err(failure) if failure.kind == Kind::Refused => delete_one(self.0, name, "", None).await.map(|_| ()),
             done => done,
         }
     }

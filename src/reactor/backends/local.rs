@@ -6,7 +6,7 @@ use crate::backend::budget::Spend;
 use crate::backend::port::{BlobHead, BlobPage, Put, PutTarget, Span, Stored, Unfinished};
 use crate::backend::travel::{Label, Luggage};
 use crate::base::limits::HEAD_BYTES_MAX;
-use crate::base::{Failure, Tick};
+use crate::base::{Failure, Mandate, Tick};
 use crate::observe::cells::BackendCall;
 use crate::reactor::buffer::Buffer;
 use crate::reactor::directory::{Directory, Writing};
@@ -219,10 +219,21 @@ impl Local {
         }
     }
 
-    pub(super) async fn delete(&self, name: &str) -> Result<(), Failure> {
+    pub(super) async fn delete(&self, name: &str, mandate: Mandate) -> Result<(), Failure> {
         let name = name.to_owned();
-        let patience = self.patience.max(SLOW_PATIENCE);
-        self.run(BackendCall::Delete, patience, move |directory| directory.delete(&name)).await
+        self.remove(BackendCall::Delete, mandate, move |directory| directory.delete(&name)).await
+    }
+
+    /// A job may wait for its thread until long after it was decided: it asks when it begins.
+    async fn remove(
+        &self,
+        call: BackendCall,
+        mandate: Mandate,
+        work: impl FnOnce(&Arc<Directory>) -> Result<(), Failure> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let fence = self.account.core.delete_fence(mandate);
+        let fenced = move |directory: &Arc<Directory>| fence().and_then(|()| work(directory));
+        self.run(call, self.patience.max(SLOW_PATIENCE), fenced).await
     }
 
     pub(super) async fn head(&self, name: &str) -> Result<Option<BlobHead>, Failure> {
@@ -243,10 +254,9 @@ impl Local {
         self.run(BackendCall::CompleteUpload, patience, work).await
     }
 
-    pub(super) async fn abort_upload(&self, name: &str) -> Result<(), Failure> {
+    pub(super) async fn abort_upload(&self, name: &str, mandate: Mandate) -> Result<(), Failure> {
         let name = name.to_owned();
-        let patience = self.patience.max(SLOW_PATIENCE);
-        self.run(BackendCall::AbortUpload, patience, move |directory| directory.abort_upload(&name)).await
+        self.remove(BackendCall::AbortUpload, mandate, move |directory| directory.abort_upload(&name)).await
     }
 
     pub(super) async fn list(&self, prefix: &str, after: &str) -> Result<BlobPage, Failure> {
@@ -260,10 +270,9 @@ impl Local {
         self.run(BackendCall::List, patience, |directory| directory.unfinished()).await
     }
 
-    pub(super) async fn remove_unfinished(&self, path: &str) -> Result<(), Failure> {
+    pub(super) async fn remove_unfinished(&self, path: &str, mandate: Mandate) -> Result<(), Failure> {
         let path = path.to_owned();
-        let patience = self.patience.max(SLOW_PATIENCE);
-        self.run(BackendCall::Delete, patience, move |directory| directory.remove_unfinished(&path)).await
+        self.remove(BackendCall::Delete, mandate, move |directory| directory.remove_unfinished(&path)).await
     }
 
     /// What stands in the marker's place; None also when the directory itself is not there. The directory goes on using the

@@ -9,7 +9,7 @@ use crate::backend::s3::kept_heads::KeptHeads;
 use crate::backend::s3::{Ask, Endpoint, RequestWriter};
 use crate::base::failure::Kind;
 use crate::base::limits::XML_BYTES_MAX;
-use crate::base::{Blame, Failure, Retry, Tick};
+use crate::base::{Blame, Failure, Mandate, Retry, Tick};
 use crate::proto::http1::ResponseHead;
 use crate::proto::sigv4::ChunkSigner;
 use crate::reactor::stream::Idle;
@@ -124,13 +124,24 @@ impl Remote {
         body: &[u8],
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> Result<(Answer, R), Failure> {
+        self.call_within(None, ask, body, look).await
+    }
+
+    async fn call_within<R>(
+        &self,
+        mandate: Option<Mandate>,
+        ask: &Ask<'_>,
+        body: &[u8],
+        look: impl Fn(&ResponseHead<'_>) -> R,
+    ) -> Result<(Answer, R), Failure> {
         let start = self.account.now();
-        let called = self.call_uncounted(ask, body, start, look).await;
+        let called = self.call_uncounted(mandate, ask, body, start, look).await;
         called.inspect_err(|failure| self.account.failed(call_of(ask), start, failure))
     }
 
     async fn call_uncounted<R>(
         &self,
+        mandate: Option<Mandate>,
         ask: &Ask<'_>,
         body: &[u8],
         start: Tick,
@@ -139,6 +150,7 @@ impl Remote {
         let mut charge = self.pay(ask, body).await?;
         let mut line = self.line(start).await?;
         loop {
+            mandate.map_or(Ok(()), |mandate| self.account.core.may_delete(mandate))?;
             let is_reused = line.reused();
             if let Some(charge) = charge.take() {
                 charge.all_sent();
@@ -191,6 +203,19 @@ impl Remote {
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> Result<(R, Vec<u8>), Failure> {
         self.ask_at_most(ask, body, XML_BYTES_MAX, look).await
+    }
+
+    /// As `ask` of what deletes something: not sent, nor sent again, when `mandate` has passed. Cancel: NOT safe.
+    pub(super) async fn ask_within<R>(
+        &self,
+        mandate: Option<Mandate>,
+        ask: &Ask<'_>,
+        look: impl Fn(&ResponseHead<'_>) -> R,
+    ) -> Result<(R, Vec<u8>), Failure> {
+        let start = self.account.now();
+        let (answer, seen) = self.call_within(mandate, ask, &[], look).await?;
+        let body = self.body_of(ask, answer, XML_BYTES_MAX, start).await?;
+        Ok((seen, body))
     }
 
     pub(super) async fn ask_at_most<R>(

@@ -10,7 +10,7 @@ use crate::backend::port::{Backends, MoveEnd, Moved, Put, PutTarget, Span, Upstr
 use crate::backend::standing::Standing;
 use crate::backend::travel::Luggage;
 use crate::base::failure::Kind;
-use crate::base::{BackendName, BlobId, Clock, Failure, Incarnation, Nonce, PartNumber};
+use crate::base::{BackendName, BlobId, Clock, Failure, Incarnation, Mandate, Nonce, PartNumber};
 use crate::config::{View, from_text};
 use crate::observe::cells::{BackendCall, CallStatus, CoreCells};
 use crate::proto::body_check::BodyCheck;
@@ -118,6 +118,11 @@ backends:
             foreign_etag: String::new(),
             version_id: String::new(),
         }
+    }
+
+    /// For what has just been decided.
+    fn mandate(&self) -> Mandate {
+        Mandate { incarnation: Incarnation(0), until: None }
     }
 
     async fn put(&self, backend: usize, name: &str, body: &[u8]) -> Result<String, Failure> {

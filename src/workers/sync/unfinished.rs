@@ -4,7 +4,7 @@
 use super::{Counts, Event, Found, Plan, ROWS, blobs_after, must_be_usable};
 use crate::backend::directory::paths;
 use crate::backend::port::Unfinished;
-use crate::base::{BackendName, Failure};
+use crate::base::{BackendName, Failure, Mandate};
 use crate::handlers::ports::Ports;
 use std::collections::BTreeMap;
 
@@ -16,9 +16,12 @@ pub(super) async fn remove<P: Ports>(
     counts: &mut Counts,
     tell: &mut impl FnMut(Event) -> bool,
 ) -> Result<(), Failure> {
+    // That no row names it stays true for as long as this run is the one that has read them, however long that takes.
+    let incarnation = ports.incarnation();
     for one in unnamed(ports, plan, backend).await? {
         if !plan.dry_run {
-            ports.remove_unfinished(backend, &one.path).await?;
+            let mandate = Mandate { incarnation, ..ports.mandate() };
+            ports.remove_unfinished(backend, &one.path, mandate).await?;
         }
         counts.add(Found::Unfinished);
         let backend = backend.as_str().to_owned();

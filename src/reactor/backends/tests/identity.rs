@@ -23,9 +23,9 @@ fn a_versioned_bucket_keeps_nothing_after_a_delete() {
             if removes {
                 blob.version_id.clear();
             }
-            bench.backends.delete(&blob).await.expect("deleted");
+            bench.backends.delete(&blob, bench.mandate()).await.expect("deleted");
             assert_eq!(bench.stub.state().names(), [marker::NAME, "bkt/ab"], "measured as removing: {removes}");
-            bench.backends.delete(&bench.blob(CLOUD, "bkt/ab")).await.expect("deleted");
+            bench.backends.delete(&bench.blob(CLOUD, "bkt/ab"), bench.mandate()).await.expect("deleted");
         }
     });
 }
@@ -41,11 +41,11 @@ fn imported_objects_are_read_and_deleted_only_unchanged() {
         assert_eq!(bench.drain(source).await.expect("read"), b"as imported");
         bench.put(CLOUD, "theirs", b"changed bit").await.expect("stored");
         assert_eq!(kind(bench.backends.open(&blob, 11, span).await), Err(Kind::Corrupt));
-        assert_eq!(kind(bench.backends.delete(&blob).await), Err(Kind::Refused));
+        assert_eq!(kind(bench.backends.delete(&blob, bench.mandate()).await), Err(Kind::Refused));
         assert_eq!(bench.stub.state().body("theirs"), Some(&b"changed bit"[..]));
         bench.put(CLOUD, "theirs", b"as imported").await.expect("stored");
         for _ in 0..2 {
-            bench.backends.delete(&blob).await.expect("deleted, also when it is gone");
+            bench.backends.delete(&blob, bench.mandate()).await.expect("deleted, also when it is gone");
         }
         assert_eq!(bench.stub.state().body("theirs"), None);
     });
@@ -62,7 +62,10 @@ fn a_backend_is_claimed_once_and_never_twice() {
             assert_eq!(refused.kind, Kind::Refused);
             assert!(refused.cause.contains("3 blobs") && refused.cause.contains(&name), "{refused}");
             assert_eq!(kind(bench.put(backend, "bkt/a", b"x").await), Err(Kind::Unavailable), "not in use");
-            assert_eq!(kind(bench.backends.delete(&bench.blob(backend, "bkt/a")).await), Err(Kind::Unavailable));
+            assert_eq!(
+                kind(bench.backends.delete(&bench.blob(backend, "bkt/a"), bench.mandate()).await),
+                Err(Kind::Unavailable)
+            );
             for blobs_named in [0, 0, 3] {
                 bench.backends.claim(backend, DEPLOYMENT, Some(blobs_named)).await.expect("it is ours");
             }

@@ -38,7 +38,7 @@ fn what_is_put_is_read_listed_and_gone_after_a_delete() {
             for size in [0, 1, 5_000, 200_000, 3_000_000] {
                 let blob = bench.blob(backend, &format!("bkt/dir/a b+ä!{size}"));
                 for _ in 0..2 {
-                    bench.backends.delete(&blob).await.expect("gone, also when asked again");
+                    bench.backends.delete(&blob, bench.mandate()).await.expect("gone, also when asked again");
                 }
                 assert_eq!(bench.backends.head(&blob).await.expect("asked"), None);
                 let opened = bench.open(backend, &blob.name, 1, (0, 1)).await;
@@ -74,7 +74,7 @@ fn bodies_are_copied_between_all_kinds_on_every_path() {
                 }
                 assert!(bench.stub.state().body("bkt/d") == Some(&body), "{relay}, {size} bytes");
                 for (backend, name) in [(NAS, "bkt/b"), (CLOUD, "bkt/c"), (CLOUD, "bkt/d")] {
-                    bench.backends.delete(&bench.blob(backend, name)).await.expect("deleted");
+                    bench.backends.delete(&bench.blob(backend, name), bench.mandate()).await.expect("deleted");
                 }
             }
             assert!(bench.stub.state().connections <= 2, "connections go back to their pool");
@@ -227,8 +227,8 @@ fn multipart_uploads_become_one_blob() {
             let again = bench.backends.complete_upload(&blob, &upload, &parts).await;
             let want = if backend == CLOUD { Err(Kind::NotFound) } else { Ok(()) };
             assert_eq!(kind(again), want, "a directory knows what it did");
-            bench.backends.abort_uploads(&blob, &upload).await.expect("there is none any more");
-            bench.backends.delete(&blob).await.expect("deleted");
+            bench.backends.abort_uploads(&blob, &upload, bench.mandate()).await.expect("there is none any more");
+            bench.backends.delete(&blob, bench.mandate()).await.expect("deleted");
             assert_eq!(bench.backends.head(&blob).await.expect("asked"), None);
         }
     });
@@ -252,25 +252,33 @@ fn every_upload_of_a_name_is_aborted() {
             }
             bench.backends.create_upload(&other, Luggage { key: "", record: &record }).await.expect("another's");
             for _ in 0..2 {
-                bench.backends.abort_uploads(&blob, &known).await.expect("aborted, also when asked again");
+                bench
+                    .backends
+                    .abort_uploads(&blob, &known, bench.mandate())
+                    .await
+                    .expect("aborted, also when asked again");
             }
-            bench.backends.abort_uploads(&blob, "").await.expect("none is known, none is there");
+            bench.backends.abort_uploads(&blob, "", bench.mandate()).await.expect("none is known, none is there");
             if backend == CLOUD {
                 assert_eq!(bench.stub.state().open_uploads(), 1, "the other name's");
             }
         }
         bench.stub.state().lists_no_uploads = true;
         let blob = bench.blob(CLOUD, "bkt/ab");
-        bench.backends.abort_uploads(&blob, "u+/999").await.expect("what cannot be listed is not waited for");
+        bench
+            .backends
+            .abort_uploads(&blob, "u+/999", bench.mandate())
+            .await
+            .expect("what cannot be listed is not waited for");
 
         // A dialect that refuses what it does not know. Its listing says whether the upload is there, if there is one.
         for lists in [true, false] {
             bench.stub.state().forbids_unknown_uploads = true;
             bench.stub.state().lists_no_uploads = !lists;
-            bench.backends.abort_uploads(&blob, "u+/999").await.expect("there is none");
+            bench.backends.abort_uploads(&blob, "u+/999", bench.mandate()).await.expect("there is none");
         }
         bench.stub.fail_next([Fault::Answer(403, "AccessDenied"), Fault::Answer(403, "AccessDenied")]);
-        let forbidden = bench.backends.abort_uploads(&blob, "u+/999").await;
+        let forbidden = bench.backends.abort_uploads(&blob, "u+/999", bench.mandate()).await;
         assert_eq!(kind(forbidden), Err(Kind::Refused), "what we may not see may be there");
     });
 }

@@ -1,7 +1,7 @@
 //! Connections that go stale, bodies that break off, disks and peers that fall silent.
 
 use super::*;
-use crate::base::{Tenure, Tick};
+use crate::base::{Blame, Tenure, Tick};
 
 #[test]
 fn a_body_of_a_run_that_has_ended_never_becomes_a_file() {
@@ -58,6 +58,49 @@ fn calls_need_no_head_buffer_of_a_pool_that_their_clients_have_emptied() {
         }
         drop(clients);
         assert_eq!(bench.core.heads.out(), 0);
+    });
+}
+
+#[test]
+fn what_was_decided_before_a_run_ended_is_not_deleted() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        let tenure = Arc::new(Tenure::default());
+        tenure.renew(Tick { nanos: u64::MAX });
+        bench.core.set_tenure(Arc::clone(&tenure));
+        let old = Mandate { until: Some(bench.core.clock.tick()), ..bench.mandate() };
+        let others = Mandate { incarnation: Incarnation(9), ..bench.mandate() };
+        let record = ObjectRecord::default();
+        for backend in BOTH {
+            let (blob, open) = (bench.blob(backend, "bkt/a"), bench.blob(backend, "bkt/open"));
+            bench.put(backend, "bkt/a", b"x").await.expect("stored");
+            let luggage = Luggage { key: "", record: &record };
+            let upload = bench.backends.create_upload(&open, luggage).await.expect("opened");
+            for mandate in [old, others] {
+                let kept = bench.backends.delete(&blob, mandate).await.expect_err("too late");
+                assert_eq!(kept.blame, Blame::Metadata, "nothing is told of the backend");
+                assert!(bench.backends.abort_uploads(&open, &upload, mandate).await.is_err());
+            }
+            assert!(bench.backends.head(&blob).await.expect("asked").is_some());
+        }
+        assert_eq!(bench.stub.state().open_uploads(), 1);
+
+        // They wait, one for a thread, one for an answer that never comes; then their run has ended.
+        let (on_disk, far) = (bench.blob(NAS, "bkt/a"), bench.blob(CLOUD, "bkt/a"));
+        let release = bench.hang_disks();
+        crate::reactor::testing::sleep_ms(30).await; // its jobs are first
+        bench.stub.fail_next([Fault::Stall]);
+        let ending = async {
+            until("it was sent", || bench.stub.state().faults.is_empty()).await;
+            tenure.end();
+            drop(release);
+            bench.stub.close_idle();
+        };
+        let deletes = (bench.backends.delete(&on_disk, bench.mandate()), bench.backends.delete(&far, bench.mandate()));
+        let (near, far, ()) = futures_util::future::join3(deletes.0, deletes.1, ending).await;
+        assert!(near.is_err() && far.is_err());
+        assert_eq!(bench.asked("DELETE", "bkt/a"), 0, "not sent again");
+        assert!(bench.nas().join("bkt/a").exists());
     });
 }
 
@@ -237,7 +280,7 @@ fn a_body_that_breaks_off_is_resumed_at_the_exact_offset() {
                 let got = bench.read(CLOUD, "bkt/a", size as u64, rest).await.expect("read");
                 assert!(got == pattern(moved.bytes, got.len()) && got.len() as u64 == rest.1);
                 assert_eq!(bench.backends.head(&bench.blob(NAS, "bkt/b")).await.expect("asked"), None);
-                bench.backends.delete(&bench.blob(NAS, "bkt/b")).await.expect("nothing was left");
+                bench.backends.delete(&bench.blob(NAS, "bkt/b"), bench.mandate()).await.expect("nothing was left");
             }
         }
     });
