@@ -93,6 +93,7 @@ impl Probe {
             etag_is_md5,
             copies,
             delete_removes,
+            place: 0,
         })
     }
 
@@ -325,6 +326,7 @@ mod tests {
             etag_is_md5: true,
             copies: true,
             delete_removes: true,
+            place: 0,
         };
         const NO_CHECKSUMS: BackendFacts =
             BackendFacts { verifies_crc32: false, verifies_crc32c: false, verifies_crc64nvme: false, ..GOOD };

@@ -1,6 +1,7 @@
 //! The configuration as meant: every value parsed, every default filled in, every cross-field rule kept. Built by
 //! `check.rs` only, read by everything that starts or serves; a value of these types is valid.
 
+use crate::base::text_hash::text_hash;
 use crate::base::{BackendName, BucketName, Secret};
 use crate::policy::access::Principal;
 use crate::policy::body_path::RelayMode;
@@ -199,6 +200,16 @@ pub struct Backend {
 pub enum Place {
     Endpoint(Box<S3Place>),
     Directory(PathBuf),
+}
+
+impl Place {
+    /// Tells endpoints and buckets apart, from one start of the program to the next. Directories are all alike: 0.
+    pub fn fingerprint(&self) -> u64 {
+        match self {
+            Self::Endpoint(place) => text_hash(0, &[&place.endpoint.authority(), &place.bucket]),
+            Self::Directory(_) => 0,
+        }
+    }
 }
 
 impl Backend {

@@ -9,7 +9,7 @@ use crate::handlers::ports::Ports;
 use crate::policy::usage::BackendCall;
 use crate::reactor::ports::CorePorts;
 use crate::reactor::task;
-use crate::store::port::{Answer, Metadata, Query, RecordFacts};
+use crate::store::port::{Answer, BackendStatus, Metadata, Query, RecordFacts};
 use crate::workers::recover::Sweep;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -101,11 +101,23 @@ async fn check_backend(ports: &CorePorts, index: usize, named: Option<u64>) -> R
         ports.backends().open_for_reading(index).await?;
         return Err(Failure::metadata("whose backend it is nobody knows without the database: only read for now"));
     };
-    ports.backends().claim(index, &registered.deployment, named).await?;
+    let is_new = ports.backends().claim(index, &registered.deployment, named).await?;
     let standing: &Standing = ports.standing();
-    if standing.measured(index) {
-        standing.set_usable(index, true);
-        return Ok(());
+    match (standing.measured(index), is_new) {
+        (true, false) => {
+            standing.set_usable(index, true);
+            return Ok(());
+        }
+        // What was measured of one that had this name before need not hold for the new one.
+        (true, true) => {
+            let backend = ports.view().backends[index].name.as_str();
+            tracing::warn!(
+                backend,
+                "its marker is gone, and no row names anything there: it is taken for a new one. If it is not mounted, \
+                 stop and mount it: what is written meanwhile would be hidden by it"
+            );
+        }
+        (false, _) => {}
     }
     let facts = ports.backends().measure(index, Nonce::from_roll(ports.dice().roll())).await?;
     let backend = ports.view().backends[index].name.clone();
@@ -131,8 +143,6 @@ async fn blobs_named(ports: &CorePorts) -> Result<Vec<u64>, Failure> {
     let Answer::Status(status) = ports.meta().query(Query::Status { period: String::new() }).await? else {
         return Err(Failure::ourselves("a query was answered with another's answer"));
     };
-    let of = |name: &str| {
-        status.iter().find(|one| one.name == name).map_or(0, |one| one.object_count + one.cleanup_depth + one.dlq_depth)
-    };
+    let of = |name: &str| status.iter().find(|one| one.name == name).map_or(0, BackendStatus::blobs_named);
     Ok(ports.view().backends.iter().map(|backend| of(backend.name.as_str())).collect())
 }

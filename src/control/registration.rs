@@ -104,7 +104,9 @@ impl Known {
             }
         }
         for (name, facts) in &registered.facts {
-            if let Some(index) = self.view.backend_index(name) {
+            if let Some(index) = self.view.backend_index(name)
+                && facts.place == self.view.backends[index].place.fingerprint()
+            {
                 self.standing.set_facts(index, facts);
             }
         }

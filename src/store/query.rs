@@ -268,6 +268,15 @@ pub struct BackendStatus {
     pub usage: Usage,
 }
 
+impl BackendStatus {
+    /// At least how many blobs of any state rows name there: 0 only if they name none that may have bytes.
+    pub fn blobs_named(&self) -> u64 {
+        // The parts of an open upload are acknowledged; what else is not finished is not counted one by one.
+        let unfinished = self.active_uploads.max(u64::from(self.bytes_reserved > 0));
+        self.object_count + self.cleanup_depth + self.dlq_depth + unfinished
+    }
+}
+
 /// A page of the parts of a version.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VersionParts {

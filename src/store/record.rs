@@ -124,4 +124,6 @@ pub struct BackendFacts {
     pub copies: bool,
     /// A DELETE leaves nothing behind. Where it does not (a versioned bucket), deletes name the version id.
     pub delete_removes: bool,
+    /// Where it was measured (`Place::fingerprint`): of another place under the same name nothing is known.
+    pub place: u64,
 }

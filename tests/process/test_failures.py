@@ -398,11 +398,16 @@ def test_a_quota_holds_under_concurrent_writes(tmp_path):
         assert sum(harness.stored_in(folder).values()) <= 1_000_000
 
 
-def test_a_directory_that_is_not_ours_is_refused(tmp_path):
+@pytest.mark.parametrize("holds", ["an object", "a part"])
+def test_a_directory_that_is_not_ours_is_refused(tmp_path, holds):
     """An unmounted directory, or somebody else's: a clear message, and no bytes go there."""
     backends = [harness.directory_backend(name, tmp_path / name, quota_bytes=harness.GIB) for name in ("one", "two")]
     with harness.Server(tmp_path / "server", backends, QUICK_CLEANUP) as server, server.client() as client:
-        assert client.put(BUCKET, "key", b"body").status == 200
+        query = []
+        if holds == "a part":
+            created = client.request("POST", BUCKET, "key", [("uploads", "")])
+            query = [("partNumber", "1"), ("uploadId", lean.xml_texts(created.body, "UploadId")[0])]
+        assert client.put(BUCKET, "key", b"body", query=query).status == 200
     marker = tmp_path / "one/.s3o/id"
     assert "one" in marker.read_text()
     shutil.move(tmp_path / "one", tmp_path / "unmounted")
@@ -413,12 +418,39 @@ def test_a_directory_that_is_not_ours_is_refused(tmp_path):
         if server.process.alive():
             server.wait_ready()
             with server.client() as client:
-                assert client.get(BUCKET, "key").status >= 500, "a live object on an unmounted disk is no 404"
+                if holds == "an object":
+                    assert client.get(BUCKET, "key").status >= 500, "a live object on an unmounted disk is no 404"
                 assert client.put(BUCKET, "other", b"body").status == 200, "the other backend takes it"
                 assert not harness.stored_in(tmp_path / "one")
     finally:
         server.kill()
     assert "one" in server.log.read_text()
+
+
+def test_a_backend_at_another_place_is_measured_again(tmp_path):
+    """What one bucket does says nothing of the next one that has its backend's name."""
+    s3s = harness.S3sFs(tmp_path / "s3s")
+    (s3s.root / "other").mkdir()
+    with contextlib.ExitStack() as stack:
+        stack.callback(s3s.end)
+        server = harness.Server(tmp_path / "server", [s3s.backend("cloud", quota_bytes=harness.GIB)])
+        for bucket, times in (("store", 1), ("store", 1), ("other", 2)):
+            server.config["backends"][0]["bucket"] = bucket
+            if bucket == "other":
+                # It was copied with all that is in it.
+                shutil.copytree(s3s.root / "store", s3s.root / "other", dirs_exist_ok=True)
+            server.stop()
+            server.launch()
+            server.wait_ready()
+            assert server.log.read_text().count("backend measured") == times
+        # Emptied, it is a new one too, and may have come about by mistake.
+        (s3s.root / "other/.s3o/id").unlink()
+        server.stop()
+        server.launch()
+        server.wait_ready()
+        log = server.log.read_text()
+        assert log.count("backend measured") == 3 and "its marker is gone" in log
+        server.stop()
 
 
 def test_in_flight_requests_finish_on_sigterm(tmp_path):

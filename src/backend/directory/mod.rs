@@ -36,4 +36,5 @@ pub const FACTS: BackendFacts = BackendFacts {
     etag_is_md5: false,
     copies: true,
     delete_removes: true,
+    place: 0,
 };

@@ -19,9 +19,9 @@ impl CoreBackends {
     /// Reads a backend's marker and judges it; writes it where the backend is new to us, that is, where it is missing and
     /// no row names a blob. A directory is opened for use by this. `blobs_named`: rows of any state that name blobs there;
     /// None while nobody can tell, and then a missing marker is a failure of the metadata.
-    /// A failure of kind `Refused` is for the operator, any other may pass by itself.
+    /// A failure of kind `Refused` is for the operator, any other may pass by itself. Ok(true): it is new.
     /// Cancel: NOT safe, a marker may have been written.
-    pub async fn claim(&self, backend: usize, deployment: &str, blobs_named: Option<u64>) -> Result<(), Failure> {
+    pub async fn claim(&self, backend: usize, deployment: &str, blobs_named: Option<u64>) -> Result<bool, Failure> {
         let name = self.view.backends[backend].name.as_str().to_owned();
         let ours = Marker { deployment: deployment.to_owned(), backend: name.clone() };
         let (place, content) = match &self.reaches[backend] {
@@ -45,10 +45,11 @@ impl CoreBackends {
         };
         let bytes = content.unwrap_or_else(|| ours.encode());
         match &self.reaches[backend] {
-            Reach::Local(local) => local.adopt(bytes, is_new).await,
-            Reach::Remote(remote) if is_new => put_small(remote, marker::NAME, &bytes).await.map(|_| ()),
-            Reach::Remote(_) => Ok(()),
+            Reach::Local(local) => local.adopt(bytes, is_new).await?,
+            Reach::Remote(remote) if is_new => drop(put_small(remote, marker::NAME, &bytes).await?),
+            Reach::Remote(_) => {}
         }
+        Ok(is_new)
     }
 
     /// Opens a directory for reads if it holds a marker with this backend's name, whosever deployment it is of: while the
@@ -77,7 +78,8 @@ impl CoreBackends {
             Reach::Remote(remote) => {
                 let place = &self.view.backends[backend].place;
                 let checksums = matches!(place, Place::Endpoint(place) if !place.disable_checksum);
-                measure(&Probing(remote), nonce, checksums).await
+                let facts = measure(&Probing(remote), nonce, checksums).await?;
+                Ok(BackendFacts { place: place.fingerprint(), ..facts })
             }
         }
     }

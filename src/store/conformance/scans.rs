@@ -72,6 +72,7 @@ pub(super) fn status_and_usage<S: MetadataStore>(bench: &Bench<S>) {
         usage: Usage { api_requests: 17, egress_bytes: 14, ingress_bytes: 2 << 50 },
     };
     assert_eq!(bench.status("a"), want, "absolute values per incarnation, summed");
+    assert_eq!((want.blobs_named(), bench.status("b").blobs_named()), (3, 0));
     assert_eq!(bench.status("c").usage, Usage::default());
 }
 

@@ -163,6 +163,7 @@ pub(super) fn an_upload_becomes_an_object<S: MetadataStore>(bench: &Bench<S>) {
     assert_eq!(bench.step(create), Err(Refusal::Conflict), "an id is used once");
     assert_eq!(bench.shown(&upload), Some(upload.clone()));
     assert_eq!((bench.charged(&upload), bench.status("a").active_uploads), (0, 1));
+    assert_eq!(bench.status("a").blobs_named(), 1, "its parts will be there");
 
     let set = |text: &str| SetBackendUpload { upload: upload.upload.clone(), backend_upload: text.into() };
     assert_eq!(bench.step(set("first")).unwrap().backend_upload, "first");

@@ -66,8 +66,9 @@ fn a_backend_is_claimed_once_and_never_twice() {
                 kind(bench.backends.delete(&bench.blob(backend, "bkt/a"), bench.mandate()).await),
                 Err(Kind::Unavailable)
             );
-            for blobs_named in [0, 0, 3] {
-                bench.backends.claim(backend, DEPLOYMENT, Some(blobs_named)).await.expect("it is ours");
+            for (blobs_named, want) in [(0, true), (0, false), (3, false)] {
+                let is_new = bench.backends.claim(backend, DEPLOYMENT, Some(blobs_named)).await.expect("it is ours");
+                assert_eq!(is_new, want);
             }
             let refused = bench.backends.claim(backend, "another", Some(0)).await.expect_err("it is not theirs");
             assert!(refused.kind == Kind::Refused && refused.cause.contains(DEPLOYMENT), "{refused}");
@@ -99,6 +100,7 @@ fn an_endpoint_is_measured() {
         let bench = Bench::ready(&core, "auto").await;
         let facts = bench.backends.measure(CLOUD, Nonce::from_roll(1)).await.expect("measured");
         assert!(facts.measured && facts.verifies_sha256 && facts.etag_is_md5 && facts.copies && facts.delete_removes);
+        assert!(facts.place != 0 && facts.place == bench.view.backends[CLOUD].place.fingerprint());
         // The stub knows one kind of checksum and passes over the others.
         assert!(facts.verifies_crc32 && !facts.verifies_crc32c && !facts.verifies_crc64nvme);
         {
