@@ -114,11 +114,15 @@ impl Instance {
         if !self.set_draining(backend.clone(), true).await {
             return;
         }
-        if remove::forget_all(self.meta(), &backend, purge).await.is_ok() {
-            count(&self.world.counts.removed);
-            if self.world.removals.standing(&backend).taken_back.get() == taken_back {
-                self.must_be_forgotten(&backend, purge);
-            }
+        let Ok(removed) = remove::forget_all(self.meta(), &backend, purge).await else { return };
+        let is_taken_back = self.world.removals.standing(&backend).taken_back.get() != taken_back;
+        match (removed.cancelled, is_taken_back) {
+            (true, true) => {}
+            (true, false) => self.world.violated("I7 (a removal goes on to its end)", backend.as_str().to_owned()),
+            (false, _) => count(&self.world.counts.removed),
+        }
+        if !is_taken_back {
+            self.must_be_forgotten(&backend, purge);
         }
     }
 

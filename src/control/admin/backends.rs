@@ -140,6 +140,16 @@ async fn remove(
     let working = Arc::clone(&operations);
     let purge = removal.purge;
     match tokio::spawn(async move { remove::forget_all(&working.metadata, &backend, purge).await }).await {
+        Ok(Ok(done)) if done.cancelled => {
+            let (copies, lost) = (done.copies, done.objects_lost);
+            tracing::warn!(backend = name, purge, copies, lost, "a removal was cancelled");
+            operations.wake_cleanup();
+            let text = format!(
+                "the drain of {name} was cancelled meanwhile: it is in use and not removed; {copies} copies were forgotten before \
+                 that, {lost} objects lost"
+            );
+            refusal(StatusCode::CONFLICT, &text)
+        }
         Ok(Ok(done)) => {
             tracing::warn!(backend = name, purge, copies = done.copies, lost = done.objects_lost, "backend removed");
             operations.wake_cleanup();
