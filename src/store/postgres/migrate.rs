@@ -18,7 +18,7 @@ pub(super) const LOCK_REGISTER: i32 = 2;
 pub(super) const LOCK_BUDGETS: i32 = 5;
 /// How often it is looked for a pooler.
 const PROBES: u32 = 5;
-/// From one look whether another still migrates to the next.
+/// From one look whether another still migrates, or whether the server still answers, to the next.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 mod migrations {
@@ -84,8 +84,26 @@ async fn must_keep_sessions(session: &Object, other: &Object) -> Result<(), Fail
     Ok(())
 }
 
-/// `migrating` is set while a migration runs, which may take long: then no connection may be cut because nothing answers. Cancel:
-/// safe; a migration that has begun ends or is rolled back. Needs two connections.
+/// Returns when the server that migrates on another connection has not answered this one for so long: it hangs. How long a migration
+/// takes says nothing. Cancel: safe.
+async fn silence(other: &Object, patience: Duration) -> Failure {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        match tokio::time::timeout(patience, other.query_typed("SELECT 1", &[])).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return failure(&error),
+            Err(_) => {
+                let cause = format!("postgres: silent for {patience:?} within a migration, which is begun anew");
+                tracing::warn!("{cause}");
+                return Failure::metadata(cause);
+            }
+        }
+    }
+}
+
+/// `migrating` is set while a migration runs, which may take long: then no connection may be cut because nothing answers, but by
+/// whoever gets the failure that says that the server hangs. Cancel: safe; a migration that has begun ends or is rolled back. Needs
+/// two connections.
 pub(super) async fn bring_up_to_date(
     pool: &Pool,
     options: &PostgresOptions,
@@ -122,8 +140,20 @@ pub(super) async fn bring_up_to_date(
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     }
     let mut unhurried = Unhurried { client: &mut object, migrating };
-    let done = migrations::migrations::runner().run_async(&mut unhurried).await;
-    guard.batch_execute("COMMIT").await.map_err(|error| failure(&error))?;
-    done.map(drop)
-        .map_err(|error| Failure::metadata(format!("postgres: cannot bring the database up to date: {error}")))
+    let runner = migrations::migrations::runner();
+    let work = async {
+        let done = runner.run_async(&mut unhurried).await;
+        guard.batch_execute("COMMIT").await.map_err(|error| failure(&error))?;
+        done.map(drop)
+            .map_err(|error| Failure::metadata(format!("postgres: cannot bring the database up to date: {error}")))
+    };
+    tokio::select! {
+        done = work => done,
+        hangs = silence(&guard, options.statement_timeout) => {
+            migrating.store(false, Ordering::Relaxed);
+            // Nobody is to get them with what they wait for.
+            drop((Object::take(object), Object::take(guard)));
+            Err(hangs)
+        }
+    }
 }

@@ -205,7 +205,9 @@ impl Sessions {
 
     /// Applies the migrations, once per process.
     async fn bring_up_to_date(&self) -> Result<(), Failure> {
-        migrate::bring_up_to_date(&self.pool, &self.options, &self.migrating).await?;
+        let done = migrate::bring_up_to_date(&self.pool, &self.options, &self.migrating).await;
+        // Nobody else has any yet, and the server may hang with those that were tried.
+        done.inspect_err(|_| self.drop_all())?;
         // Further ones are opened now rather than under the first load.
         let wanted = self.options.connections_min.min(self.options.connections_max);
         let more = futures_util::future::join_all((0..wanted).map(|_| self.pool.get())).await;

@@ -3,9 +3,6 @@
 use super::*;
 use std::sync::mpsc;
 
-/// Long enough to be noticed, and not for ever.
-const HANGS_FOR: Duration = Duration::from_secs(60);
-
 /// Whoever connects is let in by the kernel and never answered: a server that hangs.
 fn silent_host() -> (TcpListener, (String, u16)) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -72,7 +69,7 @@ fn a_run_that_began_after_the_clock_was_set_back_lives() {
 #[test]
 fn a_server_that_hangs_while_it_is_first_looked_at_is_left() {
     let plain = cluster::options();
-    let (port, hangs) = hanging_once(plain.hosts[0].1);
+    let (port, hangs) = hanging_once(plain.hosts[0].1, b"server_encoding");
     let options = PostgresOptions { hosts: vec![("127.0.0.1".to_owned(), port)], ..plain };
     execute(&options, &format!("CREATE SCHEMA {}", options.schema.as_deref().expect("of its own")));
     let store = OnPostgres::open(options, Rules::default(), TestClock::new(), |_| {});
@@ -88,8 +85,46 @@ fn a_server_that_hangs_while_it_is_first_looked_at_is_left() {
     wait_for(store.apply(BatchId(1, 1), vec![registration()].into())).expect("it answers again");
 }
 
-/// A way to the server that keeps back the first question about the database's encoding; tells when it does.
-fn hanging_once(server: u16) -> (u16, mpsc::Receiver<()>) {
+#[test]
+fn a_server_that_hangs_in_a_migration_is_left() {
+    let plain = cluster::options();
+    let (port, hangs) = hanging_once(plain.hosts[0].1, b"CREATE TABLE deployment");
+    let hosts = vec![("127.0.0.1".to_owned(), port)];
+    let options = PostgresOptions { hosts, statement_timeout: Duration::from_secs(5), ..plain };
+    execute(&options, &format!("CREATE SCHEMA {}", options.schema.as_deref().expect("of its own")));
+    let store = OnPostgres::open(options, Rules::default(), TestClock::new(), |_| {});
+    let hung = wait_for(store.apply(BatchId(1, 0), vec![registration()].into()));
+    let Err(ApplyError::NotApplied(failure)) = hung else { panic!("{hung:?}") };
+    assert!(failure.cause.contains("within a migration"), "{failure}");
+    hangs.recv().expect("that was it");
+    wait_for(store.apply(BatchId(1, 1), vec![registration()].into())).expect("it is brought up to date now");
+}
+
+#[test]
+fn a_migration_may_take_longer_than_any_statement() {
+    let plain = cluster::options();
+    let options = PostgresOptions { statement_timeout: Duration::from_secs(5), ..plain };
+    execute(&options, &format!("CREATE SCHEMA {}", options.schema.as_deref().expect("of its own")));
+    // Each table of the migrations takes its time.
+    let slow = format!(
+        "SET search_path = {0};
+         CREATE FUNCTION linger() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF current_schema() = '{0}' AND NOT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = '{0}' AND tablename = 'lingered')
+             THEN EXECUTE 'CREATE TABLE lingered ()'; PERFORM pg_sleep(7); END IF; END $$;
+         CREATE EVENT TRIGGER {0}_lingers ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION linger()",
+        options.schema.as_deref().expect("of its own")
+    );
+    execute(&options, &slow);
+    let drop_trigger = format!("DROP EVENT TRIGGER {}_lingers", options.schema.as_deref().expect("of its own"));
+    let store = OnPostgres::open(options.clone(), Rules::default(), TestClock::new(), |_| {});
+    let done = wait_for(store.apply(BatchId(1, 0), vec![registration()].into()));
+    execute(&options, &drop_trigger);
+    done.expect("it was waited for");
+}
+
+/// A way to the server that keeps back the first message that says this, and from then on what comes on all connections that are
+/// open, until they are closed; tells when it does.
+fn hanging_once(server: u16, at: &'static [u8]) -> (u16, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let (tells, hangs) = mpsc::channel();
@@ -101,15 +136,19 @@ fn hanging_once(server: u16) -> (u16, mpsc::Receiver<()>) {
             let (mut from_client, mut to_server) =
                 (client.try_clone().expect("a copy"), server.try_clone().expect("a copy"));
             let (has_hung, tells) = (Arc::clone(&has_hung), tells.clone());
+            let (is_later, waiting) = (has_hung.load(SeqCst), client.try_clone().expect("a copy"));
             std::thread::spawn(move || {
                 pass_on(&mut from_client, &mut to_server, |bytes| {
-                    let asks = bytes.windows(15).any(|window| window == b"server_encoding");
-                    if asks && !has_hung.swap(true, SeqCst) {
+                    let says = bytes.windows(at.len()).any(|window| window == at);
+                    let begins = says && !has_hung.swap(true, SeqCst);
+                    if begins {
                         let _ = tells.send(()); // the test may have ended
-                        let (_kept, never) = mpsc::channel::<()>();
-                        let _ = never.recv_timeout(HANGS_FOR); // nobody sends
                     }
-                    true
+                    let hangs = !is_later && has_hung.load(SeqCst);
+                    if hangs {
+                        wait_until_closed(&waiting);
+                    }
+                    !hangs
                 });
             });
             let (mut from_server, mut to_client) = (server, client);
@@ -117,4 +156,9 @@ fn hanging_once(server: u16) -> (u16, mpsc::Receiver<()>) {
         }
     });
     (port, hangs)
+}
+
+/// By whoever waits for an answer; what it says meanwhile is not heard.
+fn wait_until_closed(mut client: &TcpStream) {
+    while let Ok(1..) = client.read(&mut [0; 4096]) {}
 }
