@@ -4,7 +4,7 @@ use super::backend_checks::{Book, check_backends, probe_when_due};
 use super::threads::start_thread;
 use crate::base::{Clock, Failure};
 use crate::handlers::ports::Ports;
-use crate::observe::cells::Service;
+use crate::observe::cells::{CoreCells, Service};
 use crate::reactor::jobs::{Ask, EVENTS_MAX, Go, Pass, SyncOrder};
 use crate::reactor::mailbox::{Mailbox, Postbox};
 use crate::reactor::ports::CorePorts;
@@ -74,21 +74,29 @@ fn service_name(service: Service) -> &'static str {
 async fn serve_for_ever(service: Service, ports: &CorePorts, mailbox: &Mailbox<Ask, Go>, book: &Book) {
     let mut last = None;
     while let Ok(go) = mailbox.call_accepted(Ask { service, last }).await {
-        let cells = ports.cells().service(service);
-        let pass = match run_pass(service, go, ports, book).await {
-            Ok(pass) => pass,
-            Err(failure) => {
-                tracing::warn!(service = service_name(service), %failure, "a background pass failed");
-                Pass { failed: true, ..Pass::default() }
-            }
-        };
-        if pass.failed {
-            cells.failed();
-        } else {
-            cells.succeeded(ports.clock().now().seconds().unsigned_abs());
+        let pass = told(service, ports.cells(), run_pass(service, go, ports, book)).await;
+        if !pass.failed {
+            ports.cells().service(service).succeeded(ports.clock().now().seconds().unsigned_abs());
         }
         last = Some(pass);
     }
+}
+
+/// Runs a pass and tells of its failure. A panic ends the pass it is in, and not the job.
+async fn told(service: Service, cells: &CoreCells, pass: impl Future<Output = Result<Pass, Failure>>) -> Pass {
+    let failed = Pass { failed: true, ..Pass::default() };
+    let pass = match task::shielded(cells, service_name(service), pass).await {
+        Some(Ok(pass)) => pass,
+        Some(Err(failure)) => {
+            tracing::warn!(service = service_name(service), %failure, "a background pass failed");
+            failed
+        }
+        None => failed,
+    };
+    if pass.failed {
+        cells.service(service).failed();
+    }
+    pass
 }
 
 async fn run_pass(service: Service, go: Go, ports: &CorePorts, book: &Book) -> Result<Pass, Failure> {
@@ -132,5 +140,24 @@ async fn run_pass(service: Service, go: Go, ports: &CorePorts, book: &Book) -> R
             Ok(Pass::default())
         }
         _ => recover::forget_old(ports).await.map(|()| Pass::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn a_job_goes_on_after_a_pass_that_panics() {
+        let cells = CoreCells::new("test", []);
+        let panics = async { panic!("a row that nobody has thought of") };
+        let pass = told(Service::Cleanup, &cells, panics).now_or_never().expect("it waits for nothing");
+        assert!(pass.failed && cells.panics.value() == 1);
+        let pass = told(Service::Cleanup, &cells, async { Err(Failure::metadata("down")) }).now_or_never();
+        assert!(pass.expect("it waits for nothing").failed);
+        let pass = told(Service::Cleanup, &cells, async { Ok(Pass { more: true, ..Pass::default() }) }).now_or_never();
+        let pass = pass.expect("it waits for nothing");
+        assert!(pass.more && !pass.failed && cells.panics.value() == 1);
     }
 }
