@@ -722,7 +722,8 @@ steps! {
     SetRestored -> Done,
 }
 
-/// What a change concerns. Two changes that share a subject are never in one batch, and keep their order.
+/// What a change concerns. Two changes that share a subject are never in one batch, nor in two that are under way together, and
+/// keep their order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Subject<'a> {
     /// Runs in a batch of its own.

@@ -43,8 +43,14 @@ pub trait MetadataStore {
     /// Carries out the changes as one transaction that is durable when this returns. No two changes of a batch concern
     /// the same key. The caller keeps the changes too, to run them again if nothing happened. Cancel: NOT safe.
     fn apply(&self, id: BatchId, changes: Arc<[Change]>) -> impl Future<Output = Result<Applied, ApplyError>>;
-    /// The outcomes of a batch whose answer was lost; None if it never committed (and now never will). Asked about the last
-    /// batch applied: nothing runs between a lost answer and this. Cancel: NOT safe.
+    /// So many batches may be under way at the same time, of which no two concern the same key, upload or blob, and none is
+    /// beside one that concerns something else.
+    fn batches_in_flight_max(&self) -> usize {
+        1
+    }
+    /// The outcomes of a batch whose answer was lost; None if it never committed (and now never will). Nothing else is begun
+    /// between a lost answer and this, but what was under way beside it may go on, to the end of each of its changes.
+    /// Cancel: NOT safe.
     fn resolve(&self, id: BatchId) -> impl Future<Output = Result<Option<Applied>, Failure>>;
     /// Cancel: safe.
     fn query(&self, query: Query) -> impl Future<Output = Result<Answer, Failure>>;

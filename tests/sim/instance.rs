@@ -81,7 +81,8 @@ impl Instance {
         let limits = DeskLimits::default();
         // Short, or the store's outages would leave no time for anything to go wrong.
         let breaker = BreakerSettings { open_timeout: Duration::from_millis(300), ..limits.breaker };
-        let limits = DeskLimits { breaker, ..limits };
+        // Few wait here.
+        let limits = DeskLimits { breaker, beside_changes_min: Some(1), ..limits };
         let desk = Rc::new(Desk::new(store, sim.clone(), sim.clone(), limits, locations));
         let (calls, inbox) = local(Some(cache));
         let now = sim.clone();

@@ -45,6 +45,10 @@ impl FaultyStore {
 }
 
 impl MetadataStore for FaultyStore {
+    fn batches_in_flight_max(&self) -> usize {
+        self.world.setting.in_flight
+    }
+
     async fn apply(&self, id: BatchId, changes: Arc<[Change]>) -> Result<Applied, ApplyError> {
         let faults = self.world.store_faults.get();
         self.way().await;

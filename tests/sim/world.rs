@@ -54,6 +54,8 @@ pub struct Setting {
     pub trust: Trust,
     pub spread: bool,
     pub quota_bytes: u64,
+    /// Batches that the store bears at the same time.
+    pub in_flight: usize,
     /// Whether `b0` has a monthly limit.
     pub metered: bool,
     /// Whether the instance is killed now and then. If not, what it forgets to end is still there when all is quiet.
@@ -77,6 +79,7 @@ impl Setting {
                 (false, _) => Trust::Within(STALENESS),
             },
             spread: pick.chance(500),
+            in_flight: 1 + (seed % 3) as usize,
             quota_bytes: [60_000, 700_000, 4_000_000][pick.below(3) as usize],
             killed: pick.chance(700),
             metered: match mutant {

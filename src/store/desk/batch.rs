@@ -8,6 +8,7 @@ use super::queue::{Waiting, is_end};
 use super::{Desk, Reply, ReplyTo, unanswered};
 use crate::base::{BlobId, Clock, Dice, Failure, Incarnation, Tick};
 use futures_util::future::{Either, select};
+use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,29 @@ enum Undone {
     GivenUp(Failure),
 }
 
+/// Of one batch: counted from when it is met until the batch ends.
+struct Trouble<'d> {
+    of: &'d Cell<usize>,
+    met: bool,
+}
+
+impl Trouble<'_> {
+    fn meet(&mut self) {
+        if !self.met {
+            self.met = true;
+            self.of.set(self.of.get() + 1);
+        }
+    }
+}
+
+impl Drop for Trouble<'_> {
+    fn drop(&mut self) {
+        if self.met {
+            self.of.set(self.of.get() - 1);
+        }
+    }
+}
+
 impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     /// Answers every change of the batch. Returns the ends of what was begun for callers that are gone.
     pub(super) async fn carry_out<R: ReplyTo>(&self, batch: Vec<Waiting<R>>) -> Vec<Change> {
@@ -36,10 +60,11 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         let began = self.clock.tick();
         self.locations.borrow_mut().hold(&changes);
         let mut ends = Vec::new();
-        match self.attempt(&changes, &mut callers).await {
+        let mut trouble = Trouble { of: &self.in_trouble, met: false };
+        match self.attempt(&changes, &mut callers, &mut trouble).await {
             Ok(applied) => self.deliver(&changes, applied, began, &mut callers, &mut ends),
             Err(Undone::NotApplied(_)) if changes.len() > 1 => {
-                self.take_apart(&changes, began, &mut callers, &mut ends).await;
+                self.take_apart(&changes, began, &mut callers, &mut ends, &mut trouble).await;
             }
             Err(Undone::NotApplied(failure) | Undone::GivenUp(failure)) => self.fail(&changes, &failure, &mut callers),
         }
@@ -53,6 +78,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
         began: Tick,
         callers: &mut [Option<R>],
         ends: &mut Vec<Change>,
+        trouble: &mut Trouble<'_>,
     ) {
         self.cells.taken_apart.inc();
         let mut in_a_row = 0;
@@ -64,7 +90,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
             }
             let alone: Arc<[Change]> = Arc::new([change.clone()]);
             let caller = &mut callers[i..=i];
-            match self.attempt(&alone, caller).await {
+            match self.attempt(&alone, caller, trouble).await {
                 Ok(applied) => {
                     in_a_row = 0;
                     self.deliver(&alone, applied, began, caller, ends);
@@ -81,7 +107,12 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     }
 
     /// Runs the changes as one transaction until it is known what came of it.
-    async fn attempt<R: ReplyTo>(&self, changes: &Arc<[Change]>, callers: &mut [Option<R>]) -> Result<Applied, Undone> {
+    async fn attempt<R: ReplyTo>(
+        &self,
+        changes: &Arc<[Change]>,
+        callers: &mut [Option<R>],
+        trouble: &mut Trouble<'_>,
+    ) -> Result<Applied, Undone> {
         let mut runs = 0;
         loop {
             let id = BatchId(self.dice.roll(), self.dice.roll());
@@ -93,12 +124,14 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                     return Ok(applied);
                 }
                 Err(ApplyError::NotApplied(failure)) => {
+                    trouble.meet();
                     self.noted(begun, false, Err::<(), _>(&failure));
                     self.cells.failures.inc();
                     return Err(Undone::NotApplied(failure));
                 }
                 Err(ApplyError::Unknown(failure)) => failure,
             };
+            trouble.meet();
             self.noted(begun, false, Err::<(), _>(&lost));
             self.cells.answers_lost.inc();
             tracing::warn!(changes = changes.len(), cause = %lost, "the answer of a commit was lost");

@@ -4,9 +4,10 @@
 //! simulator on its own. Calls come through a bounded flume channel, each with its way back (`ReplyTo`).
 //!
 //! - Changes that arrive while a transaction is under way form the next batch; two that share a subject never share a batch
-//!   and keep their order (queue.rs). Lookups and other queries run beside it.
+//!   and keep their order (queue.rs). A store that bears it has several batches under way (under_way.rs). Lookups and other
+//!   queries run beside them.
 //! - A key that a batch may alter is absent from the cache from before the batch until its outcome is known (locations.rs).
-//! - A lost answer is resolved by the batch's id before anything runs again; a batch that failed for one bad change is
+//! - A lost answer is resolved by the batch's id before anything is begun again; a batch that failed for one bad change is
 //!   tried change by change, so that it fails no neighbour.
 //! - The cache and the board are written after COMMIT returned and before anybody is answered.
 //! - What was begun for a caller that nobody can tell any more is ended by the desk itself.
@@ -19,6 +20,7 @@ mod local;
 mod locations;
 mod probe;
 mod queue;
+mod under_way;
 
 use super::board::Board;
 use super::database_state::DatabaseState;
@@ -36,6 +38,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
+use under_way::UnderWay;
 
 pub use local::{LocalMetadata, local};
 pub use locations::Locations;
@@ -80,6 +83,9 @@ impl ReplyTo for tokio::sync::oneshot::Sender<Reply> {
 pub struct DeskLimits {
     /// Changes of one transaction.
     pub batch_changes_max: usize,
+    /// A batch is begun beside another one when so many changes can be taken into it; None: as many as come to it of all that
+    /// are there (under_way.rs).
+    pub beside_changes_min: Option<usize>,
     /// Changes waiting; beyond, begins are refused with `Kind::Overloaded`. Ends of what was begun are always taken.
     pub waiting_changes_max: usize,
     /// Queries under way; beyond, they are refused likewise.
@@ -95,6 +101,7 @@ impl Default for DeskLimits {
     fn default() -> Self {
         Self {
             batch_changes_max: 256,
+            beside_changes_min: None,
             waiting_changes_max: 4096,
             queries_max: 2048,
             answer_within: Duration::from_secs(2),
@@ -133,8 +140,10 @@ pub struct Desk<S, C, D> {
     changes_fail: Cell<bool>,
     /// The last change was failed by a database that answers: what waits behind it waits for others' transactions.
     kept_waiting: Cell<bool>,
-    /// A batch is under way, and so nothing may run beside it.
+    /// A batch is under way, and so no probe may run beside it.
     running: Cell<bool>,
+    /// Batches under way that the database has not carried out at once: nothing new is begun beside them.
+    in_trouble: Cell<usize>,
     /// An empty batch is under way to find out whether changes work.
     probing: Cell<bool>,
     /// Ends that failed and that nobody waits for: asked for again when the store works again.
@@ -146,20 +155,19 @@ const EVENTS_PER_TURN: u32 = 256;
 
 #[allow(clippy::large_enum_variant)] // most events are arrivals
 enum Event<R> {
-    /// The running batch has taken `answer_within` or more.
+    /// The oldest batch under way has taken `answer_within` or more.
     Stalled,
     /// Some query may have.
     QueryStalled,
     /// The breaker has closed again.
     Probed,
-    /// Ends of what was begun for callers that are gone.
-    BatchDone(Vec<Change>),
+    /// The batch of that number, with ends of what was begun for callers that are gone.
+    BatchDone(u64, Vec<Change>),
     Answered,
     Arrived(Call<R>),
     Closed,
 }
 
-type Running<'d> = Pin<Box<dyn Future<Output = Vec<Change>> + 'd>>;
 type Alarm<'d> = Pin<Box<dyn Future<Output = ()> + 'd>>;
 
 impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
@@ -177,6 +185,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
             changes_fail: Cell::new(false),
             kept_waiting: Cell::new(false),
             running: Cell::new(false),
+            in_trouble: Cell::new(0),
             probing: Cell::new(false),
             postponed: RefCell::default(),
         }
@@ -208,8 +217,10 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
     /// Cancel: as a crash; callers are not answered, and what was begun stays until recovery.
     pub async fn run<R: ReplyTo>(&self, inbox: flume::Receiver<Call<R>>) {
         let mut queue = Queue::default();
-        let mut running: Option<Running<'_>> = None;
-        let mut alarm: Option<Alarm<'_>> = None;
+        let mut under_way = UnderWay::default();
+        let mut running = FuturesUnordered::new();
+        // Of the oldest batch under way.
+        let mut alarm: Option<(u64, Alarm<'_>)> = None;
         let asked = RefCell::new(Asked::default());
         let mut queries = FuturesUnordered::new();
         let mut query_alarm: Option<Alarm<'_>> = None;
@@ -224,7 +235,7 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
             if query_alarm.is_none() && !queries.is_empty() {
                 query_alarm = Some(Box::pin(self.clock.sleep(self.limits.answer_within)));
             }
-            if running.is_none() && !self.probing.get() {
+            while self.may_begin(&under_way) {
                 // What has arrived already goes into this batch. Taken from the stream too: a receiver that is woken for
                 // what somebody else has taken wakes itself at every poll from then on.
                 while queue.len() < self.limits.batch_changes_max
@@ -234,15 +245,23 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                         queries.push(self.answer(query, reply, &asked));
                     }
                 }
-                let batch = queue.take_batch(self.limits.batch_changes_max);
-                if !batch.is_empty() {
-                    running = Some(Box::pin(self.carry_out(batch)));
-                    alarm = Some(Box::pin(self.clock.sleep(self.limits.answer_within)));
-                }
+                let enough = || under_way.enough_for_another(self.store.batches_in_flight_max());
+                let beside = || self.limits.beside_changes_min.unwrap_or_else(enough);
+                let at_least = if under_way.is_empty() { 1 } else { beside().min(self.limits.batch_changes_max) };
+                let batch = queue.take_batch(self.limits.batch_changes_max, at_least, &under_way);
                 self.cells.waiting.set(queue.len() as u64);
+                let Some(batch) = batch else { break };
+                let number = under_way.begin(&batch, queue.len(), self.clock.tick());
+                running.push(self.carry_out(batch.changes).map(move |ends| (number, ends)));
             }
-            self.running.set(running.is_some());
-            if !open && running.is_none() && queries.is_empty() {
+            if alarm.as_ref().map(|(of, _)| *of) != under_way.oldest().map(|(number, _)| number) {
+                alarm = under_way.oldest().map(|(number, since)| {
+                    let left = self.limits.answer_within.saturating_sub(self.clock.tick().since(since));
+                    (number, Box::pin(self.clock.sleep(left)) as Alarm<'_>)
+                });
+            }
+            self.running.set(!under_way.is_empty());
+            if !open && under_way.is_empty() && queries.is_empty() {
                 return;
             }
             let event = std::future::poll_fn(|context| {
@@ -252,12 +271,10 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                     context.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                if let Some(batch) = &mut running
-                    && let Poll::Ready(ends) = batch.as_mut().poll(context)
-                {
-                    return Poll::Ready(Event::BatchDone(ends));
+                if let Poll::Ready(Some((number, ends))) = running.poll_next_unpin(context) {
+                    return Poll::Ready(Event::BatchDone(number, ends));
                 }
-                if let Some(rings) = &mut alarm
+                if let Some((_, rings)) = &mut alarm
                     && rings.as_mut().poll(context).is_ready()
                 {
                     return Poll::Ready(Event::Stalled);
@@ -281,13 +298,16 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 Poll::Pending
             });
             match event.await {
-                Event::BatchDone(ends) => {
-                    (running, alarm) = (None, None);
+                Event::BatchDone(number, ends) => {
+                    under_way.end(number);
+                    queue.look_again();
                     ends.into_iter().for_each(|end| queue.push(end, self.clock.tick(), None));
                 }
                 Event::Stalled => {
                     self.tell_stalled(&mut queue);
-                    alarm = Some(Box::pin(self.clock.sleep(self.limits.answer_within / 4)));
+                    if let Some((_, rings)) = &mut alarm {
+                        *rings = Box::pin(self.clock.sleep(self.limits.answer_within / 4));
+                    }
                 }
                 Event::Answered => {}
                 Event::Probed => probing = None,
@@ -304,6 +324,12 @@ impl<S: MetadataStore, C: Clock, D: Dice> Desk<S, C, D> {
                 Event::Closed => open = false,
             }
         }
+    }
+
+    fn may_begin(&self, under_way: &UnderWay) -> bool {
+        let goes_well = || self.in_trouble.get() == 0 && self.state.circuit.is_closed();
+        let bears = under_way.is_empty() || goes_well() && under_way.bears_another(self.store.batches_in_flight_max());
+        bears && !self.probing.get()
     }
 
     /// Queues a change, gives a query back to be answered, or refuses what would be too much.

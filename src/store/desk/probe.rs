@@ -1,7 +1,7 @@
 //! Finding out whether the database works again, while its breaker is open.
 //!
-//! What is tried is what did not work: a query, an empty batch, or both. No batch runs beside an empty one, because nothing
-//! may run between a lost answer and the question for it; while one hangs, a query has to do.
+//! What is tried is what did not work: a query, an empty batch, or both. No batch runs beside an empty one: whether
+//! changes work is then known from one of them alone. While one hangs, a query has to do.
 
 use super::super::port::{ApplyError, BatchId, MetadataStore, Query};
 use super::{Desk, unanswered};

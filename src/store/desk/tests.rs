@@ -28,6 +28,11 @@ struct Scripted {
     fates: RefCell<VecDeque<Fate>>,
     /// Batches that hold a change of this key are never applied.
     poison: Cell<Option<&'static str>>,
+    /// Batches that hold a change of this key wait for permits of their own.
+    stuck: Cell<Option<&'static str>>,
+    stuck_may_run: Semaphore,
+    /// How many batches it bears at a time.
+    in_flight: Cell<usize>,
     /// Permits for batches, queries, and answers to `resolve`.
     batches_may_run: Semaphore,
     queries_may_run: Semaphore,
@@ -45,6 +50,9 @@ impl Scripted {
             inner: MemoryStore::new(clock, Rules::default()),
             fates: RefCell::default(),
             poison: Cell::default(),
+            stuck: Cell::default(),
+            stuck_may_run: Semaphore::new(0),
+            in_flight: Cell::new(1),
             batches_may_run: Semaphore::new(1000),
             queries_may_run: Semaphore::new(1000),
             resolves_fail: Cell::default(),
@@ -59,11 +67,19 @@ async fn permit(gate: &Semaphore) {
 }
 
 impl MetadataStore for Scripted {
+    fn batches_in_flight_max(&self) -> usize {
+        self.in_flight.get()
+    }
+
     async fn apply(&self, id: BatchId, changes: Arc<[Change]>) -> Result<Applied, ApplyError> {
         let keys: Vec<String> = changes.iter().map(key_of).collect();
         let poisoned = self.poison.get().is_some_and(|poison| keys.iter().any(|key| key == poison));
+        let is_stuck = self.stuck.get().is_some_and(|stuck| keys.iter().any(|key| key == stuck));
         self.tried.borrow_mut().push(keys);
         permit(&self.batches_may_run).await;
+        if is_stuck {
+            permit(&self.stuck_may_run).await;
+        }
         let fate = self.fates.borrow_mut().pop_front().unwrap_or(Fate::Fine);
         match fate {
             _ if poisoned => Err(ApplyError::NotApplied(Failure::metadata("poison"))),
@@ -648,4 +664,5 @@ fn a_new_board_shows_what_was_charged_before() {
 
 mod outage;
 mod quiet;
+mod several;
 mod staleness;

@@ -78,6 +78,7 @@ impl PostgresStore {
             Ok(()) => Ok(applied),
             Err(error) => {
                 session.give_up();
+                self.answer_is_lost(id);
                 Err(ApplyError::Unknown(failure(&error)))
             }
         }

@@ -12,6 +12,7 @@ use super::sessions::{Blamed, Session, Sql, sql};
 use super::write::{self, Around, Forget, Unwritten, statements};
 use super::{PostgresStore, shares};
 use crate::base::{BackendName, Failure, Incarnation};
+use std::cell::Cell;
 use std::time::Duration;
 use tokio_postgres::Row;
 
@@ -20,7 +21,7 @@ const ATTEMPTS_MAX: u32 = 50;
 const AGAIN_AFTER: Duration = Duration::from_millis(1);
 /// Rounds in which shares are refilled or taken back for one batch.
 const ROOM_ROUNDS_MAX: u32 = 8;
-/// Batches whose outcomes are remembered.
+/// Batches whose outcomes are remembered, beside those whose answers were lost.
 const REMEMBERED: usize = 16;
 /// Blob ids are taken from the counter in blocks.
 const BLOB_IDS: i64 = 1000;
@@ -33,16 +34,50 @@ static LOOK_FOR: Sql = sql!(
 );
 static OUTCOME: Sql = sql!("SELECT outcome FROM batches WHERE id = $1", BYTEA);
 
-/// Ids that were taken from the counter and not used yet: above the first, up to the second.
+/// Ids that were taken from the counter and that no batch has been given yet: above the first, up to the second.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BlobIds {
     last: i64,
     end: i64,
 }
 
+/// Those of one batch: so many above the first. What it has not used is given back when it ends, if the next are still there.
+struct IdsOfBatch<'s> {
+    of: &'s Cell<BlobIds>,
+    after: i64,
+    end: i64,
+    used: Cell<i64>,
+}
+
+impl IdsOfBatch<'_> {
+    fn used_to(&self, last: i64) {
+        assert!(last <= self.end, "more blobs were added than ids were taken");
+        self.used.set(last);
+    }
+}
+
+impl Drop for IdsOfBatch<'_> {
+    fn drop(&mut self) {
+        let ids = self.of.get();
+        if ids.last == self.end {
+            self.of.set(BlobIds { last: self.used.get(), ..ids });
+        }
+    }
+}
+
+/// A batch that was sent, and its outcomes if it was committed.
+pub(super) struct Sent {
+    id: BatchId,
+    applied: Applied,
+    /// It is to be asked for still.
+    is_lost: bool,
+}
+
 /// A decided batch.
 struct Decided {
     outcomes: Vec<Outcome>,
+    /// The incarnation's mark as this process was told it before it loaded.
+    told_mark: i64,
     before: Tables,
     loaded: Loaded,
 }
@@ -67,11 +102,13 @@ impl PostgresStore {
         let began = (self.tick)();
         let session = self.sessions.get().await.map_err(ApplyError::NotApplied)?;
         let mut footprint = Footprint::of(changes);
+        let ids = self.ids_for(&session, footprint.new_blobs).await.map_err(ApplyError::NotApplied)?;
         let (mut attempts, mut rounds, mut rewound) = (0, 0, false);
         let mut overtaken: Option<Failure> = None;
         loop {
-            let decided = self.decide(&session, &footprint, changes).await.map_err(ApplyError::NotApplied)?;
-            if self.was_rewound(decided.loaded.has_row, decided.loaded.mark) {
+            let decided = self.decide(&session, &footprint, ids.after, changes).await;
+            let decided = decided.map_err(ApplyError::NotApplied)?;
+            if self.was_rewound(decided.loaded.has_row, decided.loaded.mark, decided.told_mark) {
                 self.hold_rewound(&session).await.map_err(ApplyError::NotApplied)?;
                 rewound = true;
             }
@@ -96,11 +133,12 @@ impl PostgresStore {
                 return Err(ApplyError::NotApplied(overtaken.unwrap_or_else(late)));
             }
             let lock_within = overtaken.as_ref().map(|_| left);
+            let last = decided.loaded.tables.last_blob;
             let written = self.commit(&session, id, &footprint, &decided, changes, lock_within).await;
             match written {
                 Ok(Written { charged, mark }) => {
-                    self.keep_ids(decided.loaded.tables.last_blob);
-                    let Decided { outcomes, before, loaded } = decided;
+                    ids.used_to(last);
+                    let Decided { outcomes, before, loaded, .. } = decided;
                     if let Some(mark) = mark {
                         let begun = footprint.begun.iter();
                         self.recall.borrow_mut().keep(begun, &before, loaded, mark, (self.tick)());
@@ -111,6 +149,7 @@ impl PostgresStore {
                 }
                 Err(Unwritten::Stale(failure)) => {
                     attempts += 1;
+                    tracing::debug!(changes = changes.len(), cause = %failure, "a batch is decided anew");
                     if attempts == ATTEMPTS_MAX {
                         return Err(ApplyError::NotApplied(failure));
                     }
@@ -126,30 +165,30 @@ impl PostgresStore {
                 }
                 Err(Unwritten::Unknown(failure)) => {
                     session.give_up();
-                    self.keep_ids(decided.loaded.tables.last_blob);
+                    ids.used_to(last);
                     self.remember(id, Applied { outcomes: decided.outcomes, charged: Vec::new() });
+                    self.answer_is_lost(id);
                     return Err(ApplyError::Unknown(failure));
                 }
             }
         }
     }
 
-    /// What a batch did if it was committed: a lost answer concerns the last one.
-    pub(super) fn remember(&self, id: BatchId, applied: Applied) {
-        let mut sent = self.sent.borrow_mut();
-        sent.push_back((id, applied));
-        if sent.len() > REMEMBERED {
-            sent.pop_front();
-        }
-    }
-
-    async fn decide(&self, session: &Session, wanted: &Footprint, changes: &[Change]) -> Result<Decided, Failure> {
+    async fn decide(
+        &self,
+        session: &Session,
+        wanted: &Footprint,
+        ids_after: i64,
+        changes: &[Change],
+    ) -> Result<Decided, Failure> {
+        // Before it is loaded: batches under way beside this one raise it.
+        let told_mark = self.told_mark.get();
         let clock = self.clock.as_ref().map(|clock| clock());
         let recalled = self.recall.borrow_mut().take(&wanted.keys, (self.tick)());
         let mut loaded = load(session, wanted, recalled, self.incarnation.get(), self.rules, clock).await?;
         self.latest.set(self.latest.get().max(loaded.now));
         loaded.now = self.latest.get();
-        loaded.tables.last_blob = self.ids_for(session, wanted.new_blobs).await?;
+        loaded.tables.last_blob = ids_after;
         let before = loaded.tables.clone();
         let outcomes = changes.iter().map(|change| match change {
             // What it forgets is not loaded.
@@ -157,7 +196,7 @@ impl PostgresStore {
             change => loaded.tables.carry_out(loaded.now, change.clone()),
         });
         let outcomes = outcomes.collect();
-        Ok(Decided { outcomes, before, loaded })
+        Ok(Decided { outcomes, told_mark, before, loaded })
     }
 
     /// Whether shares were refilled or taken back, or more rows must be looked at: then the batch is decided anew.
@@ -229,35 +268,52 @@ impl PostgresStore {
                 uploads_max: FORGET_UPLOADS_MAX,
             }),
         };
-        let statements = statements(&around, before, loaded, &diff);
-        let rows = write::commit(session, statements, lock_within).await?;
-        if let Some(mark) = loaded.mark {
-            self.told_mark.set(mark + 1);
-            self.told_at.set(loaded.now);
+        let (statements, raises) = statements(&around, before, loaded, &diff);
+        let mut answers = write::commit(session, statements, lock_within).await?;
+        // The batch is committed, whatever can be read of its charges and its mark.
+        let raised = raises.and_then(|at| answers[at].first()?.try_get::<_, i64>(0).ok());
+        if let Some(mark) = raised {
+            self.told_mark.set(self.told_mark.get().max(mark));
+            self.told_at.set(self.told_at.get().max(loaded.now));
         }
-        // The batch is committed, whatever can be read of its charges.
-        let rows = if around.told.is_empty() { Vec::new() } else { rows };
+        let rows = if around.told.is_empty() { Vec::new() } else { answers.pop().unwrap_or_default() };
         let mut charged = read_charges(&rows);
-        charged.retain(|(name, _)| around.told.contains(name));
+        charged.retain(|(name, _)| around.told.contains(name) && self.is_latest(name, raised));
         let mark = rows.first().and_then(|row| row.try_get(2).ok());
         Ok(Written { charged, mark })
     }
 
+    /// Whether nothing later is known of what is charged there: batches that are under way together raise the mark in the order
+    /// of their commits, and may be answered in another.
+    fn is_latest(&self, backend: &BackendName, mark: Option<i64>) -> bool {
+        let Some(mark) = mark else { return true };
+        let mut charged_at = self.charged_at.borrow_mut();
+        match charged_at.get_mut(backend) {
+            Some(latest) if *latest > mark => return false,
+            Some(latest) => *latest = mark,
+            None => drop(charged_at.insert(backend.clone(), mark)),
+        }
+        true
+    }
+
     // ---- ids -----------------------------------------------------------------------------------------------------
 
-    /// The last id in use; so many above it are ours. Others may have taken the block behind: then the rest is left out.
-    async fn ids_for(&self, session: &Session, wanted: i64) -> Result<i64, Failure> {
-        let ids = self.blob_ids.get();
-        if ids.end - ids.last >= wanted {
-            return Ok(ids.last);
+    /// So many for one batch. Others may have taken the block behind what is left: then the rest is left out.
+    async fn ids_for(&self, session: &Session, wanted: i64) -> Result<IdsOfBatch<'_>, Failure> {
+        let mut ids = self.blob_ids.get();
+        if ids.end - ids.last < wanted {
+            let rows = session.query(&TAKE_IDS, &[&wanted.max(BLOB_IDS)]).await.blamed()?;
+            let row = rows.first().ok_or_else(|| Failure::metadata("postgres: the counters are gone"))?;
+            let mut columns = Columns::of(row);
+            let (last, end): (i64, i64) = (columns.value()?, columns.value()?);
+            // Another batch of ours may have been given some meanwhile, or taken a block too.
+            ids = self.blob_ids.get();
+            let joined = ids.end == last && ids.end > 0;
+            ids = BlobIds { last: if joined { ids.last } else { last }, end };
         }
-        let rows = session.query(&TAKE_IDS, &[&wanted.max(BLOB_IDS)]).await.blamed()?;
-        let row = rows.first().ok_or_else(|| Failure::metadata("postgres: the counters are gone"))?;
-        let mut columns = Columns::of(row);
-        let (last, end): (i64, i64) = (columns.value()?, columns.value()?);
-        let joined = ids.end == last && ids.end > 0;
-        self.blob_ids.set(BlobIds { last: if joined { ids.last } else { last }, end });
-        Ok(self.blob_ids.get().last)
+        let (after, end) = (ids.last, ids.last + wanted);
+        self.blob_ids.set(BlobIds { last: end, ..ids });
+        Ok(IdsOfBatch { of: &self.blob_ids, after, end, used: Cell::new(after) })
     }
 
     /// The next ones are taken from the counter anew. At any time, also while a batch is being written.
@@ -265,16 +321,23 @@ impl PostgresStore {
         self.blob_ids.set(BlobIds::default());
     }
 
-    fn keep_ids(&self, last: i64) {
-        let ids = self.blob_ids.get();
-        if ids.end == 0 {
-            return; // they were left meanwhile
+    // ---- lost answers --------------------------------------------------------------------------------------------
+
+    /// What a batch did if it was committed: a lost answer concerns one of the last, or is remembered until it is asked for.
+    pub(super) fn remember(&self, id: BatchId, applied: Applied) {
+        let mut sent = self.sent.borrow_mut();
+        sent.push_back(Sent { id, applied, is_lost: false });
+        if sent.len() > REMEMBERED
+            && let Some(known) = sent.iter().position(|one| !one.is_lost)
+        {
+            sent.remove(known);
         }
-        assert!(last <= ids.end, "more blobs were added than ids were taken");
-        self.blob_ids.set(BlobIds { last, ..ids });
     }
 
-    // ---- lost answers --------------------------------------------------------------------------------------------
+    /// Others may run before anybody hears what became of this one.
+    pub(super) fn answer_is_lost(&self, id: BatchId) {
+        self.sent.borrow_mut().iter_mut().filter(|one| one.id == id).for_each(|one| one.is_lost = true);
+    }
 
     /// Inserting the batch's id waits until a transaction that has inserted it ends; if nobody has, nobody will.
     /// Cancel: safe.
@@ -282,18 +345,20 @@ impl PostgresStore {
         let session = self.sessions.get().await?;
         let bytes = id_bytes(id).to_vec();
         let void = session.query(&LOOK_FOR, &[&bytes]).await.blamed()?;
-        if !void.is_empty() {
-            return Ok(None);
-        }
-        let rows = session.query(&OUTCOME, &[&bytes]).await.blamed()?;
-        if !rows.first().is_some_and(|row| matches!(row.try_get(0), Ok("applied"))) {
-            return Ok(None);
-        }
+        let is_there = void.is_empty() && {
+            let rows = session.query(&OUTCOME, &[&bytes]).await.blamed()?;
+            rows.first().is_some_and(|row| matches!(row.try_get(0), Ok("applied")))
+        };
         let mut sent = self.sent.borrow_mut();
-        let Some((_, applied)) = sent.iter_mut().find(|(one, _)| *one == id) else {
+        if !is_there {
+            sent.retain(|one| one.id != id);
+            return Ok(None);
+        }
+        let Some(found) = sent.iter_mut().find(|one| one.id == id) else {
             return Err(Failure::ourselves("the outcomes of that batch are forgotten"));
         };
-        Ok(Some(applied.clone()))
+        found.is_lost = false;
+        Ok(Some(found.applied.clone()))
     }
 }
 

@@ -130,7 +130,7 @@ impl OnPostgres {
         Self { jobs, tenure }
     }
 
-    async fn on_thread<T: Send + 'static>(
+    pub(super) async fn on_thread<T: Send + 'static>(
         &self,
         job: impl FnOnce(Rc<PostgresStore>) -> LocalBoxFuture<'static, T> + Send + 'static,
     ) -> T {

@@ -60,7 +60,7 @@ impl PostgresStore {
         let mark: Option<i64> = lives.first().map(|row| Columns::of(row).value()).transpose()?;
         let has_row = mark.is_some() || restored::has_row(session, renew.incarnation).await?;
         // Before anybody is judged: what is missing may be what a lapsed run had committed.
-        let rewound = self.was_rewound(has_row, mark.map(|mark| mark - 1));
+        let rewound = self.was_rewound(has_row, mark.map(|mark| mark - 1), self.told_mark.get());
         if rewound {
             self.hold_missed(session, now).await?;
         }

@@ -8,6 +8,8 @@ use super::sessions::{Blamed, Session, Sql, sql};
 use crate::base::{Failure, Incarnation, Timestamp};
 
 /// Their rows first: a batch of theirs that is under way ends before, and one that comes later finds that its run has ended.
+static LOCK_RUNS: Sql =
+    sql!("SELECT 1 FROM incarnations WHERE id = ANY($1) AND ended IS NULL ORDER BY id FOR UPDATE", INT8_ARRAY);
 static END: Sql =
     sql!("UPDATE incarnations SET ended = $2 WHERE id = ANY($1) AND ended IS NULL RETURNING id", INT8_ARRAY, INT8);
 
@@ -77,6 +79,7 @@ pub(super) struct Gone(Vec<i64>);
 
 /// In the running transaction, which holds nothing behind blobs yet (locks.rs). Cancel: the transaction must be given up.
 pub(super) async fn end(session: &Session, gone: Vec<i64>, now: Timestamp) -> Result<Gone, Failure> {
+    session.query(&LOCK_RUNS, &[&gone]).await.blamed()?;
     let ended = session.query(&END, &[&gone, &now.millis]).await.blamed()?;
     let gone: Vec<i64> = ended.iter().map(|row| Columns::of(row).value()).collect::<Read<_>>()?;
     if !gone.is_empty() {

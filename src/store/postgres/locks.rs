@@ -4,16 +4,18 @@
 //! The order, of batches and of all other transactions; each leaves out what it has nothing to do with:
 //!
 //! 1. the registrations' lock (registrations, new limits), or the budgets';
-//! 2. runs: a batch's own row, those that are judged by number;
+//! 2. runs: a batch's own row, which does not keep other batches of it out; those that are ended, by number, which does;
 //! 3. stored buckets by name;
 //! 4. keys without a row, by hash; then blobs by key and number;
 //! 5. uploads by name;
 //! 6. backends by number, also of those whose shares are looked after below: who changes more of a backend's shares than his
 //!    own run's holds its row;
-//! 7. shares by backend, then run. A run has one on every backend from its registration on: a new row would lock its backend
+//! 7. a batch's own run's mark;
+//! 8. shares by backend, then run. A run has one on every backend from its registration on: a new row would lock its backend
 //!    behind it.
 //!
-//! Rows that nobody waits for while he holds others (a batch's id, counters, a run's usage) stand outside of it.
+//! Rows that nobody waits for while he holds others (a batch's id, counters, a run's usage) stand outside of it. Of one process,
+//! a batch that writes usage or facts has no other beside it.
 //!
 //! A key's live version appears only together with a change of one of the key's blobs, so where none was there, the blobs
 //! tell of it. One that was there is looked at itself: tags change without a blob.

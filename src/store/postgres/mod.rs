@@ -5,6 +5,10 @@
 //! described once; what is PostgreSQL's is which rows it needs. Nothing is locked while we think: the writing transaction
 //! verifies under its locks that what was loaded is still so, and a batch that was overtaken is decided anew.
 //!
+//! Two batches of this process may be under way at the same time, as batches of two instances are (the desk sees to it that they
+//! have no key in common): each has its connection, and its blobs' numbers beforehand. They meet at the end of their
+//! transactions only, on the run's mark and shares (write.rs).
+//!
 //! Charges go to this incarnation's own shares (shares.rs), so that batches of different instances wait for each other only
 //! over a common key. Requests' lookups are pipelined on two connections; everything else takes one from the pool.
 //!
@@ -45,16 +49,19 @@ mod tls;
 mod write;
 
 use super::port::{Answer, Applied, ApplyError, BatchId, Change, MetadataStore, Query, Rules};
-use crate::base::{Failure, Incarnation, Tenure, Tick, Timestamp};
+use crate::base::{BackendName, Failure, Incarnation, Tenure, Tick, Timestamp};
 use rows::Backends;
 use sessions::Sessions;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use options::{PostgresOptions, Protection};
 pub use target::Target;
+
+/// What one batch waits for (its round trips, the disk) is another's time to be decided and written.
+const BATCHES_IN_FLIGHT: usize = 2;
 
 /// A clock instead of the database's, for tests.
 pub type TestWall = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -83,7 +90,9 @@ pub struct PostgresStore {
     /// What writes under way will be committed on.
     recall: RefCell<recall::Recall>,
     /// The last batches, whatever came of them.
-    sent: RefCell<VecDeque<(BatchId, Applied)>>,
+    sent: RefCell<VecDeque<batch::Sent>>,
+    /// The marks of what was last told of a backend's charge.
+    charged_at: RefCell<BTreeMap<BackendName, i64>>,
     /// A registration whose answer was lost, and when it was asked for.
     pending: Cell<Option<(BatchId, Incarnation, Tick)>>,
     /// As far as they were met.
@@ -117,6 +126,7 @@ impl PostgresStore {
             blob_ids: Cell::default(),
             recall: RefCell::default(),
             sent: RefCell::default(),
+            charged_at: RefCell::default(),
             pending: Cell::new(None),
             backends: RefCell::default(),
         })
@@ -124,6 +134,10 @@ impl PostgresStore {
 }
 
 impl MetadataStore for PostgresStore {
+    fn batches_in_flight_max(&self) -> usize {
+        BATCHES_IN_FLIGHT
+    }
+
     async fn apply(&self, id: BatchId, changes: Arc<[Change]>) -> Result<Applied, ApplyError> {
         match &changes[..] {
             [Change::Register(register)] => self.register(id, register).await,

@@ -91,6 +91,7 @@ impl PostgresStore {
                 self.remember(id, applied.clone());
                 if let Err(error) = session.command("COMMIT").await {
                     session.give_up();
+                    self.answer_is_lost(id);
                     self.pending.set(Some((id, incarnation, asked)));
                     return Err(ApplyError::Unknown(failure(&error)));
                 }
@@ -108,6 +109,7 @@ impl PostgresStore {
     pub(super) fn begin_incarnation(&self, incarnation: Incarnation, asked: Tick) {
         self.incarnation.set(incarnation);
         self.told_mark.set(0);
+        self.charged_at.borrow_mut().clear();
         self.recall.borrow_mut().clear();
         // Who it is first: what the former run has begun must not go on under this one's lease.
         self.tenure.set_incarnation(incarnation);

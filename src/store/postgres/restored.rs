@@ -143,17 +143,18 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Whether the living incarnation finds less than it was told: no row of itself, or a lower mark.
-    pub(super) fn was_rewound(&self, has_row: bool, mark: Option<i64>) -> bool {
+    /// Whether the living incarnation finds less than it was told before it looked: no row of itself, or a lower mark.
+    pub(super) fn was_rewound(&self, has_row: bool, mark: Option<i64>, told: i64) -> bool {
         let lives = self.incarnation.get() != Incarnation(0);
-        lives && (!has_row || mark.is_some_and(|mark| mark < self.told_mark.get()))
+        lives && (!has_row || mark.is_some_and(|mark| mark < told))
     }
 
     /// The same, looked up. Cancel: safe.
     pub(super) async fn is_rewound(&self, session: &Session) -> Result<bool, Failure> {
+        let told = self.told_mark.get();
         let rows = session.query(&ROW, &[&self.incarnation.get().0]).await.blamed()?;
         let mark = rows.first().map(|row| Columns::of(row).value()).transpose()?;
-        Ok(self.was_rewound(mark.is_some(), mark))
+        Ok(self.was_rewound(mark.is_some(), mark, told))
     }
 
     /// A transaction of its own, before anything is decided on such a database. The run then ends and registers anew: what the
@@ -184,7 +185,7 @@ impl PostgresStore {
         let mark = rows.first().map(|row| Columns::of(row).value()).transpose()?;
         if moved {
             self.hold_noticed(session, now).await?;
-        } else if self.was_rewound(mark.is_some(), mark) {
+        } else if self.was_rewound(mark.is_some(), mark, self.told_mark.get()) {
             self.hold_missed(session, now).await?;
         }
         if was.is_none() || moved {

@@ -1,8 +1,9 @@
 //! Writing a batch: one pipeline from BEGIN to COMMIT, so that no stall of ours can hold a lock.
 //!
-//! Its id first (a lost answer is looked for by it) and this incarnation's mark, then what it was decided on is locked and
-//! verified (locks.rs), then its rows are written, and last the shares, which are this incarnation's own. What a batch has
-//! nothing to do with is not sent: each statement is a message, a plan that starts, and an answer.
+//! Its id first (a lost answer is looked for by it) and that this incarnation lives, then what it was decided on is locked and
+//! verified (locks.rs), then its rows are written, and last the incarnation's mark and its shares: those are every batch's of
+//! this process, so one that is under way beside another waits there for its COMMIT, and for nothing before. What a batch
+//! has nothing to do with is not sent: each statement is a message, a plan that starts, and an answer.
 
 use super::super::memory::tables::{Key, Tables};
 use super::super::port::Committed;
@@ -29,18 +30,22 @@ pub(super) enum Unwritten {
     Unknown(Failure),
 }
 
-/// The batch's id; the mark is raised only from what the batch was decided on: an incarnation that was ended meanwhile commits
-/// nothing ($4: none before the first registration). Acknowledged means durable, whatever the server's default is.
+/// The batch's id, and the fence: an incarnation that was ended meanwhile commits nothing ($4: its mark when the batch was
+/// decided on; none before the first registration). Whoever ends it waits until what it has under way can be seen. Acknowledged
+/// means durable, whatever the server's default is.
 static BATCH: Sql = sql!(
     "WITH batch AS (INSERT INTO batches (id, at, outcome) VALUES ($1, $2, 'applied')),
-          raised AS (UPDATE incarnations SET mark = $4 + 1 WHERE id = $3 AND ended IS NULL AND mark = $4 RETURNING 1)
-     SELECT CASE WHEN $4 IS NULL OR (SELECT count(*) FROM raised) = 1 THEN TRUE ELSE stale_batch('incarnation') END,
+          lives AS (SELECT 1 FROM incarnations WHERE id = $3 AND ended IS NULL AND mark >= $4 FOR KEY SHARE)
+     SELECT CASE WHEN $4 IS NULL OR (SELECT count(*) FROM lives) = 1 THEN TRUE ELSE stale_batch('incarnation') END,
          CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', TRUE) END",
     BYTEA,
     INT8,
     INT8,
     INT8
 );
+
+/// By every batch, so that whoever loses it with the database's last transactions sees that.
+static RAISE_MARK: Sql = sql!("UPDATE incarnations SET mark = mark + 1 WHERE id = $1 RETURNING mark", INT8);
 
 static ADD_BLOBS: Sql = sql!(
     "INSERT INTO blobs (id, backend, name, bucket, key, version, state, bytes, incarnation, superseded, upload,
@@ -307,8 +312,14 @@ pub(super) struct Forget {
     pub(super) uploads_max: u32,
 }
 
-/// The statements of a batch, between BEGIN and COMMIT; the last one tells what is charged, if anything is to be told.
-pub(super) fn statements(around: &Around<'_>, before: &Tables, loaded: &Loaded, diff: &Diff<'_>) -> Vec<Bound> {
+/// The statements of a batch, between BEGIN and COMMIT; the last one tells what is charged, if anything is to be told. And which
+/// one answers the mark, if it is raised.
+pub(super) fn statements(
+    around: &Around<'_>,
+    before: &Tables,
+    loaded: &Loaded,
+    diff: &Diff<'_>,
+) -> (Vec<Bound>, Option<usize>) {
     let mut all = vec![bound!(BATCH, around.id.to_vec(), loaded.now.millis, around.incarnation.0, loaded.mark)];
     lock_and_verify(around, before, loaded, diff, &mut all);
     put_blobs(loaded, diff, &mut all);
@@ -326,12 +337,16 @@ pub(super) fn statements(around: &Around<'_>, before: &Tables, loaded: &Loaded, 
         all.push(bound!(FORGET_LEASES, oldest_leases(loaded.now)));
         all.push(bound!(FORGET_UPLOADS, forget.uploads_before.millis, i64::from(forget.uploads_max)));
     }
+    let raises = loaded.mark.map(|_| all.len());
+    if raises.is_some() {
+        all.push(bound!(RAISE_MARK, around.incarnation.0));
+    }
     put_shares(around, diff, &mut all);
     if around.told.iter().any(|name| !diff.shares.contains_key(name)) {
         let told: Vec<String> = around.told.iter().map(|name| name.as_str().to_owned()).collect();
         all.push(bound!(CHARGED, told));
     }
-    all
+    (all, raises)
 }
 
 pub(super) fn owned(columns: KeyColumns<'_>) -> (Vec<String>, Vec<Vec<u8>>) {
@@ -532,13 +547,14 @@ fn put_shares(around: &Around<'_>, diff: &Diff<'_>, all: &mut Vec<Bound>) {
     ));
 }
 
-/// Sends BEGIN, the statements and COMMIT at once; answers the last statement's rows. `lock_within`: how long it may wait for
+/// Sends BEGIN, the statements and COMMIT at once; answers the statements' rows. `lock_within`: how long it may wait for
 /// others, if less than usual. Cancel: NOT safe.
 pub(super) async fn commit(
     session: &Session,
     mut statements: Vec<Bound>,
     lock_within: Option<Duration>,
-) -> Result<Vec<Row>, Unwritten> {
+) -> Result<Vec<Vec<Row>>, Unwritten> {
+    let asked = statements.len();
     if let Some((statement, lock)) = session.settings(lock_within) {
         statements.insert(0, bound!(SETTINGS, statement, lock));
     }
@@ -556,7 +572,10 @@ pub(super) async fn commit(
     pipeline.push(Box::pin(async { session.command("COMMIT").await.map(|()| Vec::new()) }));
     let mut answers = join_all(pipeline).await;
     match answers.iter().position(Result::is_err) {
-        None => Ok(answers.swap_remove(answers.len() - 2).unwrap_or_default()),
+        None => {
+            let before_commit = answers.len() - 1;
+            Ok(answers.drain(before_commit - asked..before_commit).map(Result::unwrap_or_default).collect())
+        }
         Some(at) => {
             let is_commit = at == answers.len() - 1;
             let Err(error) = answers.swap_remove(at) else { unreachable!("it was found to be one") };

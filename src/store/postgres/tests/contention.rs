@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 /// Another instance's transaction, which holds what `sql` locks of this table from before this is made until it is let go.
-struct Held<'o> {
+pub(super) struct Held<'o> {
     options: &'o PostgresOptions,
     holder: std::thread::JoinHandle<()>,
 }
@@ -25,11 +25,11 @@ impl<'o> Held<'o> {
         Self { options, holder: begin_holding(options, &sql, table, mode) }
     }
 
-    fn row(options: &'o PostgresOptions, table: &str, row: &str) -> Self {
+    pub(super) fn row(options: &'o PostgresOptions, table: &str, row: &str) -> Self {
         Self::by(options, &format!("SELECT 1 FROM {table} WHERE {row} FOR UPDATE"), table, "RowShareLock")
     }
 
-    fn let_go(self) {
+    pub(super) fn let_go(self) {
         execute(self.options, "INSERT INTO let_go DEFAULT VALUES");
         self.holder.join().expect("it was held");
     }
