@@ -245,7 +245,7 @@ impl Client {
     fn send_in_chunks(&mut self, path: &str, query: &str, span: Span, mode: PayloadMode) -> Result<String> {
         let size = span.to - span.from;
         let form = |signer: Option<ChunkSigner>| match signer {
-            Some(signer) => Form::SignedTrailer(signer),
+            Some(signer) => Form::SignedTrailer(Box::new(signer)),
             None => Form::UnsignedTrailer,
         };
         let extra = [

@@ -155,6 +155,25 @@ impl Buffer {
         }
     }
 
+    /// Puts `bytes` in front of those held, if there is room: where others were consumed or left out.
+    pub fn put_before(&mut self, bytes: &[u8]) -> bool {
+        let Some(start) = self.start.checked_sub(bytes.len()) else { return false };
+        self.bytes[start..self.start].copy_from_slice(bytes);
+        self.start = start;
+        true
+    }
+
+    /// Leaves out so many bytes of an empty buffer, for `put_before`.
+    pub fn leave_out(&mut self, count: usize) {
+        assert!(self.is_empty() && count <= self.bytes.len(), "room in front of bytes that are there already");
+        (self.start, self.end) = (count, count);
+    }
+
+    /// The buffer with all it holds; a hollow one stays.
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::hollow())
+    }
+
     /// Keeps only the first `count` bytes held.
     pub fn truncate(&mut self, count: usize) {
         self.end = self.end.min(self.start + count);
@@ -349,6 +368,25 @@ mod tests {
         assert_eq!(buffer.data(), b"f");
         buffer.consume(1);
         assert_eq!(buffer.spare(), 8, "an emptied buffer has all its room again");
+    }
+
+    #[test]
+    fn room_is_left_in_front_of_what_comes() {
+        let pool = BufferPool::new(16, 1);
+        let mut buffer = pool.try_take().expect("the first");
+        buffer.leave_out(4);
+        buffer.append(b"head body");
+        buffer.consume(5);
+        assert!(!buffer.put_before(b"0123456789"), "there is room for nine bytes");
+        assert_eq!(buffer.data(), b"body", "nothing was put in front");
+        assert!(buffer.put_before(b"new head "));
+        assert_eq!(buffer.data(), b"new head body");
+        let whole = buffer.take();
+        assert_eq!((buffer.capacity(), whole.data()), (0, &b"new head body"[..]));
+        drop(buffer);
+        assert_eq!(pool.out(), 1, "the whole one has the place");
+        drop(whole);
+        assert_eq!(pool.out(), 0);
     }
 
     #[test]

@@ -313,24 +313,26 @@ impl<'c> ClientExchange<'c> {
         Ok(())
     }
 
-    /// Sends what is held of the head together with the first body bytes.
-    pub(super) async fn send_body(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    /// Sends what is held of the head together with the first bytes of the body, all that `bytes` holds.
+    pub(super) async fn send_body(&mut self, bytes: &mut Buffer) -> Result<(), Failure> {
         self.time_client();
+        let count = bytes.len() as u64;
         let sent = if self.progress == Progress::HeadHeld {
             self.progress = Progress::Body;
             self.site.cells().client_bytes_out.add(self.out.len() as u64);
-            if self.body_left == bytes.len() as u64 {
-                self.stream.post(self.out, bytes).await
+            if self.body_left == count {
+                self.stream.post_from(self.out, bytes).await
             } else {
-                self.stream.write_both(self.out, bytes, Follow::Nothing).await
+                self.stream.write_both(self.out, bytes.data(), Follow::Nothing).await
             }
         } else {
-            self.stream.write_all(bytes, Follow::Nothing).await
+            self.stream.write_all(bytes.data(), Follow::Nothing).await
         };
+        bytes.clear();
         sent.map_err(|cause| self.lost_client(&cause))?;
         // Whoever sends more of the body may wait for a backend first.
         self.stream.deadline().disarm();
-        self.count_sent(bytes.len() as u64);
+        self.count_sent(count);
         Ok(())
     }
 
@@ -344,7 +346,7 @@ impl<'c> ClientExchange<'c> {
     }
 
     /// Ends the exchange: what is left of the body is read away or the connection closed; metrics and audit.
-    pub async fn end(mut self) -> Turn {
+    pub async fn end(&mut self) -> Turn {
         self.received = None;
         let turn = match self.progress {
             Progress::Whole if self.keep_alive => self.read_away().await,
@@ -532,7 +534,7 @@ impl Exchange<CorePorts> for ClientExchange<'_> {
         self.body_left = length;
         self.progress = Progress::HeadHeld;
         if length == 0 {
-            self.send_body(&[]).await?;
+            self.send_body(&mut Buffer::roomy(0)).await?;
         }
         Ok(())
     }

@@ -234,10 +234,9 @@ pub async fn send_from(exchange: &mut ClientExchange<'_>, mut source: Source) ->
 async fn send_segment(exchange: &mut ClientExchange<'_>, source: &mut Source, moved: &mut u64) -> MoveEnd {
     if !source.ahead().is_empty() || exchange.head_held() {
         let first = source.ahead().len();
-        if let Err(failure) = exchange.send_body(source.ahead().data()).await {
+        if let Err(failure) = exchange.send_body(source.ahead()).await {
             return MoveEnd::Sink(failure);
         }
-        source.ahead().clear();
         exchange.site.cells().relayed(BodyPath::Copy, first as u64);
         exchange.note_path(BodyPath::Copy);
         source.moved(first as u64);

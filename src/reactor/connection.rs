@@ -138,22 +138,25 @@ async fn read_more(site: &Site, stream: &mut Stream, peer: &str, buffer: &mut Bu
 /// Serves the request at the start of `bytes`; None if its head is not complete yet.
 async fn serve_one(site: &Site, stream: &mut Stream, peer: &str, bytes: &[u8], scanned: &mut usize) -> Option<Turn> {
     let max = site.view().server.max_header_bytes;
-    let parsed = match RequestHead::parse(&bytes[..bytes.len().min(max)], scanned) {
-        Ok(None) if bytes.len() >= max => Err(BadHead::TooLong),
-        parsed => parsed,
+    // Looked at where it is: a head is large.
+    let parsed = RequestHead::parse(&bytes[..bytes.len().min(max)], scanned);
+    let bad = match &parsed {
+        Ok(Some(head)) => return Some(serve_head(site, stream, peer, bytes, head).await),
+        Ok(None) if bytes.len() < max => return None,
+        Ok(None) => BadHead::TooLong,
+        Err(bad) => *bad,
     };
-    let head = match parsed {
-        Ok(head) => head?,
-        Err(bad) => {
-            site.cells().malformed_requests.inc();
-            refuse(site, stream, peer, bytes, &bad.to_s3_error()).await;
-            return Some(Turn::Close);
-        }
-    };
+    site.cells().malformed_requests.inc();
+    refuse(site, stream, peer, bytes, &bad.to_s3_error()).await;
+    Some(Turn::Close)
+}
+
+/// Serves the request with this head, which `bytes` begin with.
+async fn serve_head(site: &Site, stream: &mut Stream, peer: &str, bytes: &[u8], head: &RequestHead<'_>) -> Turn {
     stream.deadline().disarm();
     let mut scratch = site.scratch();
     let opening = Opening {
-        head: &head,
+        head,
         early: &bytes[head.head_len..],
         id: site.request_id(),
         arrived: site.ports.core.clock.tick(),
@@ -161,9 +164,9 @@ async fn serve_one(site: &Site, stream: &mut Stream, peer: &str, bytes: &[u8], s
     };
     // What a presigned URL means is another head than the one that was sent, and rare.
     let mut text = Vec::new();
-    let meant = unfold(&head, &mut text).map(|meant| meant.map(Box::new));
+    let meant = unfold(head, &mut text).map(|meant| meant.map(Box::new));
     let meant = match &meant {
-        Ok(meant) => Ok(meant.as_deref().unwrap_or(&head)),
+        Ok(meant) => Ok(meant.as_deref().unwrap_or(head)),
         Err(error) => Err(error),
     };
     // As long as the request lasts: what is published meanwhile is for the next one.
@@ -175,7 +178,7 @@ async fn serve_one(site: &Site, stream: &mut Stream, peer: &str, bytes: &[u8], s
         exchange.end().await
     };
     site.give_back(scratch);
-    Some(turn)
+    turn
 }
 
 /// Answers the request, which means what `meant` says: who may not ask is refused here, everybody else by the handlers.

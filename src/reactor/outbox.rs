@@ -9,6 +9,7 @@
 //! written to that socket, and that it is not closed, before a posted message has left.
 #![allow(unsafe_code)] // descriptors are borrowed for one call, from streams that flush before they close them
 
+use super::buffer::Buffer;
 use super::deadline::DEADLINE_TICK_MS;
 use super::handle::{borrow, send_now};
 use monoio::net::TcpStream;
@@ -56,8 +57,9 @@ struct Posted {
 
 struct Message {
     to: RawFd,
-    /// Its end in `bytes`.
+    /// Its end in `bytes`, where it is if it has no buffer of its own.
     end: usize,
+    whole: Option<Buffer>,
     /// The peer may stand still so long.
     patience: Duration,
 }
@@ -119,6 +121,19 @@ impl Outbox {
     /// Queues a message, head and body, for a socket that neither a message of this turn nor a stuck one is for. Answers
     /// the turn in which it leaves.
     pub(super) fn post(self: &Rc<Self>, to: RawFd, head: &[u8], body: &[u8], patience: Duration) -> Turn {
+        let mut posted = self.posted.borrow_mut();
+        posted.bytes.extend_from_slice(head);
+        posted.bytes.extend_from_slice(body);
+        drop(posted);
+        self.push(to, None, patience)
+    }
+
+    /// The same of a message that fills a buffer, which is given back when it has left.
+    pub(super) fn post_buffer(self: &Rc<Self>, to: RawFd, whole: Buffer, patience: Duration) -> Turn {
+        self.push(to, Some(whole), patience)
+    }
+
+    fn push(self: &Rc<Self>, to: RawFd, whole: Option<Buffer>, patience: Duration) -> Turn {
         let turn = self.turn.get();
         let mut posted = self.posted.borrow_mut();
         if posted.messages.is_empty()
@@ -126,10 +141,8 @@ impl Outbox {
         {
             flusher.wake_by_ref();
         }
-        posted.bytes.extend_from_slice(head);
-        posted.bytes.extend_from_slice(body);
         let end = posted.bytes.len();
-        posted.messages.push(Message { to, end, patience });
+        posted.messages.push(Message { to, end, whole, patience });
         let is_full = posted.messages.len() >= POSTED_MAX;
         drop(posted);
         if is_full {
@@ -153,7 +166,8 @@ impl Outbox {
         let (mut bytes, mut messages) = (std::mem::take(&mut posted.bytes), std::mem::take(&mut posted.messages));
         let mut from = 0;
         for message in messages.drain(..) {
-            self.send(&message, &bytes[from..message.end]);
+            let bytes = message.whole.as_ref().map_or(&bytes[from..message.end], Buffer::data);
+            self.send(&message, bytes);
             from = message.end;
         }
         bytes.clear();
@@ -328,6 +342,50 @@ mod tests {
             assert_eq!(&got[..6], b"to one");
             other_peer.read_exact(&mut got).expect("sent");
             assert_eq!(&got, b"to other");
+        });
+    }
+
+    #[test]
+    fn a_body_leaves_from_its_own_buffer() {
+        on_both(|core| async move {
+            let (mut stream, mut peer) = pair(&core);
+            for (room, is_copied) in [(8, false), (2, true)] {
+                let mut body = core.heads.take().await;
+                body.leave_out(room);
+                body.append(b"body");
+                let turn = core.outbox.turn();
+                stream.post_from(b"head ", &mut body).await.expect("posted");
+                assert!(body.is_empty());
+                assert_eq!(body.capacity() > 0, is_copied, "there is no room in front");
+                until("it has left", || core.outbox.turn() != turn).await;
+                drop(body);
+                assert_eq!(core.heads.out(), 0, "the buffer is back");
+                let mut got = [0; 9];
+                peer.read_exact(&mut got).expect("sent");
+                assert_eq!(&got, b"head body");
+            }
+        });
+    }
+
+    #[test]
+    fn a_body_in_its_own_buffer_leaves_as_its_peer_reads() {
+        on_both(|core| async move {
+            let (mut stream, may_read, reading) = narrow(&core);
+            let mut posted = 0;
+            while !core.outbox.has_troubled() {
+                let mut body = core.heads.take().await;
+                body.leave_out(1);
+                body.append(&pattern(posted + 1, 15_999));
+                stream.post_from(&pattern(posted, 1), &mut body).await.expect("posted");
+                posted += 16_000;
+                core.outbox.flush();
+                // What is stuck only until the kernels have talked to each other does not count.
+                sleep_ms(50).await;
+            }
+            assert_eq!(core.heads.out(), 0, "what is stuck holds no buffer");
+            may_read.store(true, Ordering::Release);
+            drop(stream);
+            assert_eq!(joined(reading).await, posted);
         });
     }
 

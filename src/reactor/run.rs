@@ -139,7 +139,8 @@ async fn serve(parts: ReactorParts, kind: driver::DriverKind) -> io::Result<()> 
     let cells = Arc::clone(&site.ports.core.cells);
     accept_loop(&site.ports.core, parts.listener, limits, &site.stopping, move |tcp, place| {
         let site = Rc::clone(&serving);
-        task::spawn(&cells, "connection", connection::serve(site, tcp, place));
+        // Large, and moved by whoever spawns it: made where it stays.
+        task::spawn(&cells, "connection", async move { Box::pin(connection::serve(site, tcp, place)).await });
     })
     .await?;
     // No new connections; those that wait for a request are ended, the others finish theirs.

@@ -229,6 +229,21 @@ impl Stream {
         Ok(())
     }
 
+    /// As `post`, of a body that fills `body`: the head is put in front of it, if there is room, and both leave from there.
+    /// The buffer is left empty. Cancel: NOT safe, an unknown part is sent.
+    pub async fn post_from(&mut self, head: &[u8], body: &mut Buffer) -> io::Result<()> {
+        let is_long = head.len() + body.len() > MESSAGE_BYTES_MAX;
+        if self.tls.is_some() || is_long || !body.put_before(head) {
+            self.post(head, body.data()).await?;
+            body.clear();
+            return Ok(());
+        }
+        self.settled().await?;
+        self.posted = self.outbox.post_buffer(self.tcp.as_raw_fd(), body.take(), self.deadline.wait());
+        self.deadline.progress();
+        Ok(())
+    }
+
     /// What was posted leaves now. Before anything else is done to the socket.
     fn flush_posted(&self) {
         if self.posted == self.outbox.turn() {

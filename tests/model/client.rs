@@ -162,7 +162,8 @@ impl Client {
         let trailer = ask.framing.trailer();
         // A dry run with any signer: how long a body is on the wire does not depend on it.
         let signing = Target { access_key: ACCESS_KEY, secret: &self.secret, region: "eu-central-1" };
-        let dry = Form::of(payload, Some(self.signer.chunk_signer(&signing, Timestamp::default(), [b'0'; 64])));
+        let dry =
+            Form::of(payload, Some(Box::new(self.signer.chunk_signer(&signing, Timestamp::default(), [b'0'; 64]))));
         let length = dry.map_or(ask.body.len(), |form| framed(form, ask).len());
         fields.push(("content-length", length.to_string()));
         if payload.is_streaming() {
@@ -188,7 +189,7 @@ impl Client {
             seed = self.signer.sign_into(&mut head, &request, &signing, payload, now);
         }
         head.extend_from_slice(b"\r\n");
-        let form = Form::of(payload, Some(self.signer.chunk_signer(&signing, now, seed)));
+        let form = Form::of(payload, Some(Box::new(self.signer.chunk_signer(&signing, now, seed))));
         let body = form.map_or_else(|| ask.body.clone(), |form| framed(form, ask));
         (head, body)
     }

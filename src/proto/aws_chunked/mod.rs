@@ -22,16 +22,16 @@ use std::borrow::Cow;
 #[derive(Clone, Debug)]
 pub enum Form {
     /// Every chunk; no trailers.
-    Signed(ChunkSigner),
+    Signed(Box<ChunkSigner>),
     /// Every chunk and the trailers.
-    SignedTrailer(ChunkSigner),
+    SignedTrailer(Box<ChunkSigner>),
     /// Nothing.
     UnsignedTrailer,
 }
 
 impl Form {
     /// None when the payload is not streamed, or when the signer of a signed one is missing.
-    pub fn of(payload: PayloadMode, signer: Option<ChunkSigner>) -> Option<Self> {
+    pub fn of(payload: PayloadMode, signer: Option<Box<ChunkSigner>>) -> Option<Self> {
         match (payload, signer) {
             (PayloadMode::StreamingSigned { trailer: false }, Some(signer)) => Some(Self::Signed(signer)),
             (PayloadMode::StreamingSigned { trailer: true }, Some(signer)) => Some(Self::SignedTrailer(signer)),

@@ -24,7 +24,7 @@ pub struct SignedFrames {
 
 impl SignedFrames {
     pub fn new(signer: ChunkSigner, size: u64) -> Self {
-        let encoder = Some(Encoder::new(Form::Signed(signer)));
+        let encoder = Some(Encoder::new(Form::Signed(Box::new(signer))));
         Self { encoder, gathered: Vec::with_capacity(CHUNK_BYTES), left: size, frames: Vec::new() }
     }
 

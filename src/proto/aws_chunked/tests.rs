@@ -10,10 +10,10 @@ use proptest::prelude::*;
 const SEED: &[u8; 64] = b"4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9";
 const SEED_WITH_TRAILER: &[u8; 64] = b"106e2a8a18243abcf37539882f36619c00e2dfc72633413f02d3b74544bfeb8e";
 
-fn signer(seed: &[u8; 64]) -> ChunkSigner {
+fn signer(seed: &[u8; 64]) -> Box<ChunkSigner> {
     let secret = Secret::new("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY");
     let key = SigningKey::derive(&secret, b"20130524", "us-east-1", "s3");
-    ChunkSigner::new(key, AmzDate::at(Timestamp { millis: 1_369_353_600_000 }), "us-east-1", *seed)
+    Box::new(ChunkSigner::new(key, AmzDate::at(Timestamp { millis: 1_369_353_600_000 }), "us-east-1", *seed))
 }
 
 const MODES: [PayloadMode; 3] = [

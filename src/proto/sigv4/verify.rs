@@ -19,7 +19,7 @@ pub struct Verified<'h, P> {
     pub principal: P,
     pub payload: PayloadMode,
     /// For a body of signed chunks: continues from the request's signature.
-    pub chunks: Option<ChunkSigner>,
+    pub chunks: Option<Box<ChunkSigner>>,
 }
 
 pub struct Verifier {
@@ -87,7 +87,7 @@ impl Verifier {
         let (secret, principal) = found.ok_or(AuthError::InvalidAccessKeyId)?;
         let chunks = matches!(payload, PayloadMode::StreamingSigned { .. }).then(|| {
             let key = self.keys.find_or_derive(&said.key_of(secret)).clone();
-            ChunkSigner::new(key, said.date, &said.authorization.region, seed)
+            Box::new(ChunkSigner::new(key, said.date, &said.authorization.region, seed))
         });
         Ok(Verified { access_key: said.authorization.access_key, principal, payload, chunks })
     }

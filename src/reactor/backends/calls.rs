@@ -314,7 +314,7 @@ async fn open_remote(remote: &Rc<Remote>, blob: &BlobAt, size: u64, span: Option
         }
         answer::check_get(head, span, size, &blob.foreign_etag)
     };
-    let (answer, checked) = remote.call(&ask, &[], is_right).await?;
+    let (answer, checked) = remote.call(start, &ask, &[], is_right).await?;
     if !answer::is_success(&ask, answer.status()) {
         return Err(remote.refusal(&ask, answer, start).await);
     }

@@ -117,24 +117,26 @@ impl Remote {
     }
 
     /// Asks, with a body that is in hand, and reads the answer's head, whatever its status. A success is not counted yet,
-    /// a failure is. Cancel: NOT safe, whether the backend carries it out is unknown.
-    pub(super) async fn call<R>(
+    /// a failure is. It is `start`. Cancel: NOT safe, whether the backend carries it out is unknown.
+    pub(super) fn call<R>(
         &self,
+        start: Tick,
         ask: &Ask<'_>,
         body: &[u8],
         look: impl Fn(&ResponseHead<'_>) -> R,
-    ) -> Result<(Answer, R), Failure> {
-        self.call_within(None, ask, body, look).await
+    ) -> impl Future<Output = Result<(Answer, R), Failure>> {
+        // Handed on as it is: to await it here would be to move all that it holds.
+        self.call_within(None, start, ask, body, look)
     }
 
     async fn call_within<R>(
         &self,
         mandate: Option<Mandate>,
+        start: Tick,
         ask: &Ask<'_>,
         body: &[u8],
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> Result<(Answer, R), Failure> {
-        let start = self.account.now();
         let called = self.call_uncounted(mandate, ask, body, start, look).await;
         called.inspect_err(|failure| self.account.failed(call_of(ask), start, failure))
     }
@@ -213,7 +215,7 @@ impl Remote {
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> Result<(R, Vec<u8>), Failure> {
         let start = self.account.now();
-        let (answer, seen) = self.call_within(mandate, ask, &[], look).await?;
+        let (answer, seen) = self.call_within(mandate, start, ask, &[], look).await?;
         let body = self.body_of(ask, answer, XML_BYTES_MAX, start).await?;
         Ok((seen, body))
     }
@@ -226,7 +228,7 @@ impl Remote {
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> Result<(R, Vec<u8>), Failure> {
         let start = self.account.now();
-        let (answer, seen) = self.call(ask, body, look).await?;
+        let (answer, seen) = self.call(start, ask, body, look).await?;
         let body = self.body_of(ask, answer, answer_max, start).await?;
         Ok((seen, body))
     }

@@ -15,6 +15,8 @@ use crate::reactor::upstream::pool::Lent;
 use std::io;
 use std::time::Duration;
 
+/// With the head that an answer comes with, room enough for the one that it leaves with.
+const ROOM_BEFORE: usize = 512;
 /// Interim answers (1xx) before the real one.
 const INTERIM_MAX: usize = 8;
 
@@ -84,6 +86,7 @@ pub async fn receive<R>(
 ) -> Result<(Answer, R), NoAnswer> {
     // Never waits: the client's connection holds a buffer of the same pool, and all that wait could be such.
     let mut buffer = core.heads.take_now();
+    buffer.leave_out(ROOM_BEFORE);
     let (mut scanned, mut interim) = (0, 0);
     line.deadline().arm(Phase::Body, patience);
     loop {
@@ -109,6 +112,9 @@ pub async fn receive<R>(
                 }
                 None => {}
             }
+        }
+        if buffer.spare() == 0 {
+            buffer.compact();
         }
         match line.read_some(&mut buffer).await {
             Ok(0) => {
