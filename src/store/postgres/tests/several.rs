@@ -77,7 +77,9 @@ fn a_run_is_not_ended_under_a_batch() {
             let delete = Delete { bucket: bucket(), key: key("k"), condition: WriteCondition::default() };
             wait_for(store.apply(id, vec![delete.into()].into()))
         });
-        let look = "WHILE NOT EXISTS (SELECT FROM pg_locks WHERE NOT granted) LOOP PERFORM pg_sleep(0.01); END LOOP";
+        let waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let look =
+            format!("WHILE NOT EXISTS ({waits}) LOOP PERFORM pg_sleep(0.01), pg_stat_clear_snapshot(); END LOOP");
         execute(&options, &format!("DO $$ BEGIN {look}; END $$"));
         let renewed = other.step(Renew { incarnation: other.incarnation.get(), judge: true, leave: false });
         assert_eq!(renewed, Ok(Renewed::default()), "it has a batch under way");
