@@ -5,6 +5,7 @@ use crate::backend::budget::Spend;
 use crate::backend::standing::Standing;
 use crate::base::failure::Kind;
 use crate::base::{Clock, Dice, Failure, Nonce};
+use crate::handlers::concurrent;
 use crate::handlers::ports::Ports;
 use crate::policy::usage::BackendCall;
 use crate::reactor::ports::CorePorts;
@@ -36,10 +37,13 @@ pub async fn check_backends(ports: &CorePorts, book: &Book) -> bool {
         let standing = ports.standing();
         !standing.is_open(index) && (!standing.is_ours(index) || ports.budgets().has_room(index, &look))
     };
-    for index in (0..ports.view().backends.len()).filter(is_due) {
+    let backends = ports.view().backends.len();
+    let looks = (0..backends).filter(is_due).map(|index| {
         let named = named.as_ref().ok().map(|named| named[index]);
-        all &= check_and_tell(ports, index, named).await.is_ok();
-    }
+        check_and_tell(ports, index, named)
+    });
+    // All at once: one that does not answer must not keep the others from being used.
+    concurrent::each(backends, looks, |_, checked| all &= checked.is_ok()).await;
     let _ = book.checked.try_send(());
     // One whose breaker may close before anybody knows whose it is must not wait for the next regular look.
     all && (0..ports.view().backends.len()).all(|index| ports.standing().is_ours(index))

@@ -195,6 +195,25 @@ def test_a_hung_backend_holds_up_nobody_else(tmp_path):
         assert client.get(BUCKET, "key").body == pattern(0, 90_000)
 
 
+def test_a_backend_that_hangs_at_the_start_keeps_no_other_from_being_used(tmp_path):
+    """Writes go to those that answer at once, not when it has been given up."""
+    with contextlib.closing(Stub(harness.free_port())) as stub:
+        stub.hangs = True
+        backends = [stub.backend("hung"), harness.directory_backend("well", tmp_path / "well")]
+        server = harness.Server(tmp_path / "server", backends, {"server": {"backend_timeout": "2m"}}, start=False)
+        server.launch()
+        try:
+
+            def is_written():
+                with contextlib.suppress(OSError, lean.Cut), server.client() as client:
+                    return client.put(BUCKET, "key", b"body").status == 200
+
+            harness.wait_for("a write", is_written, 60)
+            assert server.backend_status("hung")["healthy"] is False
+        finally:
+            server.kill()
+
+
 def test_deletes_wait_while_the_breaker_is_open_and_their_bytes_stay_charged(tmp_path):
     cleanup = {"cleanup_queue": {"interval": "200ms", "grace": "100ms", "retry_first": "100ms", "max_attempts": 2}}
     with stubbed(tmp_path, settings=harness.merged(QUICK, cleanup)) as (server, (stub,)), server.client() as client:
