@@ -1,4 +1,5 @@
-//! DeleteObjects: each key is its own change; they are submitted together, so that the desk batches them.
+//! DeleteObjects: each key is its own change; they are submitted together, so that the desk batches them. What became of each
+//! is told in the answer; but where nothing at all could be done, the request has failed, which clients try again.
 
 use super::concurrent;
 use super::ports::{Exchange, Ports};
@@ -6,7 +7,7 @@ use super::request::Request;
 use super::scratch::Scratch;
 use super::trouble::{self, Trouble};
 use crate::base::limits::XML_BYTES_MAX;
-use crate::base::{BucketName, ObjectKey};
+use crate::base::{BucketName, Failure, ObjectKey};
 use crate::proto::body_check::BodyCheck;
 use crate::proto::checksum::Declared;
 use crate::proto::error_code::{ErrorCode, S3Error};
@@ -35,8 +36,22 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     let asked = xml::read_delete(exchange.received())?;
 
     let mut results: Vec<Result<(), S3Error>> = vec![Ok(()); asked.objects.len()];
+    let (mut deleted, mut failed) = (0, None);
     let deletes = asked.objects.iter().map(|object| delete_one(ports, &bucket, object));
-    concurrent::each(CONCURRENT_MAX, deletes, |place, result| results[place] = result).await;
+    concurrent::each(CONCURRENT_MAX, deletes, |place, result| match result {
+        Ok(()) => deleted += 1,
+        Err(NotDeleted::Refused(error)) => results[place] = Err(error),
+        Err(NotDeleted::Failed(failure)) => {
+            results[place] = Err(trouble::error_of_failure(&failure));
+            failed = Some(failure);
+        }
+    })
+    .await;
+    match failed {
+        Some(failure) if deleted == 0 => return Err(failure.into()),
+        Some(failure) => tracing::warn!(request = request.id, %failure, "keys of a batch were not deleted"),
+        None => {}
+    }
 
     let outcomes = asked.objects.iter().zip(&results).map(|(object, result)| match result {
         Ok(()) => DeleteOutcome::Deleted { key: &object.key, version: object.version_id.as_deref() },
@@ -48,7 +63,18 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     exchange.respond(&scratch.body).await.map_err(|_| Trouble::Cut)
 }
 
-async fn delete_one<P: Ports>(ports: &P, bucket: &BucketName, object: &ObjectToDelete) -> Result<(), S3Error> {
+enum NotDeleted {
+    Refused(S3Error),
+    Failed(Failure),
+}
+
+impl<E: Into<S3Error>> From<E> for NotDeleted {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+async fn delete_one<P: Ports>(ports: &P, bucket: &BucketName, object: &ObjectToDelete) -> Result<(), NotDeleted> {
     // Unversioned buckets call their only version null.
     if object.version_id.as_deref().is_some_and(|version| !version.is_empty() && version != "null") {
         return Err(ErrorCode::NoSuchVersion.into());
@@ -60,12 +86,8 @@ async fn delete_one<P: Ports>(ports: &P, bucket: &BucketName, object: &ObjectToD
         modified_at: object.if_modified_at,
         ..WriteCondition::default()
     };
-    match ports.meta().step(Delete { bucket: bucket.clone(), key, condition }).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(refusal)) => Err(trouble::error_of_refusal(refusal)),
-        Err(failure) => {
-            tracing::warn!(%failure, "a key of a batch was not deleted");
-            Err(trouble::error_of_failure(&failure))
-        }
+    match ports.meta().step(Delete { bucket: bucket.clone(), key, condition }).await.map_err(NotDeleted::Failed)? {
+        Ok(_) => Ok(()),
+        Err(refusal) => Err(trouble::error_of_refusal(refusal).into()),
     }
 }

@@ -4,7 +4,9 @@ SQLite lives in the process, so its faults are made where it meets the system: s
 or take too long, and another process holds its write lock.
 """
 
+import base64
 import contextlib
+import hashlib
 import os
 import pathlib
 import sqlite3
@@ -73,6 +75,7 @@ def refused(answer):
     return (answer.status, answer.code, answer.header("retry-after")) == (503, "ServiceUnavailable", "1")
 
 
+DELETES = b"<Delete><Object><Key>dir/key 1!</Key></Object><Object><Key>dir/key 2!</Key></Object></Delete>"
 METADATA = [("content-type", "text/x-test"), ("x-amz-meta-owner", "me"), ("content-disposition", "inline")]
 
 
@@ -112,9 +115,11 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
                 ("GET", None, [("list-type", "2")], b""),
                 ("POST", "new", [("uploads", "")], b""),
                 ("GET", "dir/key 1!", [("tagging", "")], b""),
+                ("POST", None, [("delete", "")], DELETES),
             ]:
                 started = time.monotonic()
-                answer = client.request(method, BUCKET, key, query=query, body=body)
+                checked = [("content-md5", base64.b64encode(hashlib.md5(body).digest()).decode())] if body == DELETES else ()
+                answer = client.request(method, BUCKET, key, query=query, body=body, headers=checked)
                 assert refused(answer), f"{method} {key} {query}: {answer}"
                 assert time.monotonic() - started < 5
             for method in ("GET", "HEAD"):
@@ -135,6 +140,7 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
             assert server.metric("s3o_degraded_mode_active") == 1
             assert server.metric("s3o_degraded_reads_total", operation="GetObject") >= 2 * len(bodies)
             assert server.metric("s3o_degraded_write_rejections_total", operation="PutObject") == 2
+            assert server.metric("s3o_degraded_write_rejections_total", operation="DeleteObjects") == 1
             assert server.metric("s3o_degraded_cache_hits_total") >= 1
             assert server.metric("s3o_degraded_cache_misses_total") >= len(bodies)
         started = time.monotonic()
