@@ -57,11 +57,14 @@ pub(super) fn read_all(reader: &mut Reader, root: &Node, reported: Vec<Problem>)
     let listed = root.items("backends").len();
     let replication = replication(reader, &root.section("replication"), listed);
     check_backends::warn_of_backends(reader, &root, &backends, routing_strategy, replication.factor);
+    let server = server(reader, &root.section("server"));
+    let database = database(reader, &root.section("database"))?;
+    check_backends::check_own_files(reader, &backends, &database, server.tls.as_ref());
     let config = Config {
-        server: server(reader, &root.section("server")),
+        server,
         buckets,
         credentials,
-        database: database(reader, &root.section("database"))?,
+        database,
         backends: backends.into_iter().map(|(backend, _)| backend).collect(),
         routing_strategy,
         replication,
@@ -259,7 +262,9 @@ fn admin(reader: &mut Reader, at: &Section<'_>) -> Admin {
 
 fn metrics(reader: &mut Reader, at: &Section<'_>) -> Metrics {
     let path = |text: &str| {
+        // `{`, and `:` and `*` at the start of a segment, are the router's.
         let usable = text.starts_with('/')
+            && !["/:", "/*"].iter().any(|start| text.contains(start))
             && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'{' | b'}'));
         if !usable || text.starts_with("//") {
             Err(format!("`{text}` is not a path; write it like /metrics"))

@@ -3,7 +3,7 @@
 use super::check::{TIMEOUT, WAIT};
 use super::check_auth::access_key;
 use super::check_budgets::budget;
-use super::checked::{Backend, BackendHttp, Endpoint, PayloadSigning, Place, S3Place};
+use super::checked::{Backend, BackendHttp, Database, DatabaseDriver, Endpoint, PayloadSigning, Place, S3Place, Tls};
 use super::reader::{Reader, Section};
 use super::values;
 use crate::base::limits::OBJECT_BYTES_MAX;
@@ -11,7 +11,7 @@ use crate::base::{BackendName, BucketName};
 use crate::policy::placement::Strategy;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A name of our own form under the longest bucket name must fit even when the key is hashed.
 const MAX_KEY_BYTES: RangeInclusive<u64> = 200..=1024;
@@ -179,8 +179,7 @@ fn conflict(backend: &Backend, other: &Backend) -> Option<&'static str> {
     }
     match (&backend.place, &other.place) {
         (Place::Directory(a), Place::Directory(b)) => {
-            let (a, b) = (plain(a), plain(b));
-            (a.starts_with(&b) || b.starts_with(&a)).then_some("is, holds or lies in the directory of")
+            (holds(a, b) || holds(b, a)).then_some("is, holds or lies in the directory of")
         }
         (Place::Endpoint(a), Place::Endpoint(b)) => {
             (a.endpoint == b.endpoint && a.bucket == b.bucket).then_some("has the same endpoint and bucket as")
@@ -189,9 +188,40 @@ fn conflict(backend: &Backend, other: &Backend) -> Option<&'static str> {
     }
 }
 
+/// What lies in a backend's directory is an object to whoever imports it (`sync`), and a client may read and delete that.
+pub(super) fn check_own_files(
+    reader: &mut Reader,
+    backends: &[(Backend, usize)],
+    database: &Database,
+    tls: Option<&Tls>,
+) {
+    let database = match &database.driver {
+        DatabaseDriver::Sqlite { path } => Some(path),
+        DatabaseDriver::Postgres(_) => None,
+    };
+    let own = [("database.path", database), ("server.tls.key_file", tls.map(|tls| &tls.key_file))];
+    for (backend, line) in backends {
+        let Place::Directory(folder) = &backend.place else { continue };
+        for (key, path) in own {
+            if let Some(path) = path.filter(|path| holds(folder, path)) {
+                let name = backend.name.as_str();
+                let message =
+                    format!("`{}` lies in the directory of backend `{name}`: put it elsewhere", path.display());
+                reader.problem(*line, key, message);
+            }
+        }
+    }
+}
+
+/// As far as the paths tell: a path is in its own directory.
+fn holds(folder: &Path, path: &Path) -> bool {
+    let (folder, path) = (plain(folder), plain(path));
+    folder.is_absolute() == path.is_absolute() && path.starts_with(folder)
+}
+
 /// Without `.` and doubled slashes, so that equal paths compare equal.
 fn plain(path: &Path) -> PathBuf {
-    path.components().collect()
+    path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
 /// The reference refuses some of these; here they are allowed, because each has a use.

@@ -1,7 +1,7 @@
 //! Whether what a configuration points to is there. Asked by `validate` only: it may run on another machine than `serve`,
 //! so nothing found here makes a configuration wrong.
 
-use super::checked::{Config, Place};
+use super::checked::{Config, DatabaseDriver, Place, Postgres, Redis};
 use super::problem::Problem;
 use std::path::Path;
 
@@ -16,6 +16,15 @@ pub fn missing(config: &Config) -> Vec<Problem> {
     if let Some(tls) = &config.server.tls {
         want("server.tls.cert_file".into(), &tls.cert_file, Wanted::File);
         want("server.tls.key_file".into(), &tls.key_file, Wanted::File);
+        if let Some(path) = &tls.client_ca_file {
+            want("server.tls.client_ca_file".into(), path, Wanted::File);
+        }
+    }
+    if let DatabaseDriver::Postgres(Postgres { ssl_root_cert: Some(path), .. }) = &config.database.driver {
+        want("database.ssl_root_cert".into(), path, Wanted::File);
+    }
+    if let Some(Redis { tls: true, ca_file: Some(path), .. }) = &config.redis {
+        want("redis.ca_file".into(), path, Wanted::File);
     }
     for (i, backend) in config.backends.iter().enumerate() {
         match &backend.place {
@@ -61,10 +70,14 @@ mod tests {
     #[test]
     fn what_is_not_there_is_named() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        std::fs::create_dir(folder.path().join("there")).expect("a directory");
+        for name in ["there", "keys"] {
+            std::fs::create_dir(folder.path().join(name)).expect("a directory");
+        }
         std::fs::write(folder.path().join("cert.pem"), "x").expect("a file");
         let text = "\
-server: {listen_addr: ':9000', tls: {cert_file: cert.pem, key_file: there}}
+server: {listen_addr: ':9000', tls: {cert_file: cert.pem, key_file: keys, client_ca_file: clients.pem}}
+database: {host: db, database: s3o, user: s3o, ssl_mode: verify-full, ssl_root_cert: root.pem}
+redis: {address: 'redis:6379', tls: true, ca_file: redis.pem}
 buckets: [{name: photos, credentials: [{access_key_id: a, secret_access_key: b}]}]
 backends:
   - {name: one, directory: there}
@@ -74,8 +87,16 @@ backends:
         let config = from_text(text, folder.path(), &|_| None).expect("a valid file").config;
         let missing: Vec<_> = missing(&config).into_iter().map(|one| (one.key, one.message)).collect();
         let keys: Vec<_> = missing.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, ["server.tls.key_file", "backends[1].directory", "backends[2].ca_file"]);
-        assert!(missing[0].1.ends_with("there is not a file") && missing[1].1.ends_with("is not a directory"));
-        assert!(missing[2].1.contains("nowhere cannot be read: "), "{missing:?}");
+        let want = [
+            "server.tls.key_file",
+            "server.tls.client_ca_file",
+            "database.ssl_root_cert",
+            "redis.ca_file",
+            "backends[1].directory",
+            "backends[2].ca_file",
+        ];
+        assert_eq!(keys, want);
+        assert!(missing[0].1.ends_with("keys is not a file") && missing[4].1.ends_with("is not a directory"));
+        assert!(missing[5].1.contains("nowhere cannot be read: "), "{missing:?}");
     }
 }

@@ -270,6 +270,12 @@ telemetry: {metrics: {path: metrics}}
     ];
     let problems = read(text).expect_err("all wrong").to_string();
     assert_eq!(problems.lines().collect::<Vec<_>>(), want);
+    for path in ["/:metrics", "/a/*", "/*/a", "/{a}", "//a", "/a b", "/", "/health", "/admin/api/status"] {
+        let problems =
+            read(&format!("{SMALL}telemetry: {{metrics: {{path: '{path}'}}}}\n")).expect_err(path).to_string();
+        assert!(problems.starts_with("line 16: telemetry.metrics.path: "), "{problems}");
+    }
+    assert_eq!(valid(&format!("{SMALL}telemetry: {{metrics: {{path: '/a:b/c*'}}}}\n")).config.metrics.path, "/a:b/c*");
     let empty = read("").expect_err("nothing is there").to_string();
     let want = [
         "buckets: is required: list at least one bucket, or a user in `auth.users` that may create buckets",
@@ -317,6 +323,29 @@ fn rules_across_keys() {
             "directory: d/two",
             &format!("directory: {same}"),
             &["line 12: backends[1]: is, holds or lies in the directory of the backend of line 9"],
+        );
+    }
+    check_problems(
+        "",
+        "database: {path: d/two/meta.db}\n",
+        &["line 12: database.path: `/etc/s3o/d/two/meta.db` lies in the directory of backend `two`: put it elsewhere"],
+    );
+    check_problems(
+        "server:\n",
+        "server:\n  tls: {cert_file: d/one/cert.pem, key_file: ./d/one/key.pem}\n",
+        &[
+            "line 10: server.tls.key_file: `/etc/s3o/./d/one/key.pem` lies in the directory of backend `one`: put it elsewhere",
+        ],
+    );
+    // Where the database is when nothing says so.
+    for folder in [".", "/etc/s3o", "/etc"] {
+        check_problems(
+            "directory: d/one",
+            &format!("directory: {folder}"),
+            &[
+                "line 9: database.path: `/etc/s3o/s3-orchestrator.db` lies in the directory of backend `one`: put it elsewhere",
+                "line 12: backends[1]: is, holds or lies in the directory of the backend of line 9",
+            ],
         );
     }
     check_problems(
