@@ -3,6 +3,9 @@
 //! Read at start and whenever a backend has become reachable again, before anything is written or deleted there: an
 //! unmounted directory, or an endpoint whose bucket is not the one it was, must never be taken for a backend that lost its
 //! objects. Pure: the caller reads and writes the bytes.
+//!
+//! Nor may the empty place under an unmounted disk be taken for a new backend because nothing was on the disk yet: the
+//! database remembers which backends were in use, until an operator gives them up.
 
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +59,15 @@ impl Found {
     }
 }
 
+/// What the database knows of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Known {
+    /// At least how many blobs of any state rows name there; 0 only if they name none.
+    pub blobs: u64,
+    /// It was in use at this place, and was not drained or removed since.
+    pub in_use: bool,
+}
+
 /// What to do with a backend.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -66,17 +78,24 @@ pub enum Verdict {
     Refuse(String),
 }
 
-/// `place`: the directory or endpoint and bucket, for the message. `blobs_named`: blobs of any state that rows have there.
-pub fn judge(found: Found, ours: &Marker, place: &str, blobs_named: u64) -> Verdict {
+/// `place`: the directory or endpoint and bucket, for the message.
+pub fn judge(found: Found, ours: &Marker, place: &str, known: Known) -> Verdict {
     let name = &ours.backend;
     let restore = String::from_utf8_lossy(&ours.encode()).trim_end().to_owned();
     match found {
         Found::Ours => Verdict::Use,
-        Found::Missing if blobs_named == 0 => Verdict::WriteMarker,
+        Found::Missing if known == Known::default() => Verdict::WriteMarker,
+        Found::Missing if known.blobs == 0 => Verdict::Refuse(format!(
+            "backend {name}: it was in use at {place}, where nothing is to be found by what the database knows, but {NAME} is \
+             missing there too. Most likely a directory is not mounted, or another one is: mount it. If it was emptied or \
+             replaced on purpose, write {restore} into {NAME}, or give it up and take it back as a new one: \
+             `admin remove-backend {name}`, then `admin drain-cancel {name}`"
+        )),
         Found::Missing => Verdict::Refuse(format!(
-            "backend {name}: the database names {blobs_named} blobs at {place}, but {NAME} is missing there. Most likely a \
+            "backend {name}: the database names {blobs} blobs at {place}, but {NAME} is missing there. Most likely a \
              directory is not mounted, or endpoint or bucket is another one than before: mount it or correct the \
-             configuration. Only if the marker itself was deleted, write {restore} into {NAME}"
+             configuration. Only if the marker itself was deleted, write {restore} into {NAME}",
+            blobs = known.blobs,
         )),
         Found::Foreign(theirs) if theirs.deployment == ours.deployment => Verdict::Refuse(format!(
             "backend {name}: {place} holds the objects of backend {} of this deployment. Two backends of the configuration \
@@ -103,9 +122,9 @@ mod tests {
         Marker { deployment: deployment.to_owned(), backend: backend.to_owned() }
     }
 
-    fn check(content: Option<&[u8]>, blobs_named: u64, want: Result<Verdict, &[&str]>) {
+    fn check(content: Option<&[u8]>, known: Known, want: Result<Verdict, &[&str]>) {
         let ours = marker("d1", "nas");
-        let verdict = judge(Found::of(content, &ours), &ours, "/mnt/nas", blobs_named);
+        let verdict = judge(Found::of(content, &ours), &ours, "/mnt/nas", known);
         match (want, verdict) {
             (Ok(want), verdict) => assert_eq!(verdict, want, "{content:?}"),
             (Err(words), Verdict::Refuse(text)) => {
@@ -113,22 +132,27 @@ mod tests {
                     assert!(text.contains(word), "{word:?} is not in {text:?}");
                 }
             }
-            (Err(_), verdict) => panic!("{content:?} with {blobs_named} blobs: {verdict:?}"),
+            (Err(_), verdict) => panic!("{content:?} with {known:?}: {verdict:?}"),
         }
     }
 
     #[test]
     fn who_may_be_used() {
         let ours = marker("d1", "nas").encode();
-        check(Some(&ours), 0, Ok(Verdict::Use));
-        check(Some(&ours), 7, Ok(Verdict::Use));
-        check(None, 0, Ok(Verdict::WriteMarker));
-        check(None, 7, Err(&["7 blobs", "not mounted", r#"{"deployment":"d1","backend":"nas"}"#]));
-        for blobs in [0, 7] {
-            check(Some(&marker("d1", "cloud").encode()), blobs, Err(&["cloud", "swapped"]));
-            check(Some(&marker("d2", "nas").encode()), blobs, Err(&["d2", "another deployment"]));
-            check(Some(b"hello"), blobs, Err(&["not a marker"]));
-            check(Some(b""), blobs, Err(&["not a marker"]));
+        let (new, emptied) = (Known::default(), Known { blobs: 0, in_use: true });
+        let (full, removed) = (Known { blobs: 7, in_use: true }, Known { blobs: 7, in_use: false });
+        check(None, new, Ok(Verdict::WriteMarker));
+        let remedies = ["remove-backend nas", "drain-cancel nas", r#"{"deployment":"d1","backend":"nas"}"#];
+        check(None, emptied, Err(&[&["not mounted", "was in use"], &remedies[..]].concat()));
+        for known in [full, removed] {
+            check(None, known, Err(&["7 blobs", "not mounted", remedies[2]]));
+        }
+        for known in [new, emptied, full, removed] {
+            check(Some(&ours), known, Ok(Verdict::Use));
+            check(Some(&marker("d1", "cloud").encode()), known, Err(&["cloud", "swapped"]));
+            check(Some(&marker("d2", "nas").encode()), known, Err(&["d2", "another deployment"]));
+            check(Some(b"hello"), known, Err(&["not a marker"]));
+            check(Some(b""), known, Err(&["not a marker"]));
         }
     }
 }

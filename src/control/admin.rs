@@ -295,7 +295,8 @@ impl Operations {
                         usage: one.usage,
                         ..empty.clone()
                     };
-                    let unmarked = BackendStatus { draining: false, drained: false, ..one.clone() };
+                    let facts = empty.facts;
+                    let unmarked = BackendStatus { draining: false, drained: false, facts, ..one.clone() };
                     place(&one.name).is_some() || unmarked != nothing
                 });
                 backends.sort_by_key(|one| place(&one.name).unwrap_or(usize::MAX));

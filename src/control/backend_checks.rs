@@ -2,15 +2,17 @@
 //! breaker is open works again.
 
 use crate::backend::budget::Spend;
+use crate::backend::marker::Known;
 use crate::backend::standing::Standing;
 use crate::base::failure::Kind;
 use crate::base::{Clock, Dice, Failure, Nonce};
+use crate::config::checked;
 use crate::handlers::concurrent;
 use crate::handlers::ports::Ports;
 use crate::policy::usage::BackendCall;
 use crate::reactor::ports::CorePorts;
 use crate::reactor::task;
-use crate::store::port::{Answer, BackendStatus, Metadata, Query, RecordFacts};
+use crate::store::port::{Answer, Metadata, Query, RecordFacts};
 use crate::workers::recover::Sweep;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -30,7 +32,7 @@ pub struct Book {
 /// Looks at every backend's marker and measures what was not measured; whether all are in order. Those whose breaker is
 /// open have their probes; one that was in order and whose monthly budget has no more looks is left alone.
 pub async fn check_backends(ports: &CorePorts, book: &Book) -> bool {
-    let named = blobs_named(ports).await;
+    let found = what_is_known(ports).await;
     let mut all = true;
     let look = Spend::call(BackendCall::Get);
     let is_due = |&index: &usize| {
@@ -39,8 +41,8 @@ pub async fn check_backends(ports: &CorePorts, book: &Book) -> bool {
     };
     let backends = ports.view().backends.len();
     let looks = (0..backends).filter(is_due).map(|index| {
-        let named = named.as_ref().ok().map(|named| named[index]);
-        check_and_tell(ports, index, named)
+        let found = found.as_ref().ok().map(|found| found[index]);
+        check_and_tell(ports, index, found)
     });
     // All at once: one that does not answer must not keep the others from being used.
     concurrent::each(backends, looks, |_, checked| all &= checked.is_ok()).await;
@@ -66,8 +68,8 @@ pub async fn probe_when_due(ports: &Rc<CorePorts>) {
 
 async fn probe(ports: &CorePorts, index: usize) {
     let began = ports.clock().tick();
-    let named = blobs_named(ports).await.ok().map(|named| named[index]);
-    let checked = check_and_tell(ports, index, named).await;
+    let found = what_is_known(ports).await.ok().map(|found| found[index]);
+    let checked = check_and_tell(ports, index, found).await;
     let Some(circuit) = ports.standing().circuit(index) else { return };
     match checked {
         Err(failure) if !failure.is_of_database() => {
@@ -78,11 +80,11 @@ async fn probe(ports: &CorePorts, index: usize) {
     }
 }
 
-/// `named`: how many rows name blobs there; None while the database does not say.
-async fn check_and_tell(ports: &CorePorts, index: usize, named: Option<u64>) -> Result<(), Failure> {
+/// `found`: None while the database does not say.
+async fn check_and_tell(ports: &CorePorts, index: usize, found: Option<Recorded>) -> Result<(), Failure> {
     let name = ports.view().backends[index].name.as_str();
     let was_ours = ports.standing().is_ours(index);
-    let checked = check_backend(ports, index, named).await;
+    let checked = check_backend(ports, index, found).await;
     match &checked {
         Ok(()) if !was_ours => tracing::info!(backend = name, "backend is in order"),
         Ok(()) => {}
@@ -100,28 +102,18 @@ async fn check_and_tell(ports: &CorePorts, index: usize, named: Option<u64>) -> 
     checked
 }
 
-async fn check_backend(ports: &CorePorts, index: usize, named: Option<u64>) -> Result<(), Failure> {
+async fn check_backend(ports: &CorePorts, index: usize, found: Option<Recorded>) -> Result<(), Failure> {
     let Some(registered) = ports.shared.database.registered() else {
         ports.backends().open_for_reading(index).await?;
         return Err(Failure::metadata("whose backend it is nobody knows without the database: only read for now"));
     };
-    let is_new = ports.backends().claim(index, &registered.deployment, named).await?;
+    let is_new = ports.backends().claim(index, &registered.deployment, found.map(|found| found.known)).await?;
     let standing: &Standing = ports.standing();
-    match (standing.measured(index), is_new) {
-        (true, false) => {
-            standing.set_usable(index, true);
-            return Ok(());
-        }
-        // What was measured of one that had this name before need not hold for the new one.
-        (true, true) => {
-            let backend = ports.view().backends[index].name.as_str();
-            tracing::warn!(
-                backend,
-                "its marker is gone, and no row names anything there: it is taken for a new one. If it is not mounted, \
-                 stop and mount it: what is written meanwhile would be hidden by it"
-            );
-        }
-        (false, _) => {}
+    // What was measured of one that had this name before need not hold for a new one. And before anything is written there
+    // the database must know that it is in use (`Recorded`).
+    if standing.measured(index) && !is_new && found.is_none_or(|found| found.is_measured) {
+        standing.set_usable(index, true);
+        return Ok(());
     }
     let facts = ports.backends().measure(index, Nonce::from_roll(ports.dice().roll())).await?;
     let backend = ports.view().backends[index].name.clone();
@@ -133,20 +125,32 @@ async fn check_backend(ports: &CorePorts, index: usize, named: Option<u64>) -> R
         delete_removes = facts.delete_removes,
         "backend measured"
     );
+    let _never_refused = ports.meta().step(RecordFacts { backend, facts }).await?;
     standing.set_facts(index, &facts);
     standing.set_usable(index, true);
-    // Nothing refuses a record of facts; without it they are measured again at the next start.
-    if let Err(failure) = ports.meta().step(RecordFacts { backend, facts }).await {
-        tracing::warn!(%failure, "what was measured of a backend is not recorded");
-    }
     Ok(())
 }
 
-/// Blobs of any state that rows name, by backend.
-async fn blobs_named(ports: &CorePorts) -> Result<Vec<u64>, Failure> {
+/// What the database says of a backend.
+#[derive(Clone, Copy, Default)]
+struct Recorded {
+    known: Known,
+    /// What was measured at its place is recorded.
+    is_measured: bool,
+}
+
+/// By backend.
+async fn what_is_known(ports: &CorePorts) -> Result<Vec<Recorded>, Failure> {
     let Answer::Status(status) = ports.meta().query(Query::Status { period: String::new() }).await? else {
         return Err(Failure::ourselves("a query was answered with another's answer"));
     };
-    let of = |name: &str| status.iter().find(|one| one.name == name).map_or(0, BackendStatus::blobs_named);
-    Ok(ports.view().backends.iter().map(|backend| of(backend.name.as_str())).collect())
+    let of = |backend: &checked::Backend| {
+        let Some(status) = status.iter().find(|one| one.name == backend.name.as_str()) else {
+            return Recorded::default();
+        };
+        let is_measured = status.facts.measured && status.facts.place == backend.place.fingerprint();
+        let known = Known { blobs: status.blobs_named(), in_use: is_measured && !status.drained };
+        Recorded { known, is_measured }
+    };
+    Ok(ports.view().backends.iter().map(of).collect())
 }

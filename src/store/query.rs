@@ -2,7 +2,7 @@
 //! scans. No query changes anything.
 
 use super::change::{Upload, Usage};
-use super::record::{BlobAt, BlobState, Located, PartRecord, StoredChecksum};
+use super::record::{BackendFacts, BlobAt, BlobState, Located, PartRecord, StoredChecksum};
 use crate::base::{
     BackendName, BlobId, BucketName, Incarnation, Nonce, ObjectKey, PartNumber, Timestamp, UploadId, Version,
 };
@@ -265,6 +265,8 @@ pub struct BackendStatus {
     pub draining: bool,
     /// Its drain has ended: nothing is on it and nothing will be.
     pub drained: bool,
+    /// What was measured of it when it was taken into use, and where.
+    pub facts: BackendFacts,
     pub usage: Usage,
 }
 

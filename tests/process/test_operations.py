@@ -540,3 +540,27 @@ def test_copies_and_the_log_follow_the_file(tmp_path):
         read_all(server, {**objects, "later": b"1"})
         assert "INFO" in levels()
         assert not [line for line in server.lines() if "next start" in line.get("msg", "")]
+
+
+@pytest.mark.parametrize("remedy", ["the marker", "a removal"])
+def test_an_empty_backend_without_its_marker_is_not_taken_for_a_new_one(tmp_path, remedy):
+    """Nothing was on it yet, so no row misses it; but what was written to the place under it would be hidden by it."""
+    place = tmp_path / "disk"
+    with harness.Server(tmp_path / "server", [harness.directory_backend("disk", place, quota_bytes=harness.GIB)]) as server:
+        marker = (place / ".s3o/id").read_text()
+        shutil.move(place, tmp_path / "unmounted")
+        place.mkdir()
+        server.stop()
+        server.launch()
+        harness.wait_for("the refusal", lambda: "was in use" in server.process.tail(100))
+        with server.client() as client:
+            assert client.put(BUCKET, "key", b"body").status in (503, 507)
+            assert list(place.iterdir()) == []
+            if remedy == "the marker":
+                (place / ".s3o").mkdir()
+                (place / ".s3o/id").write_text(marker)
+            else:
+                remove = lambda *more: admin(server, "remove-backend", "disk", *more)  # noqa: E731
+                remove("--confirm", remove()["confirm_token"])
+                admin(server, "drain-cancel", "disk")
+            harness.wait_for("the backend", lambda: client.put(BUCKET, "key", b"body").status == 200)

@@ -4,7 +4,7 @@ use super::calls::{delete_one, delete_versions, head_remote, sha256_of};
 use super::remote::Remote;
 use super::{CoreBackends, Reach};
 use crate::backend::directory;
-use crate::backend::marker::{self, Found, Marker, Verdict};
+use crate::backend::marker::{self, Found, Known, Marker, Verdict};
 use crate::backend::measure::{Probes, measure};
 use crate::backend::port::{Stored, UpstreamPayload};
 use crate::backend::s3::{Ask, answer};
@@ -17,11 +17,11 @@ use std::rc::Rc;
 
 impl CoreBackends {
     /// Reads a backend's marker and judges it; writes it where the backend is new to us, that is, where it is missing and
-    /// no row names a blob. A directory is opened for use by this. `blobs_named`: rows of any state that name blobs there;
-    /// None while nobody can tell, and then a missing marker is a failure of the metadata.
+    /// the database knows of nothing there. A directory is opened for use by this. `known`: None while nobody can tell, and
+    /// then a missing marker is a failure of the metadata.
     /// A failure of kind `Refused` is for the operator, any other may pass by itself. Ok(true): it is new.
     /// Cancel: NOT safe, a marker may have been written.
-    pub async fn claim(&self, backend: usize, deployment: &str, blobs_named: Option<u64>) -> Result<bool, Failure> {
+    pub async fn claim(&self, backend: usize, deployment: &str, known: Option<Known>) -> Result<bool, Failure> {
         let name = self.view.backends[backend].name.as_str().to_owned();
         let ours = Marker { deployment: deployment.to_owned(), backend: name.clone() };
         let (place, content) = match &self.reaches[backend] {
@@ -29,14 +29,14 @@ impl CoreBackends {
             Reach::Local(local) => (local.directory.path().display().to_string(), local.marker().await?),
         };
         let found = Found::of(content.as_deref(), &ours);
-        let blobs_named = match blobs_named {
+        let known = match known {
             None if found == Found::Missing => {
                 let cause = format!("backend {name}: without the database nobody knows whether {place} is new");
                 return Err(Failure::metadata(cause));
             }
             known => known.unwrap_or_default(),
         };
-        let is_new = match marker::judge(found, &ours, &place, blobs_named) {
+        let is_new = match marker::judge(found, &ours, &place, known) {
             Verdict::Use => false,
             Verdict::WriteMarker => true,
             Verdict::Refuse(cause) => {

@@ -54,7 +54,11 @@ impl Bench {
 
     async fn claimed(bench: Self) -> Self {
         for backend in BOTH {
-            bench.backends.claim(backend, DEPLOYMENT, Some(0)).await.expect("a new backend is claimed");
+            bench
+                .backends
+                .claim(backend, DEPLOYMENT, Some(marker::Known::default()))
+                .await
+                .expect("a new backend is claimed");
             bench.standing.set_usable(backend, true);
             bench.standing.set_facts(backend, &directory::FACTS);
         }

@@ -69,6 +69,7 @@ pub(super) fn status_and_usage<S: MetadataStore>(bench: &Bench<S>) {
         active_uploads: 0,
         draining: false,
         drained: false,
+        facts: BackendFacts::default(),
         usage: Usage { api_requests: 17, egress_bytes: 14, ingress_bytes: 2 << 50 },
     };
     assert_eq!(bench.status("a"), want, "absolute values per incarnation, summed");
@@ -92,6 +93,17 @@ pub(super) fn facts_and_draining_are_told<S: MetadataStore>(bench: &Bench<S>) {
     assert_eq!(registered.facts, vec![(name("a"), none), (name("b"), facts), (name("c"), none)]);
     assert_eq!(registered.draining, vec![name("c")]);
     assert!(bench.status("c").draining && !bench.status("b").draining);
+    // One that is taken back is as it was, unless it was given up for good: then it is as good as a new one.
+    let facts_of = |backend| bench.status(backend).facts;
+    bench.step(RecordFacts { backend: name("c"), facts }).expect("c is known");
+    let set_draining = |draining| bench.step(SetDraining { backend: name("c"), draining }).expect("c is known");
+    set_draining(false);
+    assert_eq!((facts_of("a"), facts_of("b"), facts_of("c")), (none, facts, facts));
+    set_draining(true);
+    bench.step(FinishDrain { backend: name("c") }).expect("it is empty");
+    assert_eq!(facts_of("c"), facts, "until it is taken back");
+    set_draining(false);
+    assert_eq!((facts_of("b"), facts_of("c")), (facts, none));
 }
 
 pub(super) fn what_a_run_has_reserved<S: MetadataStore>(bench: &Bench<S>) {

@@ -242,6 +242,7 @@ impl Tables {
             bytes_limit: backend.bytes_limit,
             draining: backend.draining,
             drained: backend.drained,
+            facts: backend.facts,
             ..BackendStatus::default()
         };
         for blob in self.blobs.values().filter(|blob| blob.backend == *name) {

@@ -4,7 +4,7 @@ use super::super::port::{
     CleanupDone, CleanupFailed, CleanupFailedOutcome, Done, RecordFacts, RecordUsage, Refusal, Register, Registered,
     SetDraining, SetLimits, UploadState, WRITER_GONE,
 };
-use super::super::record::BlobState;
+use super::super::record::{BackendFacts, BlobState};
 use super::super::rules::{BATCH_KEPT, FORGET_UPLOADS_MAX, UPLOAD_KEPT, oldest_leases};
 use super::tables::{Backend, Share, Tables};
 use crate::base::{BackendName, BlobId, Incarnation, PartNumber, Timestamp, UploadId};
@@ -147,6 +147,9 @@ impl Tables {
 
     pub(super) fn set_draining(&mut self, set: &SetDraining) -> Result<Done, Refusal> {
         let backend = self.backends.get_mut(&set.backend).ok_or(Refusal::Lost)?;
+        if backend.drained && !set.draining {
+            backend.facts = BackendFacts::default();
+        }
         (backend.draining, backend.drained) = (set.draining, false);
         Ok(Done)
     }

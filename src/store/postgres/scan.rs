@@ -68,7 +68,7 @@ static STALE: Sql = sql!(
 );
 static NOW: Sql = sql!("SELECT coalesce($1, now_millis())", INT8);
 static STATUS: Sql = sql!(
-    "SELECT b.name, b.bytes_limit, b.draining, b.drained, coalesce(sum(s.reserved_bytes), 0)::bigint,
+    "SELECT b.name, b.bytes_limit, b.draining, b.drained, b.facts, coalesce(sum(s.reserved_bytes), 0)::bigint,
          coalesce(sum(s.live_blobs), 0)::bigint, coalesce(sum(s.live_bytes), 0)::bigint,
          coalesce(sum(s.doomed_blobs), 0)::bigint, coalesce(sum(s.doomed_bytes), 0)::bigint,
          coalesce(sum(s.dead_blobs), 0)::bigint, coalesce(sum(s.dead_bytes), 0)::bigint,
@@ -98,8 +98,8 @@ static CLEANUPS: Sql = sql!(
 );
 /// From one snapshot: sums of shares and of rows would not be of the same moment otherwise.
 static AUDIT: Sql = sql!(
-    "SELECT b.name, b.bytes_limit, b.draining, b.drained, r.reserved, r.live_blobs, r.live, r.doomed_blobs, r.doomed,
-         r.dead_blobs, r.dead, (SELECT count(*) FROM uploads u WHERE u.backend = b.id AND u.state IN ('open', 'completing')),
+    "SELECT b.name, b.bytes_limit, b.draining, b.drained, b.facts, r.reserved, r.live_blobs, r.live, r.doomed_blobs,
+         r.doomed, r.dead_blobs, r.dead, (SELECT count(*) FROM uploads u WHERE u.backend = b.id AND u.state IN ('open', 'completing')),
          s.granted, s.charged, s.reserved, s.live_blobs, s.live, s.doomed_blobs, s.doomed, s.dead_blobs, s.dead, s.uploads
      FROM backends b,
          LATERAL (SELECT coalesce(sum(bytes) FILTER (WHERE state = 'reserved'), 0)::bigint AS reserved,
@@ -328,13 +328,14 @@ impl PostgresStore {
     }
 }
 
-/// From the columns name, limit, draining, reserved bytes, blobs and bytes that are live, doomed and dead, active uploads.
+/// From the columns name, limit, draining, drained, facts, reserved bytes, blobs and bytes that are live, doomed and dead, active uploads.
 fn status(columns: &mut Columns<'_>) -> Read<BackendStatus> {
     let head = BackendStatus {
         name: columns.value()?,
         bytes_limit: columns.count()?,
         draining: columns.value()?,
         drained: columns.value()?,
+        facts: columns.json()?,
         ..BackendStatus::default()
     };
     numbers(columns, head)
@@ -357,6 +358,7 @@ fn audit(columns: &mut Columns<'_>) -> Read<BackendAudit> {
         bytes_limit: counted.bytes_limit,
         draining: counted.draining,
         drained: counted.drained,
+        facts: counted.facts,
         ..BackendStatus::default()
     };
     let counters = numbers(columns, head)?;

@@ -168,7 +168,8 @@ impl Reader {
             .prepare_cached(
                 "SELECT name, bytes_limit, draining, coalesce(reserved_bytes, 0), coalesce(live_blobs, 0),
                      coalesce(live_bytes, 0), coalesce(doomed_blobs, 0), coalesce(doomed_bytes, 0),
-                     coalesce(dead_blobs, 0), coalesce(dead_bytes, 0), coalesce(active_uploads, 0), drained
+                     coalesce(dead_blobs, 0), coalesce(dead_bytes, 0), coalesce(active_uploads, 0), drained,
+                     facts
                  FROM backends LEFT JOIN backend_totals ON backend = id ORDER BY name",
             )?
             .query_map([], |row| {
@@ -184,6 +185,7 @@ impl Reader {
                     dlq_depth: rows::count(row, 8)?,
                     active_uploads: rows::count(row, 10)?,
                     drained: row.get(11)?,
+                    facts: rows::json(row, 12)?,
                     usage: Usage::default(),
                 })
             })?
@@ -282,6 +284,7 @@ impl Reader {
             bytes_limit: counters.bytes_limit,
             draining: counters.draining,
             drained: counters.drained,
+            facts: counters.facts,
             ..BackendStatus::default()
         };
         let mut statement = self.conn.prepare(

@@ -204,7 +204,11 @@ impl Transaction<'_> {
         let line = self.ledger.by_name(&set.backend).ok_or(Refusal::Lost)?;
         line.draining = set.draining;
         let id = line.id;
-        self.execute("UPDATE backends SET draining = ?2, drained = 0 WHERE id = ?1", params![id, set.draining])?;
+        self.execute(
+            "UPDATE backends SET facts = CASE WHEN drained AND NOT ?2 THEN '{}' ELSE facts END, draining = ?2, drained = 0
+             WHERE id = ?1",
+            params![id, set.draining],
+        )?;
         Ok(Done)
     }
 

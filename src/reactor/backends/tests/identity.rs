@@ -1,6 +1,7 @@
 //! Whose a backend is, what it can do, and what was there before.
 
 use super::*;
+use crate::backend::marker::Known;
 
 #[test]
 fn a_versioned_bucket_keeps_nothing_after_a_delete() {
@@ -51,6 +52,10 @@ fn imported_objects_are_read_and_deleted_only_unchanged() {
     });
 }
 
+fn blobs(count: u64) -> Option<Known> {
+    Some(Known { blobs: count, in_use: count > 0 })
+}
+
 #[test]
 fn a_backend_is_claimed_once_and_never_twice() {
     on_both(|core| async move {
@@ -58,7 +63,7 @@ fn a_backend_is_claimed_once_and_never_twice() {
         for backend in BOTH {
             let name = bench.view.backends[backend].name.as_str().to_owned();
             let refused =
-                bench.backends.claim(backend, DEPLOYMENT, Some(3)).await.expect_err("where are the three blobs?");
+                bench.backends.claim(backend, DEPLOYMENT, blobs(3)).await.expect_err("where are the three blobs?");
             assert_eq!(refused.kind, Kind::Refused);
             assert!(refused.cause.contains("3 blobs") && refused.cause.contains(&name), "{refused}");
             assert_eq!(kind(bench.put(backend, "bkt/a", b"x").await), Err(Kind::Unavailable), "not in use");
@@ -66,29 +71,31 @@ fn a_backend_is_claimed_once_and_never_twice() {
                 kind(bench.backends.delete(&bench.blob(backend, "bkt/a"), bench.mandate()).await),
                 Err(Kind::Unavailable)
             );
-            for (blobs_named, want) in [(0, true), (0, false), (3, false)] {
-                let is_new = bench.backends.claim(backend, DEPLOYMENT, Some(blobs_named)).await.expect("it is ours");
+            for (count, want) in [(0, true), (0, false), (3, false)] {
+                let is_new = bench.backends.claim(backend, DEPLOYMENT, blobs(count)).await.expect("it is ours");
                 assert_eq!(is_new, want);
             }
-            let refused = bench.backends.claim(backend, "another", Some(0)).await.expect_err("it is not theirs");
+            let refused = bench.backends.claim(backend, "another", blobs(0)).await.expect_err("it is not theirs");
             assert!(refused.kind == Kind::Refused && refused.cause.contains(DEPLOYMENT), "{refused}");
         }
         assert!(bench.nas().join(marker::NAME).exists());
-        // Unmounted: the empty place under it is no backend that lost its blobs.
+        // Unmounted: the empty place under it is no backend that lost its blobs, nor a new one.
         std::fs::rename(bench.nas(), bench.place.path().join("aside")).expect("moved");
         for is_empty_place in [false, true] {
             if is_empty_place {
                 std::fs::create_dir(bench.nas()).expect("made");
             }
-            assert_eq!(kind(bench.backends.claim(NAS, DEPLOYMENT, Some(3)).await), Err(Kind::Refused));
+            assert_eq!(kind(bench.backends.claim(NAS, DEPLOYMENT, blobs(3)).await), Err(Kind::Refused));
+            let emptied = Known { blobs: 0, in_use: true };
+            assert_eq!(kind(bench.backends.claim(NAS, DEPLOYMENT, Some(emptied)).await), Err(Kind::Refused));
         }
         std::fs::remove_dir(bench.nas()).expect("nothing was put there");
         std::fs::rename(bench.place.path().join("aside"), bench.nas()).expect("moved back");
-        bench.backends.claim(NAS, DEPLOYMENT, Some(3)).await.expect("mounted again");
+        bench.backends.claim(NAS, DEPLOYMENT, blobs(3)).await.expect("mounted again");
         // What may pass by itself is not refused.
         for fault in [Fault::Answer(404, "NoSuchBucket"), Fault::Answer(503, "SlowDown"), Fault::Stall] {
             bench.stub.fail_next([fault]);
-            assert_eq!(kind(bench.backends.claim(CLOUD, DEPLOYMENT, Some(0)).await), Err(Kind::Unavailable));
+            assert_eq!(kind(bench.backends.claim(CLOUD, DEPLOYMENT, blobs(0)).await), Err(Kind::Unavailable));
         }
         assert_eq!(kind(bench.backends.list(&BackendName::new("gone"), "", "").await), Err(Kind::Unavailable));
     });
