@@ -38,6 +38,16 @@ impl Default for CoreLimits {
     }
 }
 
+/// What a request to a backend rests on.
+#[derive(Clone, Copy, Debug)]
+pub enum Right {
+    /// It changes nothing, or what is ours alone.
+    Any,
+    /// The lease of whoever has reserved what is written.
+    Write(Incarnation),
+    Delete(Mandate),
+}
+
 pub struct Core {
     pub driver: DriverKind,
     pub clock: Rc<CoreClock>,
@@ -65,18 +75,23 @@ impl Core {
         may_write(self.tenure.get(), incarnation)
     }
 
+    /// Asked directly before each request to a backend: this thread may have slept, or waited for a connection, since its
+    /// right to it was known.
+    pub fn may_send(&self, right: Right) -> Result<(), Failure> {
+        match right {
+            Right::Any => Ok(()),
+            Right::Write(incarnation) => self.may_write(incarnation),
+            Right::Delete(mandate) => may_delete(self.tenure.get(), mandate),
+        }
+    }
+
     /// `may_write` for a thread of the disks, which gets to it later.
     pub fn fence(&self, incarnation: Incarnation) -> impl Fn() -> Result<(), Failure> + Send + 'static {
         let tenure = self.tenure.get().cloned();
         move || may_write(tenure.as_ref(), incarnation)
     }
 
-    /// Asked directly before each request that deletes something on a backend: this thread may have slept since that was decided.
-    pub fn may_delete(&self, mandate: Mandate) -> Result<(), Failure> {
-        may_delete(self.tenure.get(), mandate)
-    }
-
-    /// `may_delete` for a thread of the disks, which gets to it later.
+    /// `may_send` of a delete, for a thread of the disks, which gets to it later.
     pub fn delete_fence(&self, mandate: Mandate) -> impl Fn() -> Result<(), Failure> + Send + 'static {
         let tenure = self.tenure.get().cloned();
         move || may_delete(tenure.as_ref(), mandate)

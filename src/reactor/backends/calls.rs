@@ -16,6 +16,7 @@ use crate::policy::body_path::{BodyFacts, BodyPath, choose_body_path};
 use crate::proto::body_check::BodyCheck;
 use crate::proto::error_code::S3Error;
 use crate::proto::xml;
+use crate::reactor::core::Right;
 use crate::reactor::relay::copy::{Body, Inspect, Looked, Refused, Wire, copy_body};
 use crate::reactor::relay::splice::splice_body;
 use crate::reactor::relay::{End, Patience};
@@ -80,7 +81,7 @@ impl Backends for CoreBackends {
                 if ask.is_chunked() {
                     return Err(Failure::ourselves("a body in hand is signed by its hash"));
                 }
-                Ok(remote.ask(&ask, body, answer::stored).await?.0)
+                Ok(remote.ask_within(Right::Write(put.incarnation), &ask, body, answer::stored).await?.0)
             }
             Reach::Local(local) => local.put_bytes(&put, body).await,
         }
@@ -294,7 +295,7 @@ async fn copy_remote(remote: &Remote, from: &BlobAt, size: u64, span: Span, put:
             Ask::CopyPart { name, upload, number, from, if_match, span }
         }
     };
-    let (stored, body) = remote.ask(&ask, &[], answer::stored).await?;
+    let (stored, body) = remote.ask_within(Right::Write(put.incarnation), &ask, &[], answer::stored).await?;
     answer::copied(&ask, stored, &body)
 }
 
@@ -357,25 +358,21 @@ async fn delete_remote(
 ) -> Result<(), Failure> {
     // A plain DELETE where it only hides would add a marker for nothing.
     let is_sent = removes || !version_id.is_empty();
-    let left_a_marker = if is_sent { delete_one(remote, name, version_id, Some(mandate)).await? } else { true };
+    let left_a_marker =
+        if is_sent { delete_one(remote, name, version_id, Right::Delete(mandate)).await? } else { true };
     if removes && !left_a_marker {
         return Ok(());
     }
-    match delete_versions(remote, name, Some(mandate)).await {
+    match delete_versions(remote, name, Right::Delete(mandate)).await {
         // The one version that we know is gone; whether a repeated request made another cannot be seen here.
         Err(failure) if failure.kind == Kind::Refused && !version_id.is_empty() => Ok(()),
         done => done,
     }
 }
 
-/// Whether it left a delete marker. `mandate`: None of what is ours alone, as a probe.
-pub(super) async fn delete_one(
-    remote: &Remote,
-    name: &str,
-    version_id: &str,
-    mandate: Option<Mandate>,
-) -> Result<bool, Failure> {
-    match remote.ask_within(mandate, &Ask::Delete { name, version_id }, answer::left_a_marker).await {
+/// Whether it left a delete marker.
+pub(super) async fn delete_one(remote: &Remote, name: &str, version_id: &str, right: Right) -> Result<bool, Failure> {
+    match remote.ask_within(right, &Ask::Delete { name, version_id }, &[], answer::left_a_marker).await {
         Ok((marker, _)) => Ok(marker && version_id.is_empty()),
         Err(failure) if failure.kind == Kind::NotFound => Ok(false),
         Err(failure) => Err(failure),
@@ -383,7 +380,7 @@ pub(super) async fn delete_one(
 }
 
 /// Deletes every version and marker of exactly this name.
-pub(super) async fn delete_versions(remote: &Remote, name: &str, mandate: Option<Mandate>) -> Result<(), Failure> {
+pub(super) async fn delete_versions(remote: &Remote, name: &str, right: Right) -> Result<(), Failure> {
     for _ in 0..ROUNDS_MAX {
         let (_, body) = remote.ask(&Ask::ListVersions { prefix: name }, &[], |_| ()).await?;
         let versions = answer::versions_of(&body, name)?;
@@ -392,7 +389,7 @@ pub(super) async fn delete_versions(remote: &Remote, name: &str, mandate: Option
         }
         for version_id in versions {
             // An unversioned object is listed with the id `null`.
-            delete_one(remote, name, if version_id.is_empty() { "null" } else { &version_id }, mandate).await?;
+            delete_one(remote, name, if version_id.is_empty() { "null" } else { &version_id }, right).await?;
         }
     }
     Err(remote.account.down(format_args!("versions of {name} are listed again and again after they were deleted")))
@@ -430,7 +427,7 @@ async fn abort_remote(remote: &Remote, name: &str, known: &str, mandate: Mandate
 }
 
 async fn abort_one(remote: &Remote, name: &str, upload: &str, mandate: Mandate) -> Result<(), Failure> {
-    match remote.ask_within(Some(mandate), &Ask::AbortUpload { name, upload }, |_| ()).await {
+    match remote.ask_within(Right::Delete(mandate), &Ask::AbortUpload { name, upload }, &[], |_| ()).await {
         Err(failure) if failure.kind != Kind::NotFound => Err(failure),
         _ => Ok(()),
     }

@@ -12,6 +12,7 @@ use crate::backend::travel::Luggage;
 use crate::base::failure::Kind;
 use crate::base::{Blame, Failure, Nonce, Retry};
 use crate::config::checked::Place;
+use crate::reactor::core::Right;
 use crate::store::record::{BackendFacts, ObjectRecord};
 use std::rc::Rc;
 
@@ -125,7 +126,7 @@ impl Probes for Probing<'_> {
     }
 
     async fn delete(&self, name: &str) -> Result<(), Failure> {
-        delete_one(self.0, name, "", None).await.map(|_| ())
+        delete_one(self.0, name, "", Right::Any).await.map(|_| ())
     }
 
     async fn is_there(&self, name: &str, version_id: &str) -> Result<bool, Failure> {
@@ -138,9 +139,9 @@ impl Probes for Probing<'_> {
     }
 
     async fn purge(&self, name: &str) -> Result<(), Failure> {
-        match delete_versions(self.0, name, None).await {
+        match delete_versions(self.0, name, Right::Any).await {
             // A backend that knows no versions lists none.
-            Err(failure) if failure.kind == Kind::Refused => delete_one(self.0, name, "", None).await.map(|_| ()),
+            Err(failure) if failure.kind == Kind::Refused => delete_one(self.0, name, "", Right::Any).await.map(|_| ()),
             done => done,
         }
     }

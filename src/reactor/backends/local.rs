@@ -154,34 +154,27 @@ impl Local {
         let patience = self.patience.max(SLOW_PATIENCE);
         let len = body.len() as u64;
         let charge = self.account.pay(Spend { ingress: len, ..Spend::default() }, false).await?;
+        let fence = self.account.core.fence(put.incarnation);
+        let write = move |writing: Writing| {
+            let mut writing = fenced(writing, fence)?;
+            match writing.append(&bytes) {
+                Ok(()) => writing.commit(),
+                Err(failure) => {
+                    writing.abandon();
+                    Err(failure)
+                }
+            }
+        };
         let stored = match put.target {
             PutTarget::Object(luggage) => {
-                let (label, fence) = (Label::new(&name, luggage), self.account.core.fence(put.incarnation));
-                self.run(BackendCall::Put, patience, move |directory| {
-                    let mut writing = fenced(directory.create(&name, size, &label)?, fence)?;
-                    match writing.append(&bytes) {
-                        Ok(()) => writing.commit(),
-                        Err(failure) => {
-                            writing.abandon();
-                            Err(failure)
-                        }
-                    }
-                })
-                .await
+                let label = Label::new(&name, luggage);
+                let work = move |directory: &Arc<Directory>| write(directory.create(&name, size, &label)?);
+                self.run(BackendCall::Put, patience, work).await
             }
             PutTarget::Part { number, nonce, .. } => {
                 let nonce = nonce.to_owned();
-                self.run(BackendCall::UploadPart, patience, move |directory| {
-                    let mut writing = directory.create_part(&name, number, &nonce, size)?;
-                    match writing.append(&bytes) {
-                        Ok(()) => writing.commit(),
-                        Err(failure) => {
-                            writing.abandon();
-                            Err(failure)
-                        }
-                    }
-                })
-                .await
+                let work = move |directory: &Arc<Directory>| write(directory.create_part(&name, number, &nonce, size)?);
+                self.run(BackendCall::UploadPart, patience, work).await
             }
         };
         if let (Ok(_), Some(charge)) = (&stored, charge) {
@@ -199,9 +192,10 @@ impl Local {
     ) -> Result<Stored, Failure> {
         let (from, name, len) = (from.to_owned(), put.blob.name.clone(), put.size);
         let patience = self.patience.max(SLOW_PATIENCE);
+        let fence = self.account.core.fence(put.incarnation);
         match put.target {
             PutTarget::Object(luggage) => {
-                let (label, fence) = (Label::new(&name, luggage), self.account.core.fence(put.incarnation));
+                let label = Label::new(&name, luggage);
                 let work = move |directory: &Arc<Directory>| {
                     let reading = directory.reading(&from, size, Some(span))?;
                     fenced(directory.create(&name, len, &label)?, fence)?.fill_from(reading)
@@ -212,7 +206,7 @@ impl Local {
                 let nonce = nonce.to_owned();
                 let work = move |directory: &Arc<Directory>| {
                     let reading = directory.reading(&from, size, Some(span))?;
-                    directory.create_part(&name, number, &nonce, len)?.fill_from(reading)
+                    fenced(directory.create_part(&name, number, &nonce, len)?, fence)?.fill_from(reading)
                 };
                 self.run(BackendCall::UploadPart, patience, work).await
             }
@@ -302,7 +296,7 @@ impl Local {
     }
 }
 
-/// Asked once its temporary file is there: from then on whoever gives the blob up deletes it with that, and it never appears.
+/// Asked once its file is there: from then on whoever gives the blob or the upload up deletes that, and it never appears.
 /// A job may wait for its thread, or with its process, until long after that delete.
 fn fenced(writing: Writing, fence: impl Fn() -> Result<(), Failure>) -> Result<Writing, Failure> {
     match fence() {

@@ -9,9 +9,10 @@ use crate::backend::s3::kept_heads::KeptHeads;
 use crate::backend::s3::{Ask, Endpoint, RequestWriter};
 use crate::base::failure::Kind;
 use crate::base::limits::XML_BYTES_MAX;
-use crate::base::{Blame, Failure, Mandate, Retry, Tick};
+use crate::base::{Blame, Failure, Retry, Tick};
 use crate::proto::http1::ResponseHead;
 use crate::proto::sigv4::ChunkSigner;
+use crate::reactor::core::Right;
 use crate::reactor::stream::Idle;
 use crate::reactor::upstream::connect::ConnectError;
 use crate::reactor::upstream::exchange::{self, Answer, NoAnswer};
@@ -126,24 +127,24 @@ impl Remote {
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> impl Future<Output = Result<(Answer, R), Failure>> {
         // Handed on as it is: to await it here would be to move all that it holds.
-        self.call_within(None, start, ask, body, look)
+        self.call_within(Right::Any, start, ask, body, look)
     }
 
     async fn call_within<R>(
         &self,
-        mandate: Option<Mandate>,
+        right: Right,
         start: Tick,
         ask: &Ask<'_>,
         body: &[u8],
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> Result<(Answer, R), Failure> {
-        let called = self.call_uncounted(mandate, ask, body, start, look).await;
+        let called = self.call_uncounted(right, ask, body, start, look).await;
         called.inspect_err(|failure| self.account.failed(call_of(ask), start, failure))
     }
 
     async fn call_uncounted<R>(
         &self,
-        mandate: Option<Mandate>,
+        right: Right,
         ask: &Ask<'_>,
         body: &[u8],
         start: Tick,
@@ -152,7 +153,7 @@ impl Remote {
         let mut charge = self.pay(ask, body).await?;
         let mut line = self.line(start).await?;
         loop {
-            mandate.map_or(Ok(()), |mandate| self.account.core.may_delete(mandate))?;
+            self.account.core.may_send(right)?;
             let is_reused = line.reused();
             if let Some(charge) = charge.take() {
                 charge.all_sent();
@@ -207,15 +208,16 @@ impl Remote {
         self.ask_at_most(ask, body, XML_BYTES_MAX, look).await
     }
 
-    /// As `ask` of what deletes something: not sent, nor sent again, when `mandate` has passed. Cancel: NOT safe.
+    /// As `ask` of what changes something: not sent, nor sent again, when the right to it has passed. Cancel: NOT safe.
     pub(super) async fn ask_within<R>(
         &self,
-        mandate: Option<Mandate>,
+        right: Right,
         ask: &Ask<'_>,
+        body: &[u8],
         look: impl Fn(&ResponseHead<'_>) -> R,
     ) -> Result<(R, Vec<u8>), Failure> {
         let start = self.account.now();
-        let (answer, seen) = self.call_within(mandate, start, ask, &[], look).await?;
+        let (answer, seen) = self.call_within(right, start, ask, body, look).await?;
         let body = self.body_of(ask, answer, XML_BYTES_MAX, start).await?;
         Ok((seen, body))
     }

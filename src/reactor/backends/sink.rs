@@ -107,13 +107,14 @@ impl Sink {
     pub async fn start(&mut self, first: &[u8]) -> Result<(), Failure> {
         assert!(first.len() as u64 <= self.size, "more bytes than were announced");
         assert!(first.is_empty() || self.is_plain_socket(), "other bytes than a plain socket's go through the relay");
-        self.account().core.may_write(self.writer)?;
-        if let Some(charge) = &mut self.charge {
-            charge.head_sent();
-        }
         match &mut self.to {
-            To::Remote(to) => to.send_head(first).await?,
-            To::Local { .. } => {}
+            To::Remote(to) => to.send_head(first, self.writer, self.charge.as_mut()).await?,
+            To::Local { local, .. } => {
+                local.account.core.may_write(self.writer)?;
+                if let Some(charge) = &mut self.charge {
+                    charge.head_sent();
+                }
+            }
         }
         self.moved(first.len() as u64);
         Ok(())
@@ -216,19 +217,30 @@ impl ToRemote {
         }
     }
 
-    async fn send_head(&mut self, first: &[u8]) -> Result<(), Failure> {
+    async fn send_head(
+        &mut self,
+        first: &[u8],
+        writer: Incarnation,
+        charge: Option<&mut Charge>,
+    ) -> Result<(), Failure> {
         let remote = Rc::clone(&self.remote);
         let line = self.line.take().ok_or_else(|| Failure::ourselves("a sink was started after a failure"))?;
         let mut line = remote.still_quiet(line).await.inspect_err(|failure| self.count_failure(failure))?;
         let head = std::mem::take(&mut self.head);
+        remote.account.core.may_write(writer)?;
+        if let Some(charge) = charge {
+            charge.head_sent();
+        }
         let mut sent = self.send_on(&mut line, &head, first).await;
         if line.reused() && sent.as_ref().is_err_and(exchange::is_closing) {
             remote.account.cells().stale_retries.inc();
             // Another request than the one that was paid for.
-            if let Some(charge) = remote.account.pay(Spend::call(self.call()), false).await? {
+            let charge = remote.account.pay(Spend::call(self.call()), false).await?;
+            line = remote.fresh_line().await.inspect_err(|failure| self.count_failure(failure))?;
+            remote.account.core.may_write(writer)?;
+            if let Some(charge) = charge {
                 charge.all_sent();
             }
-            line = remote.fresh_line().await.inspect_err(|failure| self.count_failure(failure))?;
             sent = self.send_on(&mut line, &head, first).await;
         }
         remote.done_with(head);

@@ -25,22 +25,83 @@ fn what_waits_for_a_disk_until_its_run_has_ended_never_becomes_a_file() {
         let tenure = Arc::new(Tenure::default());
         tenure.renew(Tick { nanos: u64::MAX });
         bench.core.set_tenure(Arc::clone(&tenure));
-        let release = bench.hang_disks();
-        crate::reactor::testing::sleep_ms(30).await; // its jobs are first
         let (whole, copy, record) =
             (bench.blob(NAS, "bkt/whole"), bench.blob(NAS, "bkt/copy"), ObjectRecord::default());
+        let parts = bench.blob(NAS, "bkt/parts");
+        let luggage = Luggage { key: "", record: &record };
+        let upload = bench.backends.create_upload(&parts, luggage).await.expect("opened");
+        let release = bench.hang_disks();
+        crate::reactor::testing::sleep_ms(30).await; // its jobs are first
         let putting = bench.backends.put_bytes(object(&whole, &record, 10), b"0123456789");
         let (old, span) = (bench.blob(NAS, "bkt/old"), Span { from: 0, len: 10 });
         let copying = bench.backends.copy_within(&old, 10, span, object(&copy, &record, 10));
+        let nonces = [Nonce::from_roll(1), Nonce::from_roll(2)];
+        let putting_part = bench.backends.put_bytes(part(&parts, &upload, nonces[0].as_str(), 10), b"0123456789");
+        let copying_part = bench.backends.copy_within(&old, 10, span, part(&parts, &upload, nonces[1].as_str(), 10));
+        let (putting, copying) =
+            (futures_util::future::join(putting, putting_part), futures_util::future::join(copying, copying_part));
         let ending = async {
-            crate::reactor::testing::sleep_ms(30).await; // both wait for a thread
+            crate::reactor::testing::sleep_ms(30).await; // all wait for a thread
             tenure.end();
             drop(release);
         };
         let (put, copied, ()) = futures_util::future::join3(putting, copying, ending).await;
-        assert!(put.is_err() && copied.is_err(), "others have given it up by now");
-        let left: Vec<_> = std::fs::read_dir(bench.nas().join("bkt")).expect("readable").flatten().collect();
-        assert_eq!(left.len(), 1, "the old one: {left:?}");
+        for done in [put.0, put.1, copied.0, copied.1] {
+            assert_eq!(done.expect_err("others have given it up by now").blame, Blame::Metadata);
+        }
+        let within = |folder: &std::path::Path| -> Vec<_> {
+            std::fs::read_dir(folder).expect("readable").flatten().map(|entry| entry.path()).collect()
+        };
+        let left = within(&bench.nas().join("bkt"));
+        assert_eq!(left.len(), 2, "the old one and the upload: {left:?}");
+        let folder = left.iter().find(|path| path.is_dir()).expect("the upload");
+        assert!(
+            within(folder).iter().all(|path| !path.to_string_lossy().contains("0000")),
+            "no part: {:?}",
+            within(folder)
+        );
+    });
+}
+
+fn part<'a>(blob: &'a BlobAt, backend_upload: &'a str, nonce: &'a str, size: u64) -> Put<'a> {
+    let number = PartNumber::new(1).expect("a part number");
+    let target = PutTarget::Part { backend_upload, number, nonce };
+    Put { incarnation: Incarnation(0), blob, target, size, payload: UpstreamPayload::Unsigned, checksum: None }
+}
+
+#[test]
+fn what_is_written_is_not_sent_again_by_a_run_that_has_ended() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        let tenure = Arc::new(Tenure::default());
+        tenure.renew(Tick { nanos: u64::MAX });
+        bench.core.set_tenure(Arc::clone(&tenure));
+        let (record, size) = (ObjectRecord::default(), 1);
+        let (old, new) = (bench.blob(CLOUD, "bkt/old"), bench.blob(CLOUD, "bkt/new"));
+        let span = Span { from: 0, len: size };
+        for copies in [false, true] {
+            tenure.renew(Tick { nanos: u64::MAX });
+            bench.put(CLOUD, "bkt/old", b"x").await.expect("stored, on a connection that is kept");
+            bench.stub.fail_next([Fault::Stall]);
+            let before = bench.stale_retries();
+            let writing = async {
+                let put = object(&new, &record, size);
+                if copies {
+                    bench.backends.copy_within(&old, size, span, put).await
+                } else {
+                    bench.backends.put_bytes(put, b"y").await
+                }
+            };
+            let ending = async {
+                until("it was sent", || bench.stub.state().faults.is_empty()).await;
+                tenure.end();
+                bench.stub.close_idle();
+            };
+            let (written, ()) = futures_util::future::join(writing, ending).await;
+            assert_eq!(written.expect_err("too late").blame, Blame::Metadata, "nothing is told of the backend");
+            assert_eq!(bench.asked("PUT", "bkt/new"), 0, "not sent again");
+            assert_eq!(bench.stale_retries(), before + 1, "another connection was ready");
+        }
     });
 }
 
