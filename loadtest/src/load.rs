@@ -185,7 +185,11 @@ impl<'a> Worker<'a> {
                 None => Instant::now(),
                 Some(rate) => {
                     let due = shared.start + Duration::from_secs_f64(turn as f64 / rate);
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    let end = plan.operations.is_none().then_some(shared.start + plan.duration);
+                    std::thread::sleep(end.map_or(due, |end| due.min(end)).saturating_duration_since(Instant::now()));
+                    if end.is_some_and(|end| due > end) {
+                        return figures;
+                    }
                     due
                 }
             };

@@ -1,5 +1,5 @@
 //! One keep-alive HTTP/1.1 connection, blocking: as little machinery as a load generator can do with. Called by `client`,
-//! which says what the bytes mean. Answers come with Content-Length; nothing here understands chunked answers.
+//! which says what the bytes mean. Answers come with Content-Length; a chunked one is an error, never an empty body.
 
 use crate::socket;
 use anyhow::{Context, Result, ensure};
@@ -127,6 +127,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Answer, usize)>> {
         found.and_then(|field| std::str::from_utf8(field.value).ok())
     };
     let status = response.code.unwrap_or(0);
+    ensure!(field("transfer-encoding").is_none(), "an answer in chunks, which this client cannot read");
     let length = match field("content-length") {
         Some(digits) => digits.parse().with_context(|| format!("content-length {digits:?}"))?,
         None => 0,
@@ -173,6 +174,7 @@ mod tests {
         check("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi", Err("body cut after 2 of 3 bytes"));
         check("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nhi", Err("more bytes than announced"));
         check("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", Err("content-length"));
+        check("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Err("an answer in chunks"));
         check("HTTP/1.1 200", Err("closed before an answer"));
         check("", Err("closed before an answer"));
     }

@@ -116,3 +116,18 @@ fn the_open_loop_keeps_its_rate_and_its_end() {
     // A busy machine does fewer, never more: 200/s for 0.5 s, and one that was due at the very end.
     assert!(report.errors() == 0 && (20..=101).contains(&report.count()), "{}", report.table());
 }
+
+#[test]
+fn a_low_rate_ends_in_its_time() {
+    let slow = Plan {
+        operations: None,
+        duration: Duration::from_millis(300),
+        rate: Some(0.1),
+        keys: 10,
+        ..plan(target(), Mix::only(Verb::Put), 0)
+    };
+    let report = load::run(&slow);
+    assert_eq!(counts(&report), (1, 0), "the second one is due after 10 s");
+    let seconds = report.elapsed.as_secs_f64();
+    assert!((0.3..9.0).contains(&seconds), "so long the load was there: {seconds} s");
+}
