@@ -164,16 +164,19 @@ fn exchange(mut stream: Box<dyn ReadWrite>, request: &str) -> anyhow::Result<Ans
 }
 
 impl Answer {
-    /// The whole body as JSON; an answer of 400 and above is an error with the server's own words.
+    /// The whole body, which must be a JSON object: whoever answers anything else is not our server, or did not finish. An
+    /// answer of 400 and above is an error with the server's own words.
     pub fn json(mut self) -> anyhow::Result<serde_json::Value> {
         let mut text = String::new();
         self.body.read_to_string(&mut text).context("the answer broke off")?;
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text));
+        let value: Option<serde_json::Value> = serde_json::from_str(&text).ok().filter(serde_json::Value::is_object);
         if self.status >= 400 {
-            let words = value.get("error").and_then(serde_json::Value::as_str).map(str::to_owned);
-            bail!("the server answered {}: {}", self.status, words.unwrap_or_else(|| value.to_string()));
+            let words = value.as_ref().and_then(|value| value.get("error")).and_then(serde_json::Value::as_str);
+            bail!("the server answered {}: {}", self.status, words.unwrap_or(&text));
         }
-        Ok(value)
+        value.with_context(|| {
+            format!("what answered {} is no answer to an administrator: is this the admin address?", self.status)
+        })
     }
 
     /// The next line of a stream of JSON; None at its end. Call `refused` first.
@@ -212,6 +215,22 @@ mod tests {
             (Ok(got), Ok(want)) => assert_eq!((got.host.as_str(), got.port, got.tls.is_some()), want, "{address}"),
             (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{address}: {error}"),
             (got, want) => panic!("{address}: {want:?} was wanted, refused: {:?}", got.err()),
+        }
+    }
+
+    #[test]
+    fn only_an_object_of_json_is_an_answer() {
+        let json = |status, text: &'static str| Answer { status, body: Box::new(text.as_bytes()) }.json();
+        assert_eq!(json(200, r#"{"depth": 0}"#).unwrap()["depth"], 0);
+        // Another server's page, a redirect, an answer that broke off.
+        for (status, text) in [(200, "<html></html>"), (302, ""), (200, r#"{"depth": 0, "it"#), (200, "[]"), (200, "")]
+        {
+            assert!(json(status, text).unwrap_err().to_string().contains("admin address"), "{status} {text}");
+        }
+        for (status, text, want) in
+            [(409, r#"{"error": "busy"}"#, "409: busy"), (502, "Bad Gateway", "502: Bad Gateway")]
+        {
+            assert!(json(status, text).unwrap_err().to_string().contains(want), "{status} {text}");
         }
     }
 
