@@ -88,8 +88,9 @@ def test_dead_letters_are_requeued_and_written_off(tmp_path):
         table = ask("cleanup-dlq").stdout
         assert f"{BUCKET}/two" in table and "2 copies" in table, table
         assert f"{BUCKET}/one" in ask("cleanup-dlq", "--backend", "stub", "--limit", 1, "list").stdout
-        unknown = ask("cleanup-dlq", "--backend", "nowhere", check=False)
-        assert unknown.returncode == 1 and "no backend" in unknown.stderr
+        for action in ([], ["requeue"]):
+            unknown = ask("cleanup-dlq", "--backend", "nowhere", *action, check=False)
+            assert unknown.returncode == 1 and "no backend" in unknown.stderr, action
 
         assert ask("cleanup-dlq", "write-off", second["id"]).stdout.strip() == "written off"
         assert ask("cleanup-dlq", "write-off", second["id"], check=False).returncode == 1

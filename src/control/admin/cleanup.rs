@@ -4,7 +4,7 @@ use super::{Operations, fault, refusal};
 use crate::base::{BackendName, BlobId, Timestamp};
 use crate::handlers::concurrent;
 use crate::proto::date;
-use crate::store::port::{Answer, CleanupRow, Metadata, Query, Refusal, Requeue, UNCLEAR, WriteOff};
+use crate::store::port::{Answer, BackendStatus, CleanupRow, Metadata, Query, Refusal, Requeue, UNCLEAR, WriteOff};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -84,14 +84,9 @@ async fn dead_letters(State(operations): State<Arc<Operations>>, filter: axum::e
 
 /// `depth` counts all of them, `items` are one page.
 async fn list(operations: &Operations, filter: &Filter, dead: bool) -> Response {
-    let of_backend = |name: &str| filter.backend.as_ref().is_none_or(|one| one == name);
-    let depth: u64 = match operations.backends().await {
-        Err(failure) => return fault(&failure),
-        Ok(backends) if !backends.iter().any(|one| of_backend(&one.name)) => return unknown_backend(),
-        Ok(backends) => {
-            let of_backend = backends.iter().filter(|one| of_backend(&one.name));
-            of_backend.map(|one| if dead { one.dlq_depth } else { one.cleanup_depth }).sum()
-        }
+    let depth: u64 = match asked_of(operations, filter).await {
+        Err(response) => return response,
+        Ok(backends) => backends.iter().map(|one| if dead { one.dlq_depth } else { one.cleanup_depth }).sum(),
     };
     let max = filter.limit.unwrap_or(LISTED).min(LISTED_MAX);
     match page(operations, filter, dead, BlobId(0), max).await {
@@ -101,6 +96,14 @@ async fn list(operations: &Operations, filter: &Filter, dead: bool) -> Response 
         }
         Err(failure) => fault(&failure),
     }
+}
+
+/// The backends that the filter lets through; one that nobody knows is refused, so that a slip of the pen does not look like
+/// nothing to do.
+async fn asked_of(operations: &Operations, filter: &Filter) -> Result<Vec<BackendStatus>, Response> {
+    let mut backends = operations.backends().await.map_err(|failure| fault(&failure))?;
+    backends.retain(|one| filter.backend.as_ref().is_none_or(|name| *name == one.name));
+    if backends.is_empty() { Err(unknown_backend()) } else { Ok(backends) }
 }
 
 async fn page(
@@ -125,10 +128,15 @@ async fn requeue(State(operations): State<Arc<Operations>>, filter: axum::extrac
             Ok(Err(_)) => return no_dead_letter(id),
             Err(failure) => return fault(&failure),
         },
-        None => match requeue_all(&operations, &filter).await {
-            Ok(requeued) => requeued,
-            Err(failure) => return fault(&failure),
-        },
+        None => {
+            if let Err(response) = asked_of(&operations, &filter).await {
+                return response;
+            }
+            match requeue_all(&operations, &filter).await {
+                Ok(requeued) => requeued,
+                Err(failure) => return fault(&failure),
+            }
+        }
     };
     operations.wake_cleanup();
     tracing::info!(requeued, backend = filter.backend, "dead letters are tried again");
