@@ -4,7 +4,7 @@
 //! serving meanwhile. When none runs, as right after a restore, the same comparison runs in this process, with the mover and
 //! without listeners: so a restored database can be put right before the first client is served.
 
-use super::admin::{Reach, quoted};
+use super::admin::{AT_LENGTH, Reach, quoted};
 use crate::base::{BackendName, BucketName};
 use crate::config::{self, View};
 use crate::control::start;
@@ -44,7 +44,7 @@ pub struct Sync {
 pub fn sync(options: &Sync) -> anyhow::Result<()> {
     let server = options.reach.server()?;
     if server.is_up() || options.reach.config.is_none() {
-        let mut answer = server.ask("POST", &options.path())?.refused()?;
+        let mut answer = server.ask("POST", &options.path(), AT_LENGTH)?.refused()?;
         let mut shown = Shown::new(options);
         while let Some(event) = answer.next_line()? {
             shown.event(&event);

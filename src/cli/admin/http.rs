@@ -4,7 +4,7 @@
 use crate::config;
 use crate::reactor::tls;
 use anyhow::{Context, anyhow, bail};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +14,10 @@ use std::time::Duration;
 const HEAD_BYTES_MAX: u64 = 64 * 1024;
 /// A connection that cannot be made by then is not made.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a server may say nothing that only has to look something up, or to note it.
+pub const SOON: Duration = Duration::from_secs(60);
+/// The same of what goes through a whole backend or database: a removal is silent until its end.
+pub const AT_LENGTH: Duration = Duration::from_secs(3600);
 
 /// Where the server listens for administrators, and who we are.
 #[derive(clap::Args, Clone, Debug)]
@@ -110,15 +114,24 @@ impl Server {
         self.connect().is_ok()
     }
 
-    /// Sends a request without a body. An answer that says what is wrong is an answer.
-    pub fn ask(&self, method: &str, path: &str) -> anyhow::Result<Answer> {
+    /// Sends a request without a body. An answer that says what is wrong is an answer; a server that says nothing for
+    /// `patience`, before it or within, has given none. Whether it does what was asked is unknown then.
+    pub fn ask(&self, method: &str, path: &str, patience: Duration) -> anyhow::Result<Answer> {
+        if patience > SOON {
+            // Nobody shall wait at length for a server that hangs.
+            self.ask_now("GET", "/health", SOON)?;
+        }
+        self.ask_now(method, path, patience)
+    }
+
+    fn ask_now(&self, method: &str, path: &str, patience: Duration) -> anyhow::Result<Answer> {
         let unreachable = || {
             format!(
                 "no server answers administrators at {}: is it running, and is this its admin address?",
                 self.authority
             )
         };
-        let tcp = self.connect().with_context(unreachable)?;
+        let tcp = Patient::new(self.connect().with_context(unreachable)?, patience)?;
         // By HTTP/1.0, so that a stream ends with its connection.
         let mut request = format!("{method} {path} HTTP/1.0\r\nhost: {}\r\ncontent-length: 0\r\n", self.authority);
         if let Some(token) = &self.token {
@@ -133,7 +146,52 @@ impl Server {
                 Box::new(rustls::StreamOwned::new(client, tcp))
             }
         };
-        exchange(stream, &request).with_context(|| format!("the server at {} broke off", self.authority))
+        exchange(stream, &request).with_context(|| format!("no answer from the server at {}", self.authority))
+    }
+}
+
+/// A connection whose other side may be silent for so long.
+struct Patient {
+    tcp: TcpStream,
+    patience: Duration,
+}
+
+impl Patient {
+    fn new(tcp: TcpStream, patience: Duration) -> io::Result<Self> {
+        tcp.set_read_timeout(Some(patience))?;
+        tcp.set_write_timeout(Some(patience))?;
+        Ok(Self { tcp, patience })
+    }
+
+    fn told<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        done.map_err(|cause| match cause.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                let text = format!(
+                    "it has said nothing for {:?}: it hangs, or is still at work, and what was asked may have been done",
+                    self.patience
+                );
+                io::Error::new(io::ErrorKind::TimedOut, text)
+            }
+            _ => cause,
+        })
+    }
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let done = self.tcp.read(buffer);
+        self.told(done)
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = self.tcp.write(bytes);
+        self.told(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.tcp.flush()
     }
 }
 
@@ -246,5 +304,33 @@ mod tests {
         check("a/b", Err("not an address"));
         assert_eq!(reachable("0.0.0.0:9001".parse().unwrap()).to_string(), "127.0.0.1:9001");
         assert_eq!(quoted("a/b ä~"), "a%2Fb%20%C3%A4~");
+    }
+
+    /// The error of a command whose server says this and no more, and keeps the connection.
+    fn asked_of_one_that_says(text: &'static str) -> String {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = listener.local_addr().expect("bound").to_string();
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let serving = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().expect("it comes");
+            client.write_all(text.as_bytes()).expect("taken");
+            let _ = wait.recv();
+        });
+        let server = Server::at(&address, None, None).expect("an address");
+        let asked = server.ask("GET", "/admin/api/status", Duration::from_millis(50));
+        let error = asked.and_then(Answer::json).expect_err("no answer is complete");
+        drop(done);
+        serving.join().expect("it ends");
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn a_server_that_falls_silent_is_not_waited_for_without_end() {
+        for text in
+            ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "HTTP/1.0 200 OK\r\n\r\n{"]
+        {
+            let error = asked_of_one_that_says(text);
+            assert!(error.contains("it has said nothing for 50ms"), "{text:?}: {error}");
+        }
     }
 }

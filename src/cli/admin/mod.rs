@@ -3,10 +3,12 @@
 mod http;
 mod tables;
 
-pub use http::{Reach, quoted};
+pub use http::{AT_LENGTH, Reach, quoted};
 
 use clap::{Args, Subcommand};
+use http::SOON;
 use serde_json::Value;
+use std::time::Duration;
 use tables::{Column, Shown, show, table};
 
 #[derive(Args, Debug)]
@@ -99,13 +101,22 @@ struct RemoveBackend {
 pub fn admin(admin: &Admin) -> anyhow::Result<()> {
     let server = admin.reach.server()?;
     let (method, path) = request(&admin.command);
-    let answer = server.ask(method, &path)?.json()?;
+    let answer = server.ask(method, &path, patience(&admin.command))?.json()?;
     if admin.json {
         println!("{}", serde_json::to_string_pretty(&answer).expect("an answer is plain JSON"));
     } else {
         println!("{}", words(&admin.command, &answer));
     }
     Ok(())
+}
+
+fn patience(command: &Command) -> Duration {
+    let is_long = match command {
+        Command::RemoveBackend(_) => true,
+        Command::CleanupDlq(letters) => matches!(letters.action, Some(DeadLetterAction::Requeue(_))),
+        _ => false,
+    };
+    if is_long { AT_LENGTH } else { SOON }
 }
 
 fn request(command: &Command) -> (&'static str, String) {
