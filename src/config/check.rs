@@ -7,7 +7,7 @@ use super::problem::{Problem, Problems};
 use super::raw::Node;
 use super::reader::{Reader, Section};
 use super::written::Written;
-use super::{check_auth, check_backends, check_postgres};
+use super::{check_auth, check_backends, check_postgres, check_unused};
 use crate::base::Secret;
 use crate::base::limits::{HEAD_BYTES_MAX, OBJECT_BYTES_MAX};
 use crate::policy::body_path::RelayMode;
@@ -80,6 +80,7 @@ pub(super) fn read_all(reader: &mut Reader, root: &Node, reported: Vec<Problem>)
     };
     check_addresses(reader, &root, &config);
     check_staleness(reader, &root.section("location_cache"), &config);
+    check_unused::warn_of_unused(reader, &root, &config);
     Some(config)
 }
 
@@ -96,10 +97,6 @@ fn check_staleness(reader: &mut Reader, at: &Section<'_>, config: &Config) {
     if bound > Duration::ZERO && bound >= grace {
         let message = format!("must be shorter than `cleanup_queue.grace`, {grace:?}: displaced bytes go after that");
         reader.problem(at.line_of("max_staleness"), at.key("max_staleness"), message);
-    }
-    if bound > Duration::ZERO && matches!(config.database.driver, DatabaseDriver::Sqlite { .. }) {
-        let message = "has no effect on SQLite, beside which the cache is exact";
-        reader.warn(at.line_of("max_staleness"), at.key("max_staleness"), message);
     }
 }
 

@@ -8,6 +8,7 @@ mod check_backends;
 mod check_budgets;
 mod check_cors;
 mod check_postgres;
+mod check_unused;
 pub mod checked;
 mod dev;
 mod expand;

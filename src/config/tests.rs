@@ -503,6 +503,64 @@ fn doubtful_things_are_warned_of() {
 }
 
 #[test]
+fn keys_without_effect_are_warned_of_one_by_one() {
+    let check = |more: &str, want: &[&str]| {
+        let got: Vec<_> = valid(&format!("{SMALL}{more}\n")).warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(got, want, "{more}");
+    };
+    let postgres = "database: {host: db, database: d, user: u, ssl_mode: prefer, ssl_root_cert: /r}";
+    let limited = "usage_flush: {adaptive_enabled: true, adaptive_threshold: 0.5}";
+    let breakers = "line 16: backend_circuit_breaker";
+    let off = "has no effect without `backend_circuit_breaker.enabled: true`";
+    check(
+        "backend_circuit_breaker: {failure_threshold: 3, open_timeout: 1m}",
+        &[&format!("{breakers}.failure_threshold: {off}"), &format!("{breakers}.open_timeout: {off}")],
+    );
+    check("backend_circuit_breaker: {enabled: true, failure_threshold: 3, open_timeout: 1m}", &[]);
+    check(
+        "circuit_breaker: {degraded_reads_enabled: false, cache_ttl: 1m, open_timeout: 1s}",
+        &["line 16: circuit_breaker.cache_ttl: has no effect without `circuit_breaker.degraded_reads_enabled`"],
+    );
+    check(
+        "usage_flush: {fast_interval: 1s}",
+        &["line 16: usage_flush.fast_interval: has no effect without `usage_flush.adaptive_enabled: true`"],
+    );
+    check(
+        limited,
+        &[
+            "line 16: usage_flush.adaptive_enabled: has no effect while no backend has a monthly limit that it could come near to",
+        ],
+    );
+    check(
+        "telemetry: {metrics: {enabled: false, path: /m}}",
+        &["line 16: telemetry.metrics.path: has no effect with `telemetry.metrics.enabled: false`"],
+    );
+    check(
+        "location_cache: {max_staleness: 1s}",
+        &["line 16: location_cache.max_staleness: has no effect on SQLite, beside which the cache is exact"],
+    );
+    check(
+        &format!("{postgres}\nlocation_cache: {{max_staleness: 1s, max_size: 0}}"),
+        &[
+            "line 16: database.ssl_root_cert: has no effect with this `ssl_mode`, which trusts any server",
+            "line 17: location_cache.max_staleness: has no effect with `location_cache.max_size: 0`",
+        ],
+    );
+    let threshold = ("{factor: 2}", "{factor: 2, unhealthy_threshold: 1m}");
+    check_warnings(&[threshold], &["line 15: replication.unhealthy_threshold: has no effect without"]);
+    let with_breakers = ("replication:", "backend_circuit_breaker: {enabled: true}\nreplication:");
+    check_warnings(&[threshold, with_breakers], &[]);
+    let single = ("{factor: 2}", "{factor: 1, unhealthy_threshold: 1m}");
+    check_warnings(
+        &[single, with_breakers],
+        &["replication.factor: is 1", "unhealthy_threshold: has no effect with `r"],
+    );
+    let budget = ("    quota_bytes", "    egress_byte_limit: 1GiB\n    quota_bytes");
+    let adaptive = ("replication:", "usage_flush: {adaptive_enabled: true, fast_interval: 1s}\nreplication:");
+    check_warnings(&[budget, adaptive], &[]);
+}
+
+#[test]
 fn unset_variables_do_not_hide_other_problems() {
     let text = SMALL.replace("1GiB", "${NOT_SET}").replace("9000", "none");
     let problems = read(&text).expect_err("three problems").to_string();
