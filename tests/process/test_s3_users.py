@@ -11,9 +11,11 @@ import time
 import boto3
 import botocore.config
 import pytest
+import requests
 from botocore.exceptions import ClientError
 
 import harness
+import lean
 
 PHOTOS, ARCHIVE, SECRETS = harness.BUCKET, "archive", "secrets"
 PERMISSIONS = ["list", "read", "write", "delete", "tags"]
@@ -34,6 +36,7 @@ AUTH = {
     "root": {"access_key_id": "rootkey", "secret_access_key": "rootsecret"},
     "users": [
         user("both", photos=["all"], archive=["list", "read"]),
+        user("editor", photos=["read", "write"]),
         user("nobody"),
         *[user(f"only-{one}", photos=[one]) for one in PERMISSIONS],
         {**user("wild"), "grants": [{"bucket": "*", "permissions": ["list"]}, {"bucket": SECRETS, "permissions": ["write"]}]},
@@ -157,6 +160,29 @@ def test_each_permission_alone(s3):
     assert code_of(lambda: both.copy_object(Bucket=PHOTOS, Key="copy", CopySource=from_secrets)) == "AccessDenied"
     assert root.get_object(Bucket=PHOTOS, Key="kept")["Body"].read() == b"kept", "nothing was changed by who may not"
     assert code_of(lambda: root.head_object(Bucket=ARCHIVE, Key="copy")) == "404"
+
+
+def test_tags_that_come_with_a_write_need_their_own_permission(s3):
+    """By whichever way they come; those that a copy takes along from its source are not the caller's."""
+    at, source = {"Bucket": PHOTOS}, {"Bucket": PHOTOS, "Key": "tagged"}
+    s3("root").put_object(**source, Body=b"x", Tagging="a=b")
+    document = "<Tagging><TagSet><Tag><Key>c</Key><Value>d</Value></Tag></TagSet></Tagging>"
+
+    def post(client, field, value):
+        form = client.generate_presigned_post(PHOTOS, "form", {field: value}, [["starts-with", f"${field}", ""]])
+        answer = requests.post(form["url"], data=form["fields"], files={"file": b"x"}, timeout=60)
+        return None if answer.status_code == 204 else lean.xml_texts(answer.content, "Code")[0]
+
+    for user_name, want in (("editor", "AccessDenied"), ("both", None)):
+        client = s3(user_name, signature_version="s3v4")
+        tag, replace = {"Tagging": "c=d"}, {"CopySource": source, "TaggingDirective": "REPLACE"}
+        assert code_of(lambda: client.put_object(**at, Key="put", Body=b"x", **tag)) == want
+        assert code_of(lambda: client.create_multipart_upload(**at, Key="parts", **tag)) == want
+        assert code_of(lambda: client.copy_object(**at, Key="copy", **replace, **tag)) == want
+        assert [post(client, "tagging", document), post(client, "x-amz-tagging", "c=d")] == [want, want]
+        assert code_of(lambda: client.copy_object(**at, Key="bare", **replace)) is None, "it has no tags"
+        assert code_of(lambda: client.copy_object(**at, Key="alike", CopySource=source)) is None
+        assert client.get_object_tagging(**at, Key="alike")["TagSet"] == [{"Key": "a", "Value": "b"}]
 
 
 def test_a_grant_by_name_replaces_the_wildcard(s3):
