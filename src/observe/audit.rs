@@ -3,7 +3,7 @@
 //! waits for that thread: when it does not keep up, lines are dropped and counted.
 
 use super::cells::CoreCells;
-use super::json_line::JsonLine;
+use super::json_line::{JsonLine, name};
 use super::request_id::RequestId;
 use crate::base::Timestamp;
 use crate::policy::body_path::BodyPath;
@@ -130,33 +130,33 @@ pub fn audit_log(cores: usize) -> (Vec<AuditLog>, AuditWriter) {
 
 fn write_line(buffer: &mut Vec<u8>, time: DateText<24>, entry: &Entry<'_>, core: &str) {
     let mut line = JsonLine::begin(buffer, time, "INFO", "audit");
-    line.flag("audit", true);
+    line.flag(name!("audit"), true);
     if entry.event.is_empty() {
-        line.word_in_two("event", "s3.", entry.operation);
+        line.word_in_two(name!("event"), "s3.", entry.operation);
     } else {
-        line.word("event", entry.event);
+        line.word(name!("event"), entry.event);
     }
-    line.word("request_id", entry.request_id);
+    line.word(name!("request_id"), entry.request_id);
     if !entry.operation.is_empty() {
-        line.word("operation", entry.operation);
+        line.word(name!("operation"), entry.operation);
     }
-    line.text_if_any("method", entry.method);
-    line.text_if_any("path", entry.path);
-    line.text_if_any("remote", entry.remote);
-    line.text_if_any("bucket", entry.bucket);
-    line.text_if_any("key", entry.key);
-    line.whole("status", u64::from(entry.status));
-    line.seconds("duration", entry.duration);
-    line.whole("request_size", entry.request_size);
-    line.whole("response_size", entry.response_size);
-    line.text_if_any("error", entry.error);
-    line.text_if_any("cause", entry.cause);
-    line.text_if_any("user", entry.user);
-    line.text_if_any("backend", entry.backend);
+    line.text_if_any(name!("method"), entry.method);
+    line.text_if_any(name!("path"), entry.path);
+    line.text_if_any(name!("remote"), entry.remote);
+    line.text_if_any(name!("bucket"), entry.bucket);
+    line.text_if_any(name!("key"), entry.key);
+    line.whole(name!("status"), u64::from(entry.status));
+    line.seconds(name!("duration"), entry.duration);
+    line.whole(name!("request_size"), entry.request_size);
+    line.whole(name!("response_size"), entry.response_size);
+    line.text_if_any(name!("error"), entry.error);
+    line.text_if_any(name!("cause"), entry.cause);
+    line.text_if_any(name!("user"), entry.user);
+    line.text_if_any(name!("backend"), entry.backend);
     if let Some(path) = entry.body_path {
-        line.word("body_path", path.as_str());
+        line.word(name!("body_path"), path.as_str());
     }
-    line.word("core", core);
+    line.word(name!("core"), core);
     line.end();
 }
 

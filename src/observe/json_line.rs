@@ -1,10 +1,10 @@
 //! Writes one JSON object and a line feed into a buffer that the caller owns; allocates only when the buffer must grow.
 //! Used by audit lines and log events, so that both have one form.
 //!
-//! Names are words of ours and are written as they are. What writes one is inlined, so that a name in the source becomes a
-//! few stores: an audit line has twenty of them.
+//! Names are words of ours and are written as they are. An audit line has twenty fields: what writes one is inlined, and its
+//! name comes with all that stands around it.
 
-use crate::base::decimal::{write_decimal, write_padded};
+use crate::base::decimal::{write_decimal, write_digits};
 use std::fmt;
 use std::io::Write;
 use std::time::Duration;
@@ -12,6 +12,25 @@ use std::time::Duration;
 pub struct JsonLine<'a> {
     out: &'a mut Vec<u8>,
 }
+
+/// What stands before a text, from the comma to its first quote. Made by `name!`.
+#[derive(Clone, Copy)]
+pub struct Name(pub &'static str);
+
+impl Name {
+    /// What stands before anything else: the same without the quote.
+    fn unquoted(self) -> &'static [u8] {
+        &self.0.as_bytes()[..self.0.len() - 1]
+    }
+}
+
+/// The name of a field.
+macro_rules! name {
+    ($word:literal) => {
+        $crate::observe::json_line::Name(concat!(",\"", $word, "\":\""))
+    };
+}
+pub(super) use name;
 
 impl<'a> JsonLine<'a> {
     /// Begins a line with what every line has.
@@ -21,8 +40,8 @@ impl<'a> JsonLine<'a> {
         out.extend_from_slice(time.as_ref());
         out.push(b'"');
         let mut line = Self { out };
-        line.word("level", level);
-        line.text("msg", message);
+        line.word(name!("level"), level);
+        line.text(name!("msg"), message);
         line
     }
 
@@ -31,42 +50,62 @@ impl<'a> JsonLine<'a> {
     }
 
     #[inline(always)]
-    pub fn text(&mut self, name: &str, value: &str) {
-        self.name(name);
-        self.out.push(b'"');
+    pub fn text(&mut self, name: Name, value: &str) {
+        self.out.extend_from_slice(name.0.as_bytes());
         escape(self.out, value);
         self.out.push(b'"');
     }
 
     /// A word of ours, which is written as it is.
     #[inline(always)]
-    pub fn word(&mut self, name: &str, value: impl AsRef<[u8]>) {
+    pub fn word(&mut self, name: Name, value: impl AsRef<[u8]>) {
         let value = value.as_ref();
         debug_assert!(is_plain_text(value), "a word of ours is plain: {}", value.escape_ascii());
-        self.name(name);
-        self.out.push(b'"');
+        self.out.extend_from_slice(name.0.as_bytes());
         self.out.extend_from_slice(value);
         self.out.push(b'"');
     }
 
     /// A word of ours in two parts.
     #[inline(always)]
-    pub fn word_in_two(&mut self, name: &str, start: &str, end: &str) {
+    pub fn word_in_two(&mut self, name: Name, start: &str, end: &str) {
+        self.word(name, start);
+        self.out.pop();
         debug_assert!(is_plain_text(end.as_bytes()), "a word of ours is plain: {end:?}");
-        self.name(name);
-        self.out.push(b'"');
-        self.out.extend_from_slice(start.as_bytes());
         self.out.extend_from_slice(end.as_bytes());
         self.out.push(b'"');
     }
 
     /// Leaves the field out when there is nothing to say.
     #[inline(always)]
-    pub fn text_if_any(&mut self, name: &str, value: &str) {
+    pub fn text_if_any(&mut self, name: Name, value: &str) {
         if !value.is_empty() {
             self.text(name, value);
         }
     }
+
+    /// A number, without the detour through `fmt`.
+    #[inline(always)]
+    pub fn whole(&mut self, name: Name, value: u64) {
+        self.out.extend_from_slice(name.unquoted());
+        write_decimal(self.out, value);
+    }
+
+    /// Seconds with six decimals.
+    #[inline(always)]
+    pub fn seconds(&mut self, name: Name, time: Duration) {
+        self.whole(name, time.as_secs());
+        self.out.push(b'.');
+        write_digits::<6>(self.out, u64::from(time.subsec_micros()));
+    }
+
+    #[inline(always)]
+    pub fn flag(&mut self, name: Name, value: bool) {
+        self.out.extend_from_slice(name.unquoted());
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    // ---- names that are found at run time -----------------------------------------------------------------------------
 
     pub fn display(&mut self, name: &str, value: impl fmt::Display) {
         struct Escaped<'a>(&'a mut Vec<u8>);
@@ -83,35 +122,12 @@ impl<'a> JsonLine<'a> {
         self.out.push(b'"');
     }
 
-    /// A number, written as it is.
+    /// A number or a truth, written as it is.
     pub fn number(&mut self, name: &str, value: impl fmt::Display) {
         self.name(name);
         write!(self.out, "{value}").expect("writing to a vector");
     }
 
-    /// As `number`, without the detour through `fmt`.
-    #[inline(always)]
-    pub fn whole(&mut self, name: &str, value: u64) {
-        self.name(name);
-        write_decimal(self.out, value);
-    }
-
-    /// Seconds with six decimals.
-    #[inline(always)]
-    pub fn seconds(&mut self, name: &str, time: Duration) {
-        self.name(name);
-        write_decimal(self.out, time.as_secs());
-        self.out.push(b'.');
-        write_padded(self.out, u64::from(time.subsec_micros()), 6);
-    }
-
-    #[inline(always)]
-    pub fn flag(&mut self, name: &str, value: bool) {
-        self.name(name);
-        self.out.extend_from_slice(if value { b"true" } else { b"false" });
-    }
-
-    #[inline(always)]
     fn name(&mut self, name: &str) {
         debug_assert!(is_plain_text(name.as_bytes()), "a field's name is a plain word: {name:?}");
         self.out.extend_from_slice(b",\"");
@@ -147,14 +163,11 @@ fn escape(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&text.as_bytes()[plain_from..]);
 }
 
-/// Whether every byte is ASCII and stands for itself: so is nearly every text, and most are short. Asked of eight bytes at
-/// a time.
+/// Whether every byte is ASCII and stands for itself: so is nearly every text. Asked of eight bytes at a time, the last ones
+/// perhaps twice.
 fn is_plain_text(text: &[u8]) -> bool {
-    let (words, rest) = text.as_chunks::<8>();
-    // Blanks are plain and fill the last word up.
-    let mut last = [b' '; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    words.iter().chain([&last]).fold(0, |found, word| found | not_plain(u64::from_le_bytes(*word))) == 0
+    let Some(last) = text.last_chunk() else { return text.iter().all(|&byte| not_plain(byte.into()) & 0x80 == 0) };
+    text.as_chunks().0.iter().chain([last]).fold(0, |found, word| found | not_plain(u64::from_le_bytes(*word))) == 0
 }
 
 /// Not 0 if any byte of the word is a control, a quote, a backslash, DEL or beyond ASCII. The tests for bytes below a bound
@@ -192,14 +205,16 @@ mod tests {
         ] {
             let mut out = Vec::new();
             let mut line = JsonLine::begin(&mut out, "2026-09-21T14:13:20.123Z", "INFO", text);
-            line.text("text", text);
-            line.text_if_any("none", "");
+            line.text(name!("text"), text);
+            line.text_if_any(name!("none"), "");
             line.display("shown", format_args!("{text}!"));
             line.number("n", 1.5);
-            line.whole("whole", u64::MAX);
-            line.seconds("seconds", Duration::new(61, 42_999));
-            line.word("word", "GetObject");
-            line.flag("yes", true);
+            line.whole(name!("whole"), u64::MAX);
+            line.seconds(name!("seconds"), Duration::new(61, 42_999));
+            line.word(name!("word"), "GetObject");
+            line.word_in_two(name!("words"), "s3.", "GetObject");
+            line.flag(name!("yes"), true);
+            line.number("no", false);
             line.end();
             assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1, "one line");
             let json: serde_json::Value = serde_json::from_slice(&out).expect("valid JSON");
@@ -208,7 +223,8 @@ mod tests {
             assert_eq!(json["shown"].as_str(), Some(format!("{text}!").as_str()));
             assert_eq!((json["whole"].as_u64(), json["seconds"].as_f64()), (Some(u64::MAX), Some(61.000_042)));
             assert_eq!(json["word"].as_str(), Some("GetObject"));
-            assert_eq!((json["yes"].as_bool(), json.get("none")), (Some(true), None));
+            assert_eq!((json["yes"].as_bool(), json["no"].as_bool()), (Some(true), Some(false)));
+            assert_eq!((json["words"].as_str(), json.get("none")), (Some("s3.GetObject"), None));
             assert_eq!(json["time"].as_str(), Some("2026-09-21T14:13:20.123Z"));
         }
     }

@@ -142,7 +142,7 @@ impl Visit for Fields<'_, '_> {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() != "message" {
-            self.0.text(field.name(), value);
+            self.0.display(field.name(), value);
         }
     }
 
@@ -155,7 +155,7 @@ impl Visit for Fields<'_, '_> {
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.flag(field.name(), value);
+        self.0.number(field.name(), value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
