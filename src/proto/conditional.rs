@@ -109,7 +109,11 @@ impl WriteConditions {
     }
 }
 
+#[inline]
 fn only<'h>(head: &RequestHead<'h>, name: &str) -> Result<Option<&'h [u8]>, S3Error> {
+    if !head.headers.may_have(name) {
+        return Ok(None);
+    }
     let mut values = head.headers.all(name);
     let value = values.next();
     if values.next().is_some() {

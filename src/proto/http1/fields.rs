@@ -165,7 +165,8 @@ impl<'b> Headers<'b> {
     }
 
     /// False if no field can have this name: none has its length.
-    fn may_have(&self, name: &str) -> bool {
+    #[inline]
+    pub fn may_have(&self, name: &str) -> bool {
         self.lengths & length_bit(name.len()) != 0
     }
 
@@ -182,8 +183,9 @@ impl<'b> Headers<'b> {
     }
 
     /// Value of the first field of this name.
+    #[inline]
     pub fn first(&self, name: &str) -> Option<&'b [u8]> {
-        self.all(name).next()
+        if self.may_have(name) { self.all(name).next() } else { None }
     }
 
     /// As `first`, for values that must be text. InvalidArgument when it is not UTF-8.
@@ -294,7 +296,8 @@ pub(super) fn plain_number(value: &[u8]) -> Option<u64> {
 
 /// Whether the list fields of this name hold `token`, in any case (RFC 9110, 5.6.1).
 pub(super) fn list_holds(headers: &Headers<'_>, name: &str, token: &str) -> bool {
-    headers
-        .all(name)
-        .any(|value| value.split(|&b| b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes())))
+    headers.may_have(name)
+        && headers.all(name).any(|value| {
+            value.split(|&b| b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+        })
 }

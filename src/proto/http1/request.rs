@@ -126,6 +126,7 @@ impl<'b> RequestHead<'b> {
     }
 
     /// Value of the first field of this name.
+    #[inline]
     pub fn header(&self, name: &str) -> Option<&'b [u8]> {
         self.headers.first(name)
     }

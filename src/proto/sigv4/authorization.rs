@@ -30,12 +30,17 @@ impl<'h> Authorization<'h> {
         let (mut credential, mut signed_headers, mut signature) = (None, None, None);
         loop {
             let (field, after) = split_once(rest, b',').map_or((rest, None), |(field, after)| (field, Some(after)));
-            let (name, value) = split_once(field.trim_ascii(), b'=').ok_or(MISSING_FIELD)?;
-            let slot = match name {
-                "Credential" => &mut credential,
-                "SignedHeaders" => &mut signed_headers,
-                "Signature" => &mut signature,
-                _ => return Err(AuthError::Malformed("it has a field that is not known.")),
+            let field = field.trim_ascii();
+            let (slot, value) = if let Some(value) = field.strip_prefix("Credential=") {
+                (&mut credential, value)
+            } else if let Some(value) = field.strip_prefix("SignedHeaders=") {
+                (&mut signed_headers, value)
+            } else if let Some(value) = field.strip_prefix("Signature=") {
+                (&mut signature, value)
+            } else if field.contains('=') {
+                return Err(AuthError::Malformed("it has a field that is not known."));
+            } else {
+                return Err(MISSING_FIELD);
             };
             if slot.replace(value).is_some() {
                 return Err(AuthError::Malformed("it has a field twice."));

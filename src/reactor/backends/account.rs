@@ -35,7 +35,7 @@ impl Account {
 
     /// Takes what a call needs from the backend's budget; a call that is never refused is counted. Not to be sent if it
     /// fails. Cancel: safe, nothing is taken.
-    pub(super) async fn pay(&self, spend: Spend, is_exempt: bool) -> Result<Option<Charge>, Failure> {
+    pub(super) async fn pay(&self, spend: Spend, is_exempt: bool) -> Result<Option<Box<Charge>>, Failure> {
         let budgets = &self.budgets;
         if !budgets.is_metered(self.index) {
             return Ok(None);
@@ -51,7 +51,7 @@ impl Account {
                     .map_err(|denied| self.denied(denied, &spend))?,
             }
         };
-        Ok(Some(Charge::new(budgets, self.index, taken, spend)))
+        Ok(Some(Box::new(Charge::new(budgets, self.index, taken, spend))))
     }
 
     fn denied(&self, denied: Denied, spend: &Spend) -> Failure {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 /// After a failure so much more of a body may have left than the relay has counted (one pipe, or one buffer).
 const UNCOUNTED_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Boxed by who holds one: most calls have none, and what could hold it passes through many hands.
 pub(super) struct Charge {
     budgets: Arc<Budgets>,
     backend: usize,

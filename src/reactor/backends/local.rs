@@ -64,7 +64,7 @@ impl Local {
         &self,
         call: BackendCall,
         patience: Duration,
-        charge: Option<Charge>,
+        charge: Option<Box<Charge>>,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let start = self.account.now();
@@ -97,7 +97,7 @@ impl Local {
         name: &str,
         size: u64,
         span: Option<Span>,
-    ) -> Result<(OpenFile, Buffer, Option<Charge>), Failure> {
+    ) -> Result<(OpenFile, Buffer, Option<Box<Charge>>), Failure> {
         let len = span.map_or(size, |span| span.len);
         let bytes = self.account.pay(Spend { egress: len, ..Spend::default() }, false).await?;
         let call = self.account.pay(Spend::call(BackendCall::Get), false).await?;
@@ -120,7 +120,7 @@ impl Local {
     }
 
     /// A draft, and what its bytes take from the budget. Its call is counted at its end.
-    pub(super) async fn create(&self, put: &Put<'_>) -> Result<(Draft, Option<Charge>), Failure> {
+    pub(super) async fn create(&self, put: &Put<'_>) -> Result<(Draft, Option<Box<Charge>>), Failure> {
         let (directory, name, size) = (&self.directory, put.blob.name.as_str(), put.size);
         let is_part = matches!(put.target, PutTarget::Part { .. });
         let spend = Spend { ingress: size, ..Spend::call(Self::put_call(is_part)) };

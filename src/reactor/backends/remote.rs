@@ -172,7 +172,7 @@ impl Remote {
     }
 
     /// For the request, and for a body that is in hand. Cancel: safe.
-    async fn pay(&self, ask: &Ask<'_>, body: &[u8]) -> Result<Option<Charge>, Failure> {
+    async fn pay(&self, ask: &Ask<'_>, body: &[u8]) -> Result<Option<Box<Charge>>, Failure> {
         let ingress = body.len() as u64;
         self.account.pay(Spend { ingress, ..Spend::call(call_of(ask)) }, is_exempt(ask)).await
     }

@@ -30,7 +30,7 @@ pub struct Sink {
     /// On whose lease it depends.
     writer: Incarnation,
     /// Of a backend with a budget: the request and the whole body, less what was sent of them.
-    charge: Option<Charge>,
+    charge: Option<Box<Charge>>,
 }
 
 enum To {
@@ -58,7 +58,7 @@ impl Sink {
         put: &Put<'_>,
         ask: &Ask<'_>,
         start: Tick,
-        charge: Option<Charge>,
+        charge: Option<Box<Charge>>,
     ) -> Self {
         let part = if let PutTarget::Part { number, .. } = put.target { Some(number) } else { None };
         let ((head, signer), name) = (remote.head_and_signer(ask), ask.name().to_owned());
@@ -72,7 +72,7 @@ impl Sink {
         draft: Draft,
         put: &Put<'_>,
         start: Tick,
-        charge: Option<Charge>,
+        charge: Option<Box<Charge>>,
     ) -> Self {
         let is_part = matches!(put.target, PutTarget::Part { .. });
         Self {

@@ -23,12 +23,20 @@ pub struct Source {
     /// Bytes of the span that have not been moved, those in `ahead` included.
     left: u64,
     /// Of a backend with a budget: what was not moved yet.
-    charge: Option<Charge>,
+    charge: Option<Box<Charge>>,
 }
 
 enum From {
-    Remote { remote: Rc<Remote>, line: Lent, keep_alive: bool },
-    Local { local: Rc<Local>, file: OpenFile },
+    Remote {
+        remote: Rc<Remote>,
+        line: Lent,
+        keep_alive: bool,
+    },
+    /// The file is boxed, so that a source is small: it passes through many hands with every request.
+    Local {
+        local: Rc<Local>,
+        file: Box<OpenFile>,
+    },
 }
 
 impl Source {
@@ -39,7 +47,7 @@ impl Source {
         ahead: Buffer,
         keep_alive: bool,
         len: u64,
-        charge: Option<Charge>,
+        charge: Option<Box<Charge>>,
     ) -> Self {
         let surplus = ahead.len() as u64 > len;
         // A whole pooled buffer is not kept for nothing while a long body is moved.
@@ -50,9 +58,9 @@ impl Source {
     }
 
     /// `ahead` is what was read as the file was opened.
-    pub(super) fn of_local(local: &Rc<Local>, file: OpenFile, ahead: Buffer, charge: Option<Charge>) -> Self {
+    pub(super) fn of_local(local: &Rc<Local>, file: OpenFile, ahead: Buffer, charge: Option<Box<Charge>>) -> Self {
         let left = ahead.len() as u64 + file.left();
-        Self { from: From::Local { local: Rc::clone(local), file }, ahead, left, charge }
+        Self { from: From::Local { local: Rc::clone(local), file: Box::new(file) }, ahead, left, charge }
     }
 
     /// Bytes that are still to be moved.
