@@ -163,24 +163,21 @@ fn escape(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&text.as_bytes()[plain_from..]);
 }
 
-/// Whether every byte is ASCII and stands for itself: so is nearly every text. Asked of eight bytes at a time, the last ones
-/// perhaps twice.
+/// Whether every byte is ASCII and stands for itself: so is nearly every text, and most are short.
 fn is_plain_text(text: &[u8]) -> bool {
-    let Some(last) = text.last_chunk() else { return text.iter().all(|&byte| not_plain(byte.into()) & 0x80 == 0) };
-    text.as_chunks().0.iter().chain([last]).fold(0, |found, word| found | not_plain(u64::from_le_bytes(*word))) == 0
+    text.iter().fold(true, |all, &byte| all & PLAIN[usize::from(byte)])
 }
 
-/// Not 0 if any byte of the word is a control, a quote, a backslash, DEL or beyond ASCII. The tests for bytes below a bound
-/// and for a certain byte are those of "Hacker's Delight", 6-1; where a byte is beyond ASCII they may be wrong, and need not
-/// be right.
-fn not_plain(word: u64) -> u64 {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGH_BITS: u64 = ONES * 0x80;
-    let is_zero = |word: u64| word.wrapping_sub(ONES) & !word;
-    let is = |byte: u8| is_zero(word ^ (ONES * u64::from(byte)));
-    let is_control = word.wrapping_sub(ONES * 0x20) & !word;
-    (word | is_control | is(b'"') | is(b'\\') | is(0x7f)) & HIGH_BITS
-}
+/// No control, quote, backslash, DEL, nor what is beyond ASCII.
+const PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0x20;
+    while byte < 0x7f {
+        table[byte] = byte != b'"' as usize && byte != b'\\' as usize;
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

@@ -111,9 +111,11 @@ impl WriteConditions {
 
 #[inline]
 fn only<'h>(head: &RequestHead<'h>, name: &str) -> Result<Option<&'h [u8]>, S3Error> {
-    if !head.headers.may_have(name) {
-        return Ok(None);
-    }
+    if head.headers.may_have(name) { only_of(head, name) } else { Ok(None) }
+}
+
+#[inline(never)]
+fn only_of<'h>(head: &RequestHead<'h>, name: &str) -> Result<Option<&'h [u8]>, S3Error> {
     let mut values = head.headers.all(name);
     let value = values.next();
     if values.next().is_some() {

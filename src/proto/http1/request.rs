@@ -172,11 +172,11 @@ fn check_host(headers: &Headers<'_>, http11: bool) -> Result<(), BadHead> {
     if hosts.next().is_some() {
         return Err(BadHead::Host);
     }
-    let host_byte = |&b: &u8| HOST_BYTES[usize::from(b)];
+    let is_host = |host: &[u8]| host.iter().fold(!host.is_empty(), |all, &byte| all & HOST_BYTES[usize::from(byte)]);
     match host {
         None if http11 => Err(BadHead::Host),
         None => Ok(()),
-        Some(host) if !host.is_empty() && host.iter().all(host_byte) => Ok(()),
+        Some(host) if is_host(host) => Ok(()),
         Some(_) => Err(BadHead::Host),
     }
 }
