@@ -108,7 +108,7 @@ impl Sink {
         assert!(first.len() as u64 <= self.size, "more bytes than were announced");
         assert!(first.is_empty() || self.is_plain_socket(), "other bytes than a plain socket's go through the relay");
         match &mut self.to {
-            To::Remote(to) => to.send_head(first, self.writer, self.charge.as_mut()).await?,
+            To::Remote(to) => to.send_head(first, self.writer, self.charge.as_deref_mut()).await?,
             To::Local { local, .. } => {
                 local.account.core.may_write(self.writer)?;
                 if let Some(charge) = &mut self.charge {
