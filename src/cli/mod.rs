@@ -8,6 +8,7 @@ mod serve;
 mod sync;
 mod validate;
 
+use crate::observe::logs;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -94,6 +95,7 @@ pub fn main() -> ExitCode {
             Ok(())
         }
     };
+    logs::flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

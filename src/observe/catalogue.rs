@@ -164,6 +164,7 @@ pub const METRICS: &[Metric] = &[
     // The program itself.
     counter("s3o_audit_lines_total", &["core"], "Audit lines written"),
     counter("s3o_audit_dropped_total", &["core"], "Audit lines lost because the output stood still"),
+    counter("s3o_log_dropped_total", &[], "Other lines of the log that were lost for the same reason"),
     gauge("process_resident_memory_bytes", &[], "Resident memory"),
     counter("process_cpu_seconds_total", &[], "Processor time, user and system"),
     gauge("process_open_fds", &[], "Open file descriptors"),

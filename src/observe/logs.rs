@@ -1,6 +1,7 @@
 //! Log events of all threads as JSON lines on standard output, in the form of audit lines: `time`, `level`, `msg`, then
-//! the event's own fields. Set up once, before any thread is spawned. Reactors log rarely (a subscriber formats and
-//! locks standard output): requests are told by audit lines, rates by metrics.
+//! the event's own fields. Set up once, before any thread is spawned. Reactors log rarely: requests are told by audit lines,
+//! rates by metrics. Who logs hands the line to one plain thread and never waits for it: when that does not keep up, because
+//! whoever reads standard output stands still, lines are dropped and counted.
 
 use super::json_line::JsonLine;
 use crate::base::Timestamp;
@@ -8,9 +9,10 @@ use crate::config::checked::LogLevel;
 use crate::proto::date;
 use std::cell::RefCell;
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
@@ -18,23 +20,28 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::reload;
 
+/// Lines on their way to the writer, of all threads.
+const LINES_IN_FLIGHT: usize = 8 * 1024;
+/// A process that ends waits so long for its last lines to be written.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Installs the subscriber for the process and a panic hook that logs. Fails if one is installed already.
-pub fn init(level: LogLevel) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
-    install(level, StandardOutput)
+pub fn init(level: LogLevel) -> io::Result<()> {
+    let (ends, writer) = handed_over();
+    let _ = TO_WRITER.set(ends.0.clone()); // set twice, it is the subscriber that fails
+    std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&mut io::stdout()))?;
+    install(level, ends)
 }
 
-/// The same on standard error, for commands whose output is for others.
-pub fn init_beside(level: LogLevel) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
+/// The same on standard error, for commands whose output is for others, each line written at once.
+pub fn init_beside(level: LogLevel) -> io::Result<()> {
     install(level, StandardError)
 }
 
-fn install(
-    level: LogLevel,
-    out: impl Lines + Send + Sync + 'static,
-) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
+fn install(level: LogLevel, out: impl Lines + Send + Sync + 'static) -> io::Result<()> {
     let (filter, handle) = reload::Layer::new(filter(level));
     let subscriber = tracing_subscriber::registry().with(JsonLayer { out }.with_filter(filter));
-    tracing::subscriber::set_global_default(subscriber)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
     let change = move |level| handle.reload(self::filter(level)).is_ok();
     assert!(CHANGE_LEVEL.set(Box::new(change)).is_ok(), "only one subscriber is ever installed");
     std::panic::set_hook(Box::new(|info| {
@@ -42,7 +49,12 @@ fn install(
         let said = text.downcast_ref::<&str>().copied().or_else(|| text.downcast_ref::<String>().map(String::as_str));
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
-        tracing::error!(place, thread = thread.name().unwrap_or(""), cause = said.unwrap_or(""), "panic");
+        let thread = thread.name().unwrap_or("");
+        tracing::error!(place, thread, cause = said.unwrap_or(""), "panic");
+        // A reactor goes on, and so does the mover; what else ends may be the process.
+        if !thread.starts_with("reactor-") && thread != "mover" {
+            flush();
+        }
     }));
     Ok(())
 }
@@ -65,25 +77,72 @@ fn filter(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// Takes whole lines; each call is one write, so lines of several threads do not mix.
+/// Takes whole lines; each is one write, so lines of several threads do not mix.
 trait Lines {
     fn line(&self, line: &[u8]);
-}
-
-struct StandardOutput;
-
-impl Lines for StandardOutput {
-    fn line(&self, line: &[u8]) {
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(line).and_then(|()| out.flush()); // a closed output is no reason to stop serving
-    }
 }
 
 struct StandardError;
 
 impl Lines for StandardError {
     fn line(&self, line: &[u8]) {
-        let _ = std::io::stderr().lock().write_all(line); // as above
+        let _ = io::stderr().lock().write_all(line); // a closed output is no reason to stop
+    }
+}
+
+enum Told {
+    Line(Vec<u8>),
+    /// What was told before it is written.
+    Flush(flume::Sender<()>),
+}
+
+/// The end of whoever logs.
+struct HandedOver(flume::Sender<Told>);
+
+impl Lines for HandedOver {
+    fn line(&self, line: &[u8]) {
+        if self.0.try_send(Told::Line(line.to_owned())).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The writer's end.
+struct Writer(flume::Receiver<Told>);
+
+impl Writer {
+    /// Blocks: it has a thread to itself.
+    fn run(self, out: &mut impl Write) {
+        for told in &self.0 {
+            match told {
+                Told::Line(line) => {
+                    let _ = out.write_all(&line).and_then(|()| out.flush()); // as above
+                }
+                Told::Flush(done) => drop(done.try_send(())), // or nobody waits any more
+            }
+        }
+    }
+}
+
+fn handed_over() -> (HandedOver, Writer) {
+    let (ends, told) = flume::bounded(LINES_IN_FLIGHT);
+    (HandedOver(ends), Writer(told))
+}
+
+static TO_WRITER: OnceLock<flume::Sender<Told>> = OnceLock::new();
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Lines that were lost since the process began.
+pub fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Waits until everything that this thread has logged is written, though not for long: before the process ends.
+pub fn flush() {
+    let Some(writer) = TO_WRITER.get() else { return };
+    let (done, written) = flume::bounded(1);
+    if writer.send_timeout(Told::Flush(done), FLUSH_PATIENCE).is_ok() {
+        let _ = written.recv_timeout(FLUSH_PATIENCE); // it stands still
     }
 }
 
@@ -179,6 +238,29 @@ mod tests {
         fn line(&self, line: &[u8]) {
             self.0.lock().expect("no test panicked").extend_from_slice(line);
         }
+    }
+
+    #[test]
+    fn an_output_that_stands_still_costs_lines_and_holds_up_nobody() {
+        let (ends, writer) = handed_over();
+        let before = dropped();
+        for number in 0..LINES_IN_FLIGHT + 3 {
+            ends.line(format!("{number}\n").as_bytes());
+        }
+        assert_eq!(dropped() - before, 3, "what there was no room for");
+        let writing = std::thread::spawn(move || {
+            let mut out = Vec::new();
+            writer.run(&mut out);
+            out
+        });
+        let (done, written) = flume::bounded(1);
+        ends.0.send(Told::Flush(done)).expect("the writer lives");
+        written.recv().expect("what came before is written");
+        ends.line(b"the last\n");
+        drop(ends);
+        let out = String::from_utf8(writing.join().expect("no panic")).expect("UTF-8");
+        let want = (0..LINES_IN_FLIGHT).map(|number| number.to_string()).chain(["the last".to_owned()]);
+        assert!(out.lines().eq(want), "in order, and no other");
     }
 
     #[test]

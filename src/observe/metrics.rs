@@ -7,6 +7,7 @@ use super::cells::{
     Service, TimeoutPhase,
 };
 use super::circuit::{Circuit, TRANSITIONS};
+use super::logs;
 use super::process::Process;
 use super::redis::{RedisCall, RedisCells};
 use crate::policy::body_path::BodyPath;
@@ -337,6 +338,7 @@ fn workers(text: &mut Text, cores: &[Arc<CoreCells>]) {
 fn program(text: &mut Text, snapshot: &Snapshot<'_>) {
     text.per_core("s3o_audit_lines_total", snapshot.cores, |core| core.audit_lines.value());
     text.per_core("s3o_audit_dropped_total", snapshot.cores, |core| core.audit_dropped.value());
+    text.single("s3o_log_dropped_total", logs::dropped());
     text.single("process_resident_memory_bytes", snapshot.process.resident_bytes);
     text.family("process_cpu_seconds_total", |series| series.sample(&[], snapshot.process.cpu_seconds));
     text.single("process_open_fds", snapshot.process.open_fds);

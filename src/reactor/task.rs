@@ -3,6 +3,7 @@
 //! reactor thread that ends all the same takes the process with it.
 
 use crate::observe::cells::CoreCells;
+use crate::observe::logs;
 use monoio::task::JoinHandle;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -72,6 +73,7 @@ impl Drop for ThreadGuard {
     fn drop(&mut self) {
         if self.armed {
             tracing::error!(thread = self.name, "a reactor thread ended, aborting");
+            logs::flush();
             std::process::abort();
         }
     }

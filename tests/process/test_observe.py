@@ -1,15 +1,18 @@
 """What an operator sees: health, metrics, the status page, audit lines, the log; and the command line around it."""
 
+import fcntl
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 import yaml
 
 import harness
+import lean
 from conftest import QUICK_CLEANUP
 
 BUCKET = harness.BUCKET
@@ -259,3 +262,33 @@ def test_dev_is_a_session_to_paste(tmp_path):
         finally:
             status = process.end()
         assert status == 0, process.tail()
+
+
+def test_whoever_reads_the_log_and_stands_still_holds_up_nobody(tmp_path):
+    """Reactors log each denial here, to a pipe that nobody reads until the end."""
+    auth = {"users": [{"name": "nobody", "access_key_id": "nobody", "secret_access_key": "secret"}]}
+    settings = {"auth": auth, "server": {"log_level": "debug"}}
+    backends = [harness.directory_backend("disk", tmp_path / "disk", quota_bytes=harness.GIB)]
+    server = harness.Server(tmp_path / "server", backends, settings, start=False)
+    command = [harness.BINARY, "serve", "--config", server.write_config()]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        harness.wait_for("the server", server.ready)
+        for _ in range(4):  # for each reactor
+            with lean.Client(server.address, "nobody", "secret") as denied, server.client() as client:
+                for _ in range(100):
+                    assert denied.get(BUCKET, "key").status == 403
+                assert client.put(BUCKET, "key", b"body").status == 200
+                assert client.get(BUCKET, "key").body == b"body"
+        assert server.metric("s3o_log_dropped_total") == 0, "so few lines wait"
+        log = []
+        reading = threading.Thread(target=lambda: log.extend(process.stdout))
+        reading.start()
+        process.terminate()
+        assert process.wait(30) == 0
+        reading.join()
+    finally:
+        process.kill()
+    events = [json.loads(line) for line in log]
+    assert sum(event["msg"] == "access denied" for event in events) == 400 and events[-1]["msg"] == "stopped"
