@@ -26,7 +26,7 @@ const TRIM_EVERY_MS: u64 = 5_000;
 pub struct CoreLimits {
     /// Head buffers that are kept for reuse, each `HEAD_BYTES_MAX`. More are made as connections need them.
     pub head_buffers_max: usize,
-    /// Body buffers, each `BODY_BUFFER_BYTES`: bodies in the copy path at once. More wait their turn.
+    /// Body buffers, each `BODY_BUFFER_BYTES`: bodies in the copy path at once. More go through smaller ones.
     pub body_buffers_max: usize,
     /// Pipes of up to a mebibyte: bodies spliced at once. Bodies beyond are copied.
     pub pipes_max: usize,

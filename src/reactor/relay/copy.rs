@@ -86,7 +86,9 @@ pub async fn copy_body<'b>(
     // Never waits for a head's buffer: this connection may hold one already.
     let buffer = match small.then(|| core.heads.try_take()).flatten() {
         Some(buffer) => buffer,
-        None => core.bodies.take().await,
+        // Nor for a body's: those who hold one may be as slow as their peers. What goes beyond has a buffer as small as
+        // the head's that its connection holds, so that memory is bounded by connections either way.
+        None => core.bodies.try_take().unwrap_or_else(|| Buffer::roomy(HEAD_BYTES_MAX)),
     };
     for stream in source.socket().into_iter().chain(sinks.iter().filter_map(Sink::socket)) {
         stream.deadline().disarm();

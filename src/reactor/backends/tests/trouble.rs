@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::{Blame, Tenure, Tick};
+use crate::reactor::race::{Won, race};
 
 #[test]
 fn a_body_of_a_run_that_has_ended_never_becomes_a_file() {
@@ -119,6 +120,26 @@ fn calls_need_no_head_buffer_of_a_pool_that_their_clients_have_emptied() {
         }
         drop(clients);
         assert_eq!(bench.core.heads.out(), 0);
+    });
+}
+
+#[test]
+fn bodies_are_copied_while_slow_ones_hold_every_buffer_of_the_pool() {
+    on_both(|core| async move {
+        let limits = CoreLimits { body_buffers_max: 1, ..CoreLimits::default() };
+        let bench = Bench::claimed(Bench::limited(&core, "copy", limits)).await;
+        let _slow = bench.core.bodies.try_take().expect("the only one");
+        let body = pattern(0, 600_000);
+        bench.put(NAS, "bkt/a", &body).await.expect("stored");
+        let size = body.len() as u64;
+        for (from, to) in [((NAS, "bkt/a"), (CLOUD, "bkt/b")), ((CLOUD, "bkt/b"), (NAS, "bkt/c"))] {
+            let copying = bench.copy(from, to, size);
+            let Won::First(moved) = race(copying, crate::reactor::testing::sleep_ms(20_000)).await else {
+                panic!("it waits for a slow one")
+            };
+            assert!(matches!(moved.end, MoveEnd::Done), "{:?}", moved.end);
+        }
+        assert_eq!(bench.read(NAS, "bkt/c", size, (0, size)).await.expect("read"), body);
     });
 }
 
