@@ -600,7 +600,8 @@ pub struct SetDraining {
 }
 
 /// Forgets what has had its time, a bounded amount per call (ask again a minute later): ended uploads after 24 h, those
-/// that made an object not before that version is gone (their parts tell where its parts begin); and old batches.
+/// that made an object not before that version is gone (their parts tell where its parts begin); and old batches. Whatever
+/// its place in a batch, it is carried out last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ForgetOld;
 

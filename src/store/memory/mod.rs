@@ -46,6 +46,9 @@ impl<C: Clock> MemoryStore<C> {
         tables.touched.clear();
         tables.found.clear();
         let outcomes = changes.iter().map(|change| tables.carry_out(now, change.clone())).collect();
+        if changes.iter().any(|change| matches!(change, Change::ForgetOld(_))) {
+            tables.forget_old(now);
+        }
         let applied = Applied { outcomes, charged: tables.charged_of_touched() };
         tables.batches.insert(id, (now, applied.clone()));
         applied
@@ -99,7 +102,8 @@ impl Tables {
             Change::SetDraining(one) => Outcome::SetDraining(self.set_draining(&one)),
             Change::CreateBucket(one) => Outcome::CreateBucket(self.create_bucket(now, one)),
             Change::DeleteBucket(one) => Outcome::DeleteBucket(self.delete_bucket(&one)),
-            Change::ForgetOld(_) => Outcome::ForgetOld(Ok(self.forget_old(now))),
+            // At the batch's end.
+            Change::ForgetOld(_) => Outcome::ForgetOld(Ok(Done)),
             Change::Requeue(one) => Outcome::Requeue(self.requeue(now, one)),
             Change::WriteOff(one) => Outcome::WriteOff(self.write_off(one)),
             Change::FinishDrain(one) => Outcome::FinishDrain(self.finish_drain(&one)),

@@ -154,7 +154,7 @@ impl Tables {
         Ok(Done)
     }
 
-    pub(super) fn forget_old(&mut self, now: Timestamp) -> Done {
+    pub(super) fn forget_old(&mut self, now: Timestamp) {
         self.batches.retain(|_, (at, _)| *at >= now.minus(BATCH_KEPT));
         let versions = &self.versions;
         let forgettable = self.uploads.iter().filter(|(_, row)| {
@@ -171,6 +171,5 @@ impl Tables {
         }
         let oldest = oldest_leases(now);
         self.budgets.retain(|(_, period, ..), _| *period >= oldest);
-        Done
     }
 }

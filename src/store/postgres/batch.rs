@@ -2,7 +2,7 @@
 //! meanwhile, it is decided anew: nothing is locked while we think, and a conflict means that somebody else got on.
 
 use super::super::memory::tables::Tables;
-use super::super::port::{Applied, ApplyError, BatchId, Change, Done, Outcome};
+use super::super::port::{Applied, ApplyError, BatchId, Change, Outcome};
 use super::super::rules::{BATCH_KEPT, FORGET_UPLOADS_MAX, UPLOAD_KEPT};
 use super::diff::Diff;
 use super::footprint::Footprint;
@@ -190,12 +190,7 @@ impl PostgresStore {
         loaded.now = self.latest.get();
         loaded.tables.last_blob = ids_after;
         let before = loaded.tables.clone();
-        let outcomes = changes.iter().map(|change| match change {
-            // What it forgets is not loaded.
-            Change::ForgetOld(_) => Outcome::ForgetOld(Ok(Done)),
-            change => loaded.tables.carry_out(loaded.now, change.clone()),
-        });
-        let outcomes = outcomes.collect();
+        let outcomes = changes.iter().map(|change| loaded.tables.carry_out(loaded.now, change.clone())).collect();
         Ok(Decided { outcomes, told_mark, before, loaded })
     }
 

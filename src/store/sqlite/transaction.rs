@@ -148,7 +148,8 @@ impl Transaction<'_> {
             Change::SetDraining(one) => settle!(SetDraining, self.set_draining(one)),
             Change::CreateBucket(one) => settle!(CreateBucket, self.create_bucket(one)),
             Change::DeleteBucket(one) => settle!(DeleteBucket, self.delete_bucket(one)),
-            Change::ForgetOld(_) => settle!(ForgetOld, self.forget_old()),
+            // At the batch's end.
+            Change::ForgetOld(_) => Outcome::ForgetOld(Ok(Done)),
             Change::Requeue(one) => settle!(Requeue, self.requeue(*one)),
             Change::WriteOff(one) => settle!(WriteOff, self.write_off(*one)),
             Change::FinishDrain(one) => settle!(FinishDrain, self.finish_drain(one)),

@@ -212,13 +212,13 @@ impl Transaction<'_> {
         Ok(Done)
     }
 
-    pub(super) fn forget_old(&mut self) -> Step<Done> {
+    pub(super) fn forget_old(&mut self) -> Result<()> {
         self.execute(
             "DELETE FROM uploads WHERE upload IN (SELECT upload FROM uploads
                  WHERE forgettable = 1 AND ended < ?1 ORDER BY ended, upload LIMIT ?2)",
             params![self.now.minus(UPLOAD_KEPT).millis, FORGET_UPLOADS_MAX],
         )?;
         self.execute("DELETE FROM budget_leases WHERE period < ?1", [oldest_leases(self.now)])?;
-        Ok(Done)
+        Ok(())
     }
 }

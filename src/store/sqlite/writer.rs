@@ -81,6 +81,9 @@ impl Writer {
         let mut transaction =
             Transaction { conn: &self.conn, ledger: &mut self.ledger, rules: &self.rules, now: self.latest };
         let outcomes = changes.iter().map(|one| transaction.carry_out(one)).collect::<Result<_, _>>()?;
+        if changes.iter().any(|one| matches!(one, Change::ForgetOld(_))) {
+            transaction.forget_old()?;
+        }
         let charged = self.ledger.write(&self.conn)?;
         self.note_batch(id, "applied")?;
         Ok(Applied { outcomes, charged })
