@@ -655,3 +655,20 @@ def test_an_https_backend_is_verified(tmp_path, certificates, stack):
     finally:
         untrusting.kill()
     assert "certificate" in untrusting.log.read_text().lower()
+
+
+def test_deletes_on_a_hung_backend_hold_up_no_others(tmp_path):
+    """There are more of them than are made at once, and each waits for an answer that does not come."""
+    quick = {"concurrency": 2, "interval": "100ms", "grace": "0s", "retry_first": "10m"}
+    settings = {"cleanup_queue": quick, "server": {"backend_timeout": "2s"}}
+    with stubbed(tmp_path, 2, settings, quota_bytes=40_000) as (server, stubs), server.client() as client:
+        for i in range(40):
+            assert client.put(BUCKET, f"there/{i}", pattern(i, 1_000)).status == 200
+        assert client.put(BUCKET, "here", pattern(0, 1_000)).status == 200
+        assert [len(stub.blobs()) for stub in stubs] == [40, 1]
+        stubs[0].hangs = True
+        for i in range(40):
+            assert client.delete(BUCKET, f"there/{i}").status == 204
+        assert client.delete(BUCKET, "here").status == 204
+        harness.wait_for("the delete on the other one", lambda: not stubs[1].blobs(), 25)
+        stubs[0].mend()
