@@ -4,7 +4,7 @@
 //! serving meanwhile. When none runs, as right after a restore, the same comparison runs in this process, with the mover and
 //! without listeners: so a restored database can be put right before the first client is served.
 
-use super::admin::{AT_LENGTH, Reach, quoted};
+use super::admin::{AT_LENGTH, Reach, on_one_line, quoted};
 use crate::base::{BackendName, BucketName};
 use crate::config::{self, View};
 use crate::control::start;
@@ -156,7 +156,7 @@ fn item_words(event: &Value) -> String {
         Some("differs") => "has another size than the database says",
         _ => "?",
     };
-    let text = |field: &str| event[field].as_str().unwrap_or("?").to_owned();
+    let text = |field: &str| on_one_line(event[field].as_str().unwrap_or("?"));
     format!("{}: {} ({} bytes, {}): {what}", text("backend"), text("key"), event["size"], text("name"))
 }
 
@@ -209,6 +209,13 @@ mod tests {
         for wrong in ["x", "x --backend b", "x --bucket v", "x --restored --backend b --bucket v"] {
             assert!(path(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_difference_is_one_line() {
+        let event =
+            serde_json::json!({"backend": "b", "found": "copy", "key": "v/a\nb", "name": "v/a\u{1b}b!0", "size": 7});
+        assert_eq!(item_words(&event), "b: v/a\\nb (7 bytes, v/a\\u{1b}b!0): one more copy");
     }
 
     #[test]

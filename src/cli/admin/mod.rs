@@ -4,6 +4,7 @@ mod http;
 mod tables;
 
 pub use http::{AT_LENGTH, Reach, quoted};
+pub use tables::on_one_line;
 
 use clap::{Args, Subcommand};
 use http::SOON;

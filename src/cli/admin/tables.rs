@@ -39,9 +39,19 @@ pub fn show(value: &Value, shown: Shown) -> String {
         (Value::Bool(false), _) => "no".to_owned(),
         (Value::Number(number), Shown::Limit) if number.as_u64() == Some(0) => "unlimited".to_owned(),
         (Value::Number(number), Shown::Bytes | Shown::Limit) => bytes(number.as_u64().unwrap_or(0)),
-        (Value::String(text), _) => text.clone(),
+        (Value::String(text), _) => on_one_line(text),
         (other, _) => other.to_string(),
     }
+}
+
+/// A text that others may have chosen, such as a key, with its control characters escaped: it must not end the line, and not
+/// speak to the terminal.
+pub fn on_one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 /// `1.5 GiB`.
@@ -70,6 +80,13 @@ mod tests {
             (u64::MAX, "16384.0 PiB"),
         ] {
             assert_eq!(bytes(count), want);
+        }
+    }
+
+    #[test]
+    fn a_key_stays_on_its_line() {
+        for (key, want) in [("a b/ü", "a b/ü"), ("a\nb", "a\\nb"), ("\u{1b}[2J\u{9b}", "\\u{1b}[2J\\u{9b}")] {
+            assert_eq!(show(&Value::String(key.to_owned()), Shown::Text), want);
         }
     }
 
