@@ -4,11 +4,14 @@
 //! page: bytes are never there before their row. What no row names is adopted: the newest version of a key wins, what the
 //! database knows to be overwritten or deleted is not revived. Then, in a second walk, copies whose bytes are gone are dropped,
 //! after a look at the exact name: not before every backend was adopted from, because the last copy takes with it what only the
-//! database knows of an object, and an object that was moved has another. Every difference is told, so that an operator sees
+//! database knows of an object, and an object that was moved has another. Objects that were assembled from parts are adopted
+//! between the two: they may be newer than their names say, so that whatever displaced them by its name might be older, and
+//! would have their bytes deleted. Every difference is told, so that an operator sees
 //! what only the age of a backup explains.
 
 mod unfinished;
 
+use crate::backend::port::BlobHead;
 use crate::base::{BackendName, BlobId, BucketName, Clock, Dice, Failure, Nonce, ObjectKey, Version, blob_name};
 use crate::config::view::View;
 use crate::handlers::concurrent;
@@ -17,10 +20,10 @@ use crate::handlers::ports::{Ports, Worker};
 use crate::store::port::{
     Adopt, Adopted, Answer, BlobRow, Bytes, DropCopy, Metadata, Query, Renew, SetRestored, WRITER_GONE,
 };
-use crate::store::record::{BlobAt, BlobState, Located};
+use crate::store::record::{BlobAt, BlobState, Located, ObjectRecord};
 use md5::{Digest, Md5};
 use serde::Serialize;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Rows of one page of the database's.
@@ -176,13 +179,20 @@ async fn compare_all<P: Ports>(
         judge(ports).await?;
     }
     let restored = is_held(ports).await?;
-    let mut walks: VecDeque<_> = plan.backends.iter().map(|backend| (backend, Round::Adopt)).collect();
-    while let Some((backend, round)) = walks.pop_front() {
-        let (counts, tell) = (&mut *counts, &mut *tell);
-        let walk = Walk { ports, plan, backend, restored, round, missing: false, under_way: Vec::new(), counts, tell };
-        if walk.walk().await? {
-            walks.push_back((backend, Round::Drop));
+    let (mut with_missing, mut assembled) = (Vec::new(), Vec::new());
+    for backend in &plan.backends {
+        let mut walk = Walk::new(ports, plan, backend, restored, Round::Adopt, counts, tell);
+        walk.walk().await?;
+        if walk.missing {
+            with_missing.push(backend);
         }
+        assembled.extend(walk.assembled.into_iter().map(|(key, one)| (key, backend, one)));
+    }
+    for (backend, differences) in newest_first(assembled) {
+        Walk::new(ports, plan, backend, restored, Round::Assembled, counts, tell).settle(differences).await?;
+    }
+    for backend in with_missing {
+        Walk::new(ports, plan, backend, restored, Round::Drop, counts, tell).walk().await?;
     }
     for backend in &plan.backends {
         unfinished::remove(ports, plan, backend, counts, tell).await?;
@@ -244,8 +254,10 @@ async fn judge<P: Ports>(ports: &P) -> Result<(), Failure> {
 /// What a walk over a backend is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Round {
-    /// What no row names; rows without bytes are only noted.
+    /// What no row names; rows without bytes, and what was assembled from parts, are only noted.
     Adopt,
+    /// What was assembled from parts.
+    Assembled,
     /// Rows without bytes.
     Drop,
 }
@@ -260,6 +272,8 @@ struct Walk<'w, P, T> {
     missing: bool,
     /// Bytes of writes that had not ended when they were met.
     under_way: Vec<Difference>,
+    /// What was assembled from parts, by bucket and key.
+    assembled: Vec<(String, Difference)>,
     counts: &'w mut Counts,
     tell: &'w mut T,
 }
@@ -274,6 +288,8 @@ enum Settled {
     Ignored,
     /// Its write has not ended: nobody knows yet.
     UnderWay,
+    /// It was assembled from parts, for this bucket and key: its turn comes.
+    Assembled(String),
 }
 
 impl Settled {
@@ -290,9 +306,39 @@ enum Difference {
     Differs { row: BlobRow, size: u64 },
 }
 
-impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
-    /// Whether rows without bytes were met.
-    async fn walk(mut self) -> Result<bool, Failure> {
+/// What is to be adopted one after the other: of each key the newest name first, because whatever is adopted later and is not
+/// newer by its name is left alone. Keys stand in no order, so that one of each may be settled at once.
+fn newest_first(mut assembled: Vec<(String, &BackendName, Difference)>) -> Vec<(&BackendName, Vec<Difference>)> {
+    let version = |one: &Difference| match one {
+        Difference::Unknown { named, .. } => named.version,
+        Difference::Missing(_) | Difference::Differs { .. } => None,
+    };
+    assembled.sort_by(|(one, _, a), (other, _, b)| one.cmp(other).then_with(|| version(b).cmp(&version(a))));
+    let mut turns: BTreeMap<(usize, &BackendName), Vec<Difference>> = BTreeMap::new();
+    let (mut turn, mut of) = (0, String::new());
+    for (key, backend, one) in assembled {
+        turn = if key == of { turn + 1 } else { 0 };
+        turns.entry((turn, backend)).or_default().push(one);
+        of = key;
+    }
+    turns.into_iter().map(|((_, backend), differences)| (backend, differences)).collect()
+}
+
+impl<'w, P: Ports, T: FnMut(Event) -> bool> Walk<'w, P, T> {
+    fn new(
+        ports: &'w P,
+        plan: &'w Plan,
+        backend: &'w BackendName,
+        restored: bool,
+        round: Round,
+        counts: &'w mut Counts,
+        tell: &'w mut T,
+    ) -> Self {
+        let (under_way, assembled) = (Vec::new(), Vec::new());
+        Self { ports, plan, backend, restored, round, missing: false, under_way, assembled, counts, tell }
+    }
+
+    async fn walk(&mut self) -> Result<(), Failure> {
         let mut after = String::new();
         loop {
             must_be_usable(self.ports, self.backend)?;
@@ -310,8 +356,7 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
                 None => break,
             }
         }
-        self.wait_for_writes().await?;
-        Ok(self.missing)
+        self.wait_for_writes().await
     }
 
     /// Before the hold is released: what was being written has been committed or given up, and what was given up, adopted.
@@ -420,18 +465,20 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
     async fn settle(&mut self, differences: Vec<Difference>) -> Result<(), Failure> {
         let this = &*self;
         let mut found = Vec::with_capacity(differences.len());
-        let (mut ignored, mut under_way, mut failed) = (0, Vec::new(), None);
+        let (mut ignored, mut under_way, mut assembled, mut failed) = (0, Vec::new(), Vec::new(), None);
         let work = differences.iter().map(|one| this.settle_one(one));
         concurrent::each(AT_ONCE, work, |place, outcome| match outcome {
             Ok(Settled::Told(what, key)) => found.push((place, what, key)),
             Ok(Settled::Already) => {}
             Ok(Settled::Ignored) => ignored += 1,
             Ok(Settled::UnderWay) => under_way.push(differences[place].clone()),
+            Ok(Settled::Assembled(key)) => assembled.push((key, differences[place].clone())),
             Err(failure) => failed = Some(failure),
         })
         .await;
         self.counts.ignored += ignored;
         self.under_way.append(&mut under_way);
+        self.assembled.append(&mut assembled);
         found.sort_by_key(|(place, ..)| *place);
         for (place, what, told_key) in found {
             self.counts.add(what);
@@ -502,13 +549,17 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
         if self.plan.dry_run {
             return Ok(Settled::Told(self.would_be(named, key).await?, beside));
         }
+        if head.assembled && named.version.is_some() && self.round == Round::Adopt {
+            return Ok(Settled::Assembled(format!("{}/{}", named.bucket.as_str(), key.as_str())));
+        }
+        let assembled = head.assembled && !self.has_newer_copy(named, key, &head).await?;
         let adopt = Adopt {
             bucket: named.bucket.clone(),
             key: key.clone(),
             backend: self.backend.clone(),
             name: name.to_owned(),
             version: named.version,
-            assembled: head.assembled,
+            assembled,
             size: head.size,
             etag: self.etag_of(name, &head.etag),
             foreign_etag: if named.version.is_none() { head.etag } else { String::new() },
@@ -526,6 +577,17 @@ impl<P: Ports, T: FnMut(Event) -> bool> Walk<'_, P, T> {
             Err(refusal) => return Err(Failure::ourselves(format!("{name} was refused: {refusal:?}"))),
         };
         Ok(Settled::Told(found, beside))
+    }
+
+    /// Whether what is live looks like a copy of this object that was assembled from parts: a copy is one body, under a name
+    /// that is as new as the completion.
+    async fn has_newer_copy(&self, named: &Named, key: &ObjectKey, head: &BlobHead) -> Result<bool, Failure> {
+        let Some(version) = named.version else { return Ok(false) };
+        let mut live = Located::empty();
+        let is_live = self.ports.meta().lookup(named.bucket.as_str(), key.as_str(), &mut live).await?;
+        let travels = |record: &ObjectRecord| (record.headers.clone(), record.user_metadata.clone());
+        let looks_alike = live.size == head.size && travels(&live.record) == travels(&head.record);
+        Ok(is_live && looks_alike && version < live.version)
     }
 
     /// What a run that changes something would most likely find.

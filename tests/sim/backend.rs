@@ -54,6 +54,8 @@ pub struct Faults {
 
 impl Faults {
     pub const NONE: Self = Self { before: 0, answer_lost: 0, late: 0, slow: 0, broken_body: 0, full: 0 };
+    /// Where what walks over everything should come to its end now and then.
+    pub const FEW: Self = Self { before: 4, answer_lost: 4, late: 6, slow: 10, broken_body: 10, full: 1 };
     pub const SOME: Self = Self { before: 15, answer_lost: 12, late: 12, slow: 20, broken_body: 30, full: 3 };
 }
 
@@ -95,22 +97,34 @@ struct Contents {
     uploads: BTreeMap<String, Upload>,
     /// Names that an operator has removed from the database without their bytes: whatever is there, nobody is charged for.
     disowned: BTreeSet<String>,
+    /// What was being written, or uploaded in parts, under these names when the database was put back: its rows are as old as the
+    /// dump, or are not there.
+    unfinished: BTreeSet<String>,
 }
 
 impl Contents {
     fn bytes(&self) -> u64 {
-        let owned = |name: &str| !self.disowned.contains(name);
-        let objects = self.objects.iter().filter(|(name, _)| owned(name)).map(|(_, object)| object.body.len());
-        let temporary = self.temporary.iter().filter(|(name, _)| owned(name)).map(|(_, bytes)| *bytes as usize);
-        let uploads = self.uploads.values().filter(|one| owned(&one.name));
+        let objects = self.objects.iter().filter(|(name, _)| !self.disowned.contains(*name));
+        let objects = objects.map(|(_, object)| object.body.len());
+        let temporary = self.temporary.iter().filter(|(name, _)| self.counts(name)).map(|(_, bytes)| *bytes as usize);
+        let uploads = self.uploads.values().filter(|one| self.counts(&one.name));
         let parts = uploads.flat_map(|one| &one.parts).map(|(_, part)| part.body.len());
         objects.chain(temporary).chain(parts).sum::<usize>() as u64
     }
 
+    /// Whether what is not an object yet under this name is charged.
+    fn counts(&self, name: &str) -> bool {
+        !self.disowned.contains(name) && !self.unfinished.contains(name)
+    }
+
+    /// Names of half-written files and of what open uploads will become.
+    fn names_of_unfinished(&self) -> impl Iterator<Item = &String> {
+        self.temporary.keys().chain(self.uploads.values().map(|upload| &upload.name))
+    }
+
     /// Names of all objects, of half-written files and of what open uploads will become.
     fn names(&self) -> impl Iterator<Item = &String> {
-        let uploads = self.uploads.values().map(|upload| &upload.name);
-        self.objects.keys().chain(self.temporary.keys()).chain(uploads)
+        self.objects.keys().chain(self.names_of_unfinished())
     }
 }
 
@@ -200,7 +214,24 @@ impl Backend {
     /// Names of everything that takes room, but for what is disowned.
     pub fn names(&self) -> Vec<String> {
         let contents = self.contents.borrow();
-        contents.names().filter(|name| !contents.disowned.contains(*name)).cloned().collect()
+        let objects = contents.objects.keys().filter(|name| !contents.disowned.contains(*name));
+        objects.chain(contents.names_of_unfinished().filter(|name| contents.counts(name))).cloned().collect()
+    }
+
+    /// Time has passed: what a directory holds is durable.
+    pub fn write_back(&self) {
+        let contents = &mut *self.contents.borrow_mut();
+        contents.unlinked.clear();
+        contents.objects.values_mut().for_each(|object| (object.durable, object.made_of) = (true, None));
+    }
+
+    /// The database was put back: of uploads that a row names it knows parts as they were, others of an endpoint nobody looks for.
+    pub fn leave_unfinished(&self, named: &BTreeSet<String>) {
+        let contents = &mut *self.contents.borrow_mut();
+        let is_left = |name: &&String| self.flavour != Flavour::Directory || named.contains(*name);
+        let unfinished: Vec<String> = contents.names_of_unfinished().filter(is_left).cloned().collect();
+        contents.unfinished.extend(unfinished);
+        self.bytes.set(contents.bytes());
     }
 
     /// Whatever is under this name, now or later, is nobody's any more.
@@ -388,7 +419,8 @@ impl Backend {
         }
         let breaks_at = self.sim.chance(faults.broken_body).then(|| self.sim.below(put.size + 1));
         let backend = self.this.upgrade().expect("a backend that is called exists");
-        Ok(Sink { backend, arriving: Some(Arriving::new(&put)), size: put.size, bytes: Vec::new(), breaks_at })
+        let (arriving, writer, size) = (Some(Arriving::new(&put)), put.incarnation, put.size);
+        Ok(Sink { backend, arriving, writer, size, bytes: Vec::new(), breaks_at })
     }
 
     async fn finish_body(&self, arriving: Arriving, body: Body) -> Result<Stored, Failure> {

@@ -55,6 +55,11 @@ impl Client {
             self.world.sim.sleep(Duration::from_micros(self.world.sim.below(30_000))).await;
             let key = KEYS[self.world.sim.below(KEYS.len() as u64) as usize];
             match self.world.sim.below(100) {
+                _ if self.world.restores.is_quiet(key) => _ = self.get(key, None).await,
+                roll if self.world.restores.is_leaving(key) => match roll {
+                    0..30 => self.delete(key).await,
+                    _ => _ = self.get(key, None).await,
+                },
                 0..26 => drop(self.get(key, None).await),
                 26..33 => drop(self.get(key, Some(self.world.sim.below(1_000))).await),
                 33..40 => self.head(key).await,
@@ -135,7 +140,8 @@ impl Client {
 
     async fn delete_many(&self) {
         let world = &self.world;
-        let keys: Vec<&'static str> = KEYS.into_iter().filter(|_| world.sim.chance(400)).collect();
+        let keys: Vec<&'static str> =
+            KEYS.into_iter().filter(|key| world.sim.chance(400) && !world.restores.is_quiet(key)).collect();
         let objects: String = keys.iter().map(|key| format!("<Object><Key>{key}</Key></Object>")).collect();
         let body = format!("<Delete>{objects}</Delete>").into_bytes();
         let mut ask = Ask::new("POST", format!("/{BUCKET}?delete"));
@@ -203,7 +209,7 @@ impl Client {
 
     /// Without the database too, a key is only said not to be there if nobody has it: not one that was live all the while.
     fn check_absence(&self, key: &'static str, response: &Response, before: Option<Located>) {
-        if response.status == 404 && response.field(DEGRADED).is_some() {
+        if response.status == 404 && response.field(DEGRADED).is_some() && !self.world.restores.is_unsettled() {
             count(&self.world.counts.degraded_absences);
             let live = before
                 .filter(|before| self.world.located(BUCKET, key).is_some_and(|now| now.version == before.version));

@@ -12,6 +12,7 @@ use std::time::Duration;
 const TRIES_MAX: u32 = 5;
 
 pub async fn copy(world: &Rc<World>, key: &'static str) {
+    let epoch = world.restores.epoch.get();
     let size = 16 + world.sim.below(5_000) as usize;
     let (value, operation) = new_value(world, key, size);
     let body = body_of(value, size);
@@ -23,7 +24,8 @@ pub async fn copy(world: &Rc<World>, key: &'static str) {
         let mut ask = Ask::new("PUT", format!("/{BUCKET}/{key}"));
         (ask.fields, ask.operation) = (format!("x-amz-copy-source: {source}\r\n"), operation);
         let response = call(world, ask).await;
-        if response.status == 404 && !world.removals.took(&source) {
+        let is_known = epoch == world.restores.epoch.get();
+        if response.status == 404 && is_known && !world.removals.took(&source) {
             world.violated("I1 (an acknowledged write is there)", format!("{source} was not found to be copied"));
         }
         if response.status == 200 {

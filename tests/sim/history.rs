@@ -157,6 +157,8 @@ pub struct KeyHistory {
     pending: Vec<Option<Pending>>,
     story: VecDeque<String>,
     widest: usize,
+    /// Called before the database was put back, and not answered then.
+    spanning: BTreeSet<u64>,
 }
 
 impl KeyHistory {
@@ -169,6 +171,7 @@ impl KeyHistory {
             pending: Vec::new(),
             story: VecDeque::new(),
             widest: 0,
+            spanning: BTreeSet::new(),
         }
     }
 
@@ -183,9 +186,23 @@ impl KeyHistory {
 
     /// Err tells the key's story when no explanation is left of what is known completely.
     pub fn answered(&mut self, at: u64, operation: u64, answer: Answer) -> Result<(), String> {
+        // Nobody can say whether it was done, and told, by the database that was lost or by this one.
+        let answer = if self.spanning.remove(&operation) { Answer::Unknown } else { answer };
         self.answers.insert(operation, (at, answer));
         self.events.push_back((at, operation, Event::Answered));
         self.look()
+    }
+
+    /// The database was put back to what it says of the key now, whatever was known. Calls under way may still be carried out.
+    pub fn restart(&mut self, at: u64, value: Value) {
+        let is_open =
+            |event: &(u64, u64, Event)| matches!(event.2, Event::Called(_)) && !self.answers.contains_key(&event.1);
+        self.events.retain(is_open);
+        self.spanning = self.events.iter().map(|(_, operation, _)| *operation).collect();
+        self.answers.clear();
+        self.pending.clear();
+        self.configs = [Config { value, horizon: 0, happened: 0 }].into();
+        self.tell(at, 0, format_args!("restored: {value:?}"));
     }
 
     /// What an operator did, at once.

@@ -15,7 +15,9 @@ use s3_orchestrator::backend::port::{
 use s3_orchestrator::backend::standing::Standing;
 use s3_orchestrator::backend::travel::Luggage;
 use s3_orchestrator::base::failure::Kind;
-use s3_orchestrator::base::{BackendName, Blame, Clock, Dice, Failure, Incarnation, Mandate, Retry};
+use s3_orchestrator::base::{
+    BackendName, Blame, Clock, Dice, Failure, Incarnation, Mandate, Retry, Tenure, Tick, blob_name,
+};
 use s3_orchestrator::config::View;
 use s3_orchestrator::config::registry::Published;
 use s3_orchestrator::handlers::held::{Held, Own};
@@ -65,7 +67,7 @@ pub struct Instance {
     cells: CoreCells,
     searched: Searched,
     held: Arc<Held>,
-    incarnation: Incarnation,
+    tenure: Arc<Tenure>,
     wanted: [Cell<bool>; 2],
     this: Weak<Self>,
 }
@@ -77,7 +79,9 @@ impl Instance {
         let (cache, writer) = LocationCache::new(1 << 20, 7);
         let trust = world.setting.trust;
         let locations = if trust == Trust::Exact { Locations::Exact(writer) } else { Locations::memory(writer) };
-        let store = FaultyStore { inner: world.store(), world: world.clone() };
+        let tenure = Arc::new(Tenure::default());
+        let epoch = Cell::new(world.restores.noticed.get());
+        let store = FaultyStore { world: world.clone(), tenure: Arc::clone(&tenure), epoch };
         let limits = DeskLimits::default();
         // Short, or the store's outages would leave no time for anything to go wrong.
         let breaker = BreakerSettings { open_timeout: Duration::from_millis(300), ..limits.breaker };
@@ -92,7 +96,8 @@ impl Instance {
         super::recovery::before_registering(&world, &calls).await;
         let registered = register(&world, &calls).await;
         world.recovered();
-        world.last_incarnation.set(Some(registered.incarnation));
+
+        begin_term(&world, &tenure, &registered);
 
         let names: Vec<BackendName> = world.backends.iter().map(|backend| backend.name.clone()).collect();
         let board = Arc::new(Board::new(world.view.backends.iter().map(|one| one.quota_bytes)));
@@ -130,11 +135,14 @@ impl Instance {
             cells: CoreCells::new("0", names),
             searched: Searched::default(),
             held,
-            incarnation: registered.incarnation,
+            tenure,
             wanted: [Cell::new(true), Cell::new(true)],
             this: this.clone(),
             world,
         });
+        if instance.world.setting.restored {
+            sim.spawn(group, instance.clone().keep_lease());
+        }
         sim.spawn(group, instance.clone().clean_up());
         sim.spawn(group, instance.clone().replicate());
         if instance.world.setting.metered {
@@ -157,6 +165,18 @@ impl Instance {
         self.world.sim.kill(self.group);
     }
 
+    /// Registers anew when the store has ended this run: the database was put back under it.
+    async fn keep_lease(self: Rc<Self>) {
+        loop {
+            self.world.sim.sleep(Duration::from_millis(50)).await;
+            if self.tenure.has_ended() {
+                let registered = register(&self.world, &self.meta.desk).await;
+                begin_term(&self.world, &self.tenure, &registered);
+                self.world.recovered();
+            }
+        }
+    }
+
     async fn clean_up(self: Rc<Self>) {
         loop {
             self.until_wanted(Worker::Cleanup, Duration::from_millis(400)).await;
@@ -171,7 +191,7 @@ impl Instance {
             let now = self.world.calendar();
             *self.period.borrow_mut() = date::month(now);
             // Whoever waits is told; the next round asks again.
-            let _ = lender.run(&self.meta, self.incarnation, occasion, now, Vec::new).await;
+            let _ = lender.run(&self.meta, self.incarnation(), occasion, now, Vec::new).await;
             let since = self.world.sim.tick();
             occasion = Occasion::Regular;
             while self.world.sim.tick().since(since) < Duration::from_millis(250) {
@@ -268,6 +288,13 @@ fn place_of(worker: Worker) -> usize {
     }
 }
 
+/// Nobody ends it but a database that was put back.
+fn begin_term(world: &World, tenure: &Tenure, registered: &Registered) {
+    world.last_incarnation.set(Some(registered.incarnation));
+    tenure.set_incarnation(registered.incarnation);
+    tenure.renew(Tick { nanos: u64::MAX });
+}
+
 async fn register(world: &World, calls: &LocalMetadata) -> Registered {
     let backends = world.view.backends.iter();
     let backends = backends.map(|one| BackendLimit { name: one.name.clone(), bytes_limit: one.quota_bytes }).collect();
@@ -335,14 +362,11 @@ impl Ports for Instance {
     }
 
     fn incarnation(&self) -> Incarnation {
-        self.incarnation
+        self.tenure.incarnation()
     }
 
     fn mandate(&self) -> Mandate {
-        Mandate {
-            incarnation: self.incarnation,
-            until: Some(self.world.sim.tick().after(self.view().write_path.lease)),
-        }
+        self.tenure.mandate(self.world.sim.tick(), self.view().write_path.lease)
     }
 
     fn held(&self) -> &Held {
@@ -384,6 +408,7 @@ impl Backends for Instance {
     }
 
     async fn create(&self, put: Put<'_>) -> Result<Sink, Failure> {
+        self.may_write(put.incarnation)?;
         self.tell_world(&put);
         let model = self.model(&put.blob.backend);
         self.pay(model, BackendCall::Put).await?;
@@ -391,6 +416,7 @@ impl Backends for Instance {
     }
 
     async fn finish(&self, sink: Sink) -> Result<Stored, Failure> {
+        self.may_write(sink.writer)?;
         sink.finish().await
     }
 
@@ -400,6 +426,7 @@ impl Backends for Instance {
     }
 
     async fn put_bytes(&self, put: Put<'_>, body: &[u8]) -> Result<Stored, Failure> {
+        self.may_write(put.incarnation)?;
         self.tell_world(&put);
         let model = self.model(&put.blob.backend);
         self.pay(model, BackendCall::Put).await?;
@@ -435,6 +462,7 @@ impl Backends for Instance {
 
     async fn delete(&self, blob: &BlobAt, mandate: Mandate) -> Result<(), Failure> {
         self.may_delete(mandate)?;
+        self.world.deletes(&blob.name, mandate);
         let model = self.model(&blob.backend);
         self.budgets.charge(model.index, &Spend::call(BackendCall::Delete));
         self.noted(model, model.delete(&blob.name).await)
@@ -445,7 +473,10 @@ impl Backends for Instance {
         self.pay(model, BackendCall::Head).await?;
         let found = self.noted(model, model.head(&blob.name).await)?;
         let record = self.world.records.borrow().get(&blob.name).cloned().unwrap_or_default();
-        Ok(found.map(|head| BlobHead { record, ..head }))
+        // Only beside the bytes of a hashed name.
+        let key = blob_name::hash_in(&blob.name).and_then(|_| self.world.key_of(&record));
+        let key = key.map(|(_, key)| key.as_str().to_owned());
+        Ok(found.map(|head| BlobHead { record, key, ..head }))
     }
 
     async fn create_upload(&self, blob: &BlobAt, luggage: Luggage<'_>) -> Result<String, Failure> {
@@ -463,6 +494,7 @@ impl Backends for Instance {
 
     async fn abort_uploads(&self, blob: &BlobAt, _known: &str, mandate: Mandate) -> Result<(), Failure> {
         self.may_delete(mandate)?;
+        self.world.deletes(&blob.name, mandate);
         let model = self.model(&blob.backend);
         self.noted(model, model.abort_uploads(&blob.name).await)
     }
@@ -488,9 +520,13 @@ impl Backends for Instance {
 
 impl Instance {
     fn may_delete(&self, mandate: Mandate) -> Result<(), Failure> {
-        let covers =
-            mandate.until.is_none_or(|until| self.world.sim.tick() < until) && mandate.incarnation == self.incarnation;
+        let covers = self.tenure.covers(mandate, || self.world.sim.tick());
         if covers { Ok(()) } else { Err(Failure::metadata("that was decided too long ago")) }
+    }
+
+    fn may_write(&self, incarnation: Incarnation) -> Result<(), Failure> {
+        let lasts = self.tenure.lasts_for(incarnation, || self.world.sim.tick());
+        if lasts { Ok(()) } else { Err(Failure::metadata("this run's lease has passed")) }
     }
 
     fn tell_world(&self, put: &Put<'_>) {
@@ -543,6 +579,14 @@ impl Metadata for SimMeta {
                 }
                 Ok(answer)
             }
+            (Mutant::DeletesWhileHeld, query @ Query::DueCleanups { .. }) => Ok(self.world.due_although_held(query)),
+            (Mutant::SyncRevives, query @ Query::Blobs { .. }) => {
+                let mut answer = self.desk.query(query).await?;
+                if let Answer::Blobs(rows) = &mut answer {
+                    rows.retain(|row| !was_live(&row.reason));
+                }
+                Ok(answer)
+            }
             (_, query) => self.desk.query(query).await,
         }
     }
@@ -566,6 +610,10 @@ impl Metadata for SimMeta {
                 let found = self.world.sim.now().plus(Duration::from_secs(3_600));
                 let _ = self.desk.step(CleanupDone { blob, found }).await?;
                 Ok(outcome)
+            }
+            (Mutant::SyncRevives, Change::Adopt(adopt)) => {
+                self.world.forget_ended(&adopt);
+                self.desk.change(adopt.into()).await
             }
             (Mutant::NoIntent, Change::BeginWrite(begin)) => self.begin_without_row(begin).await,
             (Mutant::NoIntent, Change::CommitWrite(commit)) => self.commit_without_row(commit).await,

@@ -1,7 +1,7 @@
 //! The simulator: the product's handlers and workers, its metadata desk and its memory store, under a virtual clock and
 //! seeded dice, with several clients per key and everything failing that can fail.
 //!
-//! `S3O_SIM_SEED=n` runs that seed alone; `S3O_SIM_SEEDS=n` runs so many more, from a random one on.
+//! `S3O_SIM_SEED=n` runs that seed alone; `S3O_SIM_SEEDS=n` runs so many more of each kind, from a random one on.
 
 mod backend;
 mod channel;
@@ -16,7 +16,9 @@ mod mutant;
 mod operations;
 mod recovery;
 mod removal;
+mod restore;
 mod run;
+mod scenes;
 mod store;
 mod world;
 
@@ -63,15 +65,53 @@ fn invariants_hold_for_a_million_steps() {
     println!("{steps} steps: {happened:?}");
     assert!(steps >= 1_000_000, "{steps} steps");
     // Not in every run, but often enough to mean something.
-    let idle: Vec<_> = happened.into_iter().filter(|(_, times)| *times < SEEDS / 2).collect();
+    let idle: Vec<_> =
+        happened.into_iter().filter(|(what, times)| *times < SEEDS / 2 && !OF_RESTORES.contains(what)).collect();
     assert!(idle.is_empty(), "hardly anything was tried: {idle:?}");
-    if let Some(more) = number_from_environment("S3O_SIM_SEEDS") {
-        let first = RandomState::new().build_hasher().finish() >> 16;
-        for seed in first..first + more {
-            println!("seed {seed}");
-            check(Setting::of(seed, Mutant::None), STEPS);
+    for seed in more_seeds() {
+        check(Setting::of(seed, Mutant::None), STEPS);
+    }
+}
+
+/// What happens in runs whose database is put back, and in no others.
+const OF_RESTORES: [&str; 5] = [
+    "restored databases",
+    "restored under a running instance",
+    "restored databases compared",
+    "objects that are back",
+    "objects whose bytes were gone",
+];
+
+/// Those runs, and the steps of each.
+const RESTORED_SEEDS: u64 = 20;
+
+#[test]
+fn invariants_hold_over_restored_databases() {
+    if let Some(seed) = number_from_environment("S3O_SIM_SEED") {
+        let outcome = check(Setting { told: true, ..Setting::restored(seed, Mutant::None) }, STEPS);
+        println!("seed {seed}: {} steps, hash {:016x}, {}", outcome.steps, outcome.hash, outcome.summary);
+        return;
+    }
+    let mut happened = BTreeMap::new();
+    for seed in 1..=RESTORED_SEEDS {
+        for (what, times) in check(Setting::restored(seed, Mutant::None), STEPS).counts {
+            *happened.entry(what).or_insert(0) += times;
         }
     }
+    println!("{happened:?}");
+    for what in OF_RESTORES {
+        assert!(happened[what] >= RESTORED_SEEDS / 4, "hardly anything was tried: {what}: {}", happened[what]);
+    }
+    for seed in more_seeds() {
+        check(Setting::restored(seed, Mutant::None), STEPS);
+    }
+}
+
+/// As many as `S3O_SIM_SEEDS` says, from a random one on.
+fn more_seeds() -> impl Iterator<Item = u64> {
+    let first = RandomState::new().build_hasher().finish() >> 16;
+    let more = number_from_environment("S3O_SIM_SEEDS").unwrap_or(0);
+    (first..first + more).inspect(|seed| println!("seed {seed}"))
 }
 
 #[test]
@@ -92,11 +132,15 @@ const MUTANT_SEEDS: u64 = 20;
 #[test]
 fn bugs_put_back_are_caught() {
     for (mutant, checks) in Mutant::ALL {
-        let mut outcomes = (1..=MUTANT_SEEDS).map(|seed| (seed, run(Setting::of(seed, mutant), STEPS)));
+        let setting = |seed| match mutant.is_of_restore() {
+            true => Setting::restored(seed, mutant),
+            false => Setting::of(seed, mutant),
+        };
+        let mut outcomes = (1..=MUTANT_SEEDS).map(|seed| (seed, run(setting(seed), STEPS)));
         let caught = outcomes.find_map(|(seed, outcome)| Some((seed, outcome.violation?, outcome.steps)));
         match caught {
             Some((seed, violation, steps)) => {
-                let again = run(Setting { told: true, ..Setting::of(seed, mutant) }, STEPS);
+                let again = run(Setting { told: true, ..setting(seed) }, STEPS);
                 assert_eq!(again.violation.as_ref(), Some(&violation), "seed {seed} of {mutant:?} does not reproduce");
                 let violation = violation.lines().next().unwrap_or_default();
                 println!("{mutant:?} after {steps} steps of seed {seed}: {violation}");

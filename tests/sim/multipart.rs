@@ -92,7 +92,7 @@ async fn complete(world: &Rc<World>, target: &str, manifest: &str, value: u64) -
     Answer::Unknown
 }
 
-fn ask_to_complete(target: &str, manifest: &str) -> Ask {
+pub fn ask_to_complete(target: &str, manifest: &str) -> Ask {
     let mut ask = Ask::new("POST", target);
     ask.body = format!("<CompleteMultipartUpload>{manifest}</CompleteMultipartUpload>").into_bytes();
     ask

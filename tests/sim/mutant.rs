@@ -40,6 +40,12 @@ pub enum Mutant {
     RemovalBytesBeforeRows,
     /// One that takes what it has doomed for gone.
     RemovalChargeFreedEarly,
+    /// What is due is deleted although the database was put back and not compared yet.
+    DeletesWhileHeld,
+    /// A `sync` that takes what is known to be overwritten or deleted for unknown.
+    SyncRevives,
+    /// One that releases the database although it has not come to its end.
+    SyncReleasesTooEarly,
 }
 
 impl Mutant {
@@ -47,8 +53,12 @@ impl Mutant {
         matches!(self, Self::RemovalForgetsWrites | Self::RemovalBytesBeforeRows | Self::RemovalChargeFreedEarly)
     }
 
+    pub fn is_of_restore(self) -> bool {
+        matches!(self, Self::DeletesWhileHeld | Self::SyncRevives | Self::SyncReleasesTooEarly)
+    }
+
     /// Each, with the checks that may be the first to catch it.
-    pub const ALL: [(Self, &[&str]); 18] = [
+    pub const ALL: [(Self, &[&str]); 21] = [
         (Self::NamesReused, &["I1", "I4"]),
         (Self::BytesBeforeRow, &["I4"]),
         (Self::ChargeFreedEarly, &["I5"]),
@@ -67,6 +77,9 @@ impl Mutant {
         (Self::RemovalForgetsWrites, &["I7"]),
         (Self::RemovalBytesBeforeRows, &["I4"]),
         (Self::RemovalChargeFreedEarly, &["I5", "I7"]),
+        (Self::DeletesWhileHeld, &["I9"]),
+        (Self::SyncRevives, &["I9"]),
+        (Self::SyncReleasesTooEarly, &["I9"]),
         (Self::NoSyncStore, &["I1", "I1-I3", "I4", "I5"]),
     ];
 }

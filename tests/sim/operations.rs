@@ -27,6 +27,8 @@ pub async fn operate(world: Rc<World>) {
 impl Instance {
     async fn obey(self: Rc<Self>, choice: u64, backend: BackendName) {
         match choice {
+            // What is lost with the database, and what operators have lost, would explain one another.
+            5.. if self.world.setting.restored => {}
             0..3 => drop(self.set_draining(backend, true).await),
             3..5 => self.take_back(backend).await,
             8.. => self.remove_for_a_while(backend, choice == 8).await,
@@ -46,7 +48,7 @@ impl Instance {
         done
     }
 
-    async fn set_restored(&self, restored: bool) {
+    pub(super) async fn set_restored(&self, restored: bool) {
         let _ = self.meta().step(SetRestored { restored }).await; // without the database it stays as it is
     }
 
@@ -86,7 +88,9 @@ impl Instance {
                 for backend in &self.world.backends {
                     self.take_back(backend.name.clone()).await;
                 }
-                self.set_restored(false).await;
+                if !self.world.setting.restored {
+                    self.set_restored(false).await;
+                }
                 self.requeue_dead_letters().await;
             }
             let drained = drain::pass(&*self).await.unwrap_or_default();

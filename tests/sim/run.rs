@@ -9,6 +9,7 @@ use super::operations;
 use super::store::StoreFaults;
 use super::world::{KEYS, Setting, World, count};
 use s3_orchestrator::base::Clock;
+use s3_orchestrator::store::location_cache::Trust;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ pub struct Outcome {
     pub steps: u64,
     pub hash: u64,
     pub violation: Option<String>,
-    pub counts: [(&'static str, u64); 23],
+    pub counts: [(&'static str, u64); 28],
     pub summary: String,
     pub story: String,
 }
@@ -55,6 +56,40 @@ pub fn run(setting: Setting, steps: u64) -> Outcome {
     Outcome { steps, hash, violation: world.violation(), counts, summary, story: world.story() }
 }
 
+/// Plays a scene in which nothing fails, until it ends; panics at a violation.
+pub fn play<F: Future<Output = ()> + 'static>(setting: Setting, scene: impl FnOnce(Rc<World>) -> F + 'static) {
+    let world = World::new(setting);
+    no_faults(&world);
+    let sim = world.sim.clone();
+    let is_over = Rc::new(Cell::new(false));
+    let (stage, over) = (world.clone(), is_over.clone());
+    sim.spawn(WORLD, async move {
+        boot(&stage, &mut 0).await;
+        scene(stage).await;
+        over.set(true);
+    });
+    while !is_over.get() && world.violation().is_none() {
+        assert!(sim.step(), "everything stands still");
+    }
+    end(&world, &sim);
+    assert_eq!(world.violation(), None);
+}
+
+/// The process is killed; `meanwhile` happens before another one starts.
+pub async fn crash_and_boot(world: &Rc<World>, meanwhile: impl FnOnce()) {
+    crash(world);
+    meanwhile();
+    boot(world, &mut 1).await;
+}
+
+fn no_faults(world: &World) {
+    world.store_faults.set(StoreFaults::NONE);
+    for backend in &world.backends {
+        backend.faults.set(Faults::NONE);
+        backend.down_for(Duration::ZERO);
+    }
+}
+
 /// Tasks hold the world and the world holds the tasks: they are let go of one another.
 fn end(world: &World, sim: &Sim) {
     if let Some(instance) = world.instance.borrow_mut().take() {
@@ -70,6 +105,10 @@ async fn operator(world: Rc<World>, steps: u64, quiet: Rc<Cell<bool>>) {
     boot(&world, &mut runs).await;
     while sim.steps() < steps {
         sim.sleep(Duration::from_millis(100 + sim.below(2_500))).await;
+        if world.setting.restored && !world.restores.is_unsettled() && sim.chance(250) {
+            dump_or_restore(&world, &mut runs).await;
+            continue;
+        }
         match sim.below(10) {
             0..6 if !world.setting.killed => {}
             0..6 => {
@@ -88,14 +127,13 @@ async fn operator(world: Rc<World>, steps: u64, quiet: Rc<Cell<bool>>) {
         }
     }
     world.stopping.set(true);
-    world.store_faults.set(StoreFaults::NONE);
-    for backend in &world.backends {
-        backend.faults.set(Faults::NONE);
-        backend.down_for(Duration::ZERO);
-    }
+    no_faults(&world);
     // Clients end what they are doing; uploads that were left are ended; late bodies arrive; what was given up is deleted;
     // copies are made.
     sim.sleep(Duration::from_secs(30)).await;
+    while world.restores.is_unsettled() {
+        sim.sleep(Duration::from_millis(100)).await;
+    }
     copy::delete_sources(&world).await;
     world.backends.iter().for_each(|backend| backend.wipe_disowned());
     sim.sleep(Duration::from_secs(40)).await;
@@ -104,6 +142,23 @@ async fn operator(world: Rc<World>, steps: u64, quiet: Rc<Cell<bool>>) {
         last.look(key).await;
     }
     quiet.set(true);
+}
+
+/// Makes a backup of the database, or puts the last one back.
+async fn dump_or_restore(world: &Rc<World>, runs: &mut u64) {
+    if !world.restores.has_dump() {
+        return world.dump();
+    }
+    // An instance that keeps locations of its own is the only one, and must end before.
+    let is_running = world.setting.trust == Trust::Nothing && world.sim.chance(600);
+    if !is_running {
+        crash(world);
+    }
+    world.restore(is_running);
+    if !is_running {
+        boot(world, runs).await;
+    }
+    world.sim.spawn(WORLD, world.clone().put_right());
 }
 
 async fn boot(world: &Rc<World>, runs: &mut u64) {

@@ -1,12 +1,11 @@
 //! The memory store with faults around it: slow, failing before or after the effect, losing the answer of a COMMIT, away
 //! for a while. What `apply_now` has done is durable, as a COMMIT is; what was not applied when the process died is not.
 
-use super::executor::Sim;
 use super::mutant::Mutant;
 use super::world::World;
-use s3_orchestrator::base::{Clock, Failure};
-use s3_orchestrator::store::memory::MemoryStore;
+use s3_orchestrator::base::{Clock, Failure, Tenure};
 use s3_orchestrator::store::port::{Answer, Applied, ApplyError, BatchId, Change, MetadataStore, Query};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +26,11 @@ impl StoreFaults {
 }
 
 pub struct FaultyStore {
-    pub inner: Rc<MemoryStore<Sim>>,
     pub world: Rc<World>,
+    /// Ends with its run.
+    pub tenure: Arc<Tenure>,
+    /// Restores that this run knows of.
+    pub epoch: Cell<u64>,
 }
 
 impl FaultyStore {
@@ -37,6 +39,22 @@ impl FaultyStore {
         let slow = sim.chance(self.world.store_faults.get().slow);
         let micros = if slow { 100_000 + sim.below(2_500_000) } else { 20 + sim.below(1_500) };
         sim.sleep(Duration::from_micros(micros)).await;
+    }
+
+    /// A run that meets a database which was put back since it registered holds it, unless that was compared already, and
+    /// registers anew.
+    fn notice_restored(&self, changes: &[Change]) -> Result<(), ApplyError> {
+        let epoch = self.world.restores.epoch.get();
+        if self.epoch.get() == epoch || matches!(changes, [Change::SetRestored(_)]) {
+            return Ok(());
+        }
+        self.world.hold_rewound();
+        if matches!(changes, [Change::Register(_)]) {
+            self.epoch.set(epoch);
+            return Ok(());
+        }
+        self.tenure.end();
+        Err(ApplyError::NotApplied(Failure::overloaded("this run's lease has ended; it registers anew")))
     }
 
     fn is_away(&self) -> bool {
@@ -60,13 +78,15 @@ impl MetadataStore for FaultyStore {
             self.way().await;
             return Err(ApplyError::Unknown(Failure::metadata("the connection broke before COMMIT")));
         }
+        self.notice_restored(&changes)?;
         if self.world.setting.mutant == Mutant::NoSyncStore && self.world.sim.chance(50) {
-            *self.world.store_synced.borrow_mut() = Some((*self.inner).clone());
+            *self.world.store_synced.borrow_mut() = Some((*self.world.store()).clone());
         }
         let named = self.world.names_of_dropped(&changes);
-        let applied = self.inner.apply_now(id, &changes);
+        let before = self.world.before(&changes);
+        let applied = self.world.store().apply_now(id, &changes);
         self.world.disown(&named);
-        self.world.applied(&changes, &applied);
+        self.world.applied(&changes, &applied, &before);
         self.way().await;
         if lost || self.is_away() {
             Err(ApplyError::Unknown(Failure::metadata("the connection broke after COMMIT")))
@@ -80,7 +100,7 @@ impl MetadataStore for FaultyStore {
         if self.is_away() || self.world.sim.chance(self.world.store_faults.get().query_fails) {
             return Err(Failure::metadata("still no connection"));
         }
-        self.inner.resolve(id).await
+        self.world.store().resolve(id).await
     }
 
     async fn query(&self, query: Query) -> Result<Answer, Failure> {
@@ -88,7 +108,7 @@ impl MetadataStore for FaultyStore {
         if self.is_away() || self.world.sim.chance(self.world.store_faults.get().query_fails) {
             return Err(Failure::metadata("no connection"));
         }
-        let answer = self.inner.query(query).await;
+        let answer = self.world.store().query(query).await;
         self.way().await;
         answer
     }

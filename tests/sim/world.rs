@@ -7,8 +7,9 @@ use super::history::{Answer as Told, Call, KeyHistory};
 use super::instance::Instance;
 use super::mutant::Mutant;
 use super::removal::Removals;
+use super::restore::{Before, Restores};
 use super::store::StoreFaults;
-use s3_orchestrator::base::{BlobId, BucketName, Incarnation, Nonce, ObjectKey, Version};
+use s3_orchestrator::base::{BackendName, BlobId, BucketName, Incarnation, Nonce, ObjectKey, Version};
 use s3_orchestrator::base::{Clock, Timestamp};
 use s3_orchestrator::config::registry::Published;
 use s3_orchestrator::config::{Registry, View};
@@ -39,6 +40,9 @@ pub const MONTH: Duration = Duration::from_millis(4_000);
 /// In peace nobody should have to wait for the next.
 pub const MONTH_IN_PEACE: Duration = Duration::from_millis(100);
 
+/// Short where `sync` waits for the end of one.
+const RESTORED_LEASE: &str = "2s";
+
 /// A bound on the location cache: with one instance at a time nothing is ever stale.
 const STALENESS: Duration = Duration::from_secs(1);
 
@@ -62,6 +66,8 @@ pub struct Setting {
     pub killed: bool,
     /// Whether operators drain, compare and hold.
     pub operated: bool,
+    /// Whether the database is put back to older dumps of itself.
+    pub restored: bool,
     /// Keep a story of what happens.
     pub told: bool,
 }
@@ -90,8 +96,17 @@ impl Setting {
                 Mutant::None => pick.chance(500),
                 other => other.is_of_removal(),
             },
+            restored: false,
             told: false,
         }
+    }
+
+    /// The database is put back now and then; operators are there to look after what is left.
+    pub fn restored(seed: u64, mutant: Mutant) -> Self {
+        let trust = |trust| if seed.is_multiple_of(2) { Trust::Nothing } else { trust };
+        let any = Self::of(seed, mutant);
+        // Months go by another clock than what the store holds in doubt.
+        Self { restored: true, operated: true, metered: false, trust: trust(any.trust), ..any }
     }
 
     /// Short enough for a run, in the same order of size as the real ones.
@@ -120,9 +135,10 @@ impl Setting {
             "server:\n  listen_addr: 127.0.0.1:9\ndatabase:\n  driver: sqlite\n  path: x.db\nbuckets:\n  - name: {BUCKET}\n    credentials:\n      \
              - access_key_id: k\n        secret_access_key: s\nrouting_strategy: {strategy}\nreplication:\n  \
              factor: {}\n  concurrency: 3\ncleanup_queue:\n  multipart_stale_timeout: 16s\n\
-             write_path:\n  multipart:\n    enforce_min_part_size: false\nbackends:\n\
+             write_path:\n  lease: {}\n  multipart:\n    enforce_min_part_size: false\nbackends:\n\
              {}{}  - name: b2\n    directory: d\n    quota_bytes: {}\n",
             self.factor,
+            if self.restored { RESTORED_LEASE } else { "10s" },
             endpoint("b0", false, limit),
             endpoint("b1", true, 0),
             self.quota_bytes
@@ -154,6 +170,7 @@ pub struct World {
     /// What was put to be copied, as targets.
     pub sources: RefCell<Vec<String>>,
     pub removals: Removals,
+    pub restores: Restores,
     /// The operation whose task is being polled.
     pub serving: Cell<u64>,
     /// Which operation begins with which nonce.
@@ -212,10 +229,15 @@ pub struct Counts {
     pub removed: Cell<u64>,
     pub removed_objects: Cell<u64>,
     pub adopted: Cell<u64>,
+    pub restored: Cell<u64>,
+    pub restored_running: Cell<u64>,
+    pub restored_compared: Cell<u64>,
+    pub objects_back: Cell<u64>,
+    pub objects_gone: Cell<u64>,
 }
 
 impl Counts {
-    pub fn all(&self) -> [(&'static str, u64); 23] {
+    pub fn all(&self) -> [(&'static str, u64); 28] {
         [
             ("acknowledged writes", &self.acknowledged_writes),
             ("unknown writes", &self.unknown_writes),
@@ -240,6 +262,11 @@ impl Counts {
             ("removed backends", &self.removed),
             ("objects removed with them", &self.removed_objects),
             ("objects adopted", &self.adopted),
+            ("restored databases", &self.restored),
+            ("restored under a running instance", &self.restored_running),
+            ("restored databases compared", &self.restored_compared),
+            ("objects that are back", &self.objects_back),
+            ("objects whose bytes were gone", &self.objects_gone),
         ]
         .map(|(name, cell)| (name, cell.get()))
     }
@@ -281,6 +308,7 @@ impl World {
             etags: RefCell::default(),
             sources: RefCell::default(),
             removals: Removals::default(),
+            restores: Restores::default(),
             serving: Cell::new(0),
             nonces: RefCell::default(),
             minted: RefCell::default(),
@@ -301,7 +329,7 @@ impl World {
         });
         for backend in &world.backends {
             let weak = Rc::downgrade(&world);
-            backend.faults.set(Faults::SOME);
+            backend.faults.set(if setting.restored { Faults::FEW } else { Faults::SOME });
             backend.names_reused.set(setting.mutant == Mutant::NamesReused);
             backend.never_syncs.set(setting.mutant == Mutant::NoSyncDirectory);
             backend.watched_by(Rc::new(move |index, place, effect| {
@@ -400,6 +428,23 @@ impl World {
         }
     }
 
+    /// The database is what it was once.
+    pub fn put_back(&self, dump: MemoryStore<Sim>) {
+        *self.store.borrow_mut() = Rc::new(dump);
+        let Ok(Answer::Audit(books)) = now(self.store().query(Query::Audit)) else {
+            panic!("the memory store did not answer the audit");
+        };
+        for book in books {
+            if let Some(index) = self.view.backend_index(&BackendName::new(&book.name)) {
+                self.charged.borrow_mut()[index] = book.charged.max(0) as u64;
+            }
+        }
+        for (key, history) in self.histories.borrow_mut().iter_mut() {
+            let value = self.located(BUCKET, key).and_then(|located| value_of(&located.record));
+            history.restart(self.sim.now_nanos(), value);
+        }
+    }
+
     /// What an operator did to the key.
     pub fn operated_on(&self, key: &str, call: Call) {
         let (at, operation) = (self.sim.now_nanos(), self.new_operation());
@@ -434,7 +479,7 @@ impl World {
 
     // ---- what the store did ----
 
-    pub fn applied(&self, changes: &[Change], applied: &Applied) {
+    pub fn applied(&self, changes: &[Change], applied: &Applied, before: &Before) {
         self.sim.event(changes.len() as u64);
         for (change, outcome) in changes.iter().zip(&applied.outcomes) {
             self.tell(|| format!("{change:?}\n        = {outcome:?}"));
@@ -446,6 +491,9 @@ impl World {
             }
         }
         self.operated(changes, applied);
+        for (change, outcome) in changes.iter().zip(&applied.outcomes) {
+            self.compared(before, change, outcome);
+        }
         self.check_charges();
         if changes.iter().any(|change| change.alters().is_some()) {
             self.check_live();
@@ -470,9 +518,9 @@ impl World {
     }
 
     /// I5: bytes charged >= bytes stored, and never above the quota.
-    fn check_charges(&self) {
+    pub fn check_charges(&self) {
         for (backend, &charged) in self.backends.iter().zip(self.charged.borrow().iter()) {
-            if backend.bytes() > charged {
+            if backend.bytes() > charged && !self.restores.is_unsettled() {
                 let name = backend.name.as_str();
                 let (holds, rows, contents) = (backend.bytes(), self.rows(backend), backend.contents());
                 let story = format!("{name} holds {holds} bytes, {charged} are charged\n{rows:#?}\n{contents:#?}");
@@ -487,8 +535,8 @@ impl World {
     }
 
     /// I1, I4: every live row has its bytes.
-    fn check_live(&self) {
-        for backend in &self.backends {
+    pub fn check_live(&self) {
+        for backend in self.backends.iter().filter(|_| !self.restores.is_unsettled()) {
             let live: BTreeMap<String, u64> = self
                 .rows(backend)
                 .into_iter()
@@ -530,7 +578,7 @@ impl World {
     fn bytes_changed(&self, index: usize, place: &str, effect: Effect) {
         self.tell(|| format!("{effect:?} b{index} {place}: {} bytes in all", self.backends[index].bytes()));
         self.check_charges();
-        if effect == Effect::Gone {
+        if effect == Effect::Gone && !self.restores.is_unsettled() {
             let backend = &self.backends[index];
             let lost = self.live.borrow()[index].keys().find(|name| backend.place(name) == place).cloned();
             if let Some(name) = lost.filter(|_| backend.object_at(place).is_none()) {

@@ -3,7 +3,7 @@
 use super::super::executor::WORLD;
 use super::{Backend, Body, Flavour, LATE_MAX};
 use s3_orchestrator::backend::port::{Put, PutTarget, Stored, UpstreamPayload};
-use s3_orchestrator::base::{Clock, Failure};
+use s3_orchestrator::base::{Clock, Failure, Incarnation};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ impl Arriving {
 pub struct Sink {
     pub(super) backend: Rc<Backend>,
     pub(super) arriving: Option<Arriving>,
+    /// Which run writes it.
+    pub writer: Incarnation,
     pub(super) size: u64,
     pub(super) bytes: Vec<u8>,
     pub(super) breaks_at: Option<u64>,
