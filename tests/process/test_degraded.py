@@ -20,6 +20,7 @@ import pytest
 from conftest import QUICK_CLEANUP
 from stub import pattern
 from test_failures import COPIES, stubbed, wait_replicated
+from test_operations import program
 
 BUCKET = harness.BUCKET
 DEGRADED = "x-s3o-degraded"
@@ -134,6 +135,8 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
             for key, body in bodies.items():
                 assert client.get(BUCKET, key).body == body, "from the other copy"
             stubs[0].mend()
+            compared = program("sync", "--config", server.write_config(), "--restored", check=False, timeout=20)
+            assert compared.returncode == 1 and "the database does not answer" in compared.stderr, compared
             status, text = server.health()
             assert status == 200 and '"degraded"' in text
             assert server.health("/health/ready")[0] == 200
@@ -152,6 +155,7 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
         assert client.put(BUCKET, "new", b"body").status == 200
         assert client.delete(BUCKET, "dir/key 1!").status == 204
         assert set(client.list_keys(BUCKET)) == {*bodies, "new"} - {"dir/key 1!"}
+        assert server.status()["restored"] is False, "nobody has held it"
         harness.wait_for("the workers", lambda: server.metric("s3o_replication_pending") == 0, 30)
         server.wait_cleaned()
         text = server.log.read_text()

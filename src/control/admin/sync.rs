@@ -58,6 +58,10 @@ async fn restored(State(operations): State<Arc<Operations>>, asked: axum::extrac
 }
 
 fn run(operations: &Operations, plan: Plan) -> Response {
+    if operations.readiness.is_degraded() {
+        // It would wait, and begin when nobody expects it any more: one after a restore holds all deletes.
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "the database does not answer");
+    }
     let (events, told) = flume::unbounded();
     if !operations.order(SyncOrder { plan, events }) {
         return refusal(StatusCode::CONFLICT, "other comparisons are under way: wait for their end");
