@@ -175,7 +175,8 @@ pub trait Backends {
     /// when `mandate` has passed. Cancel: NOT safe.
     fn abort_uploads(&self, blob: &BlobAt, known: &str, mandate: Mandate) -> impl Future<Output = Result<(), Failure>>;
 
-    /// Names under a prefix, after `after` (empty: from the start). Cancel: NOT safe.
+    /// Names under a prefix, after `after` (empty: from the start). What appears while a walk goes on from page to page may be
+    /// passed over. Cancel: NOT safe.
     fn list(&self, backend: &BackendName, prefix: &str, after: &str)
     -> impl Future<Output = Result<BlobPage, Failure>>;
 

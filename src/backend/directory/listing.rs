@@ -23,20 +23,38 @@ pub trait Tree {
     fn multipart_size(&self, path: &str) -> io::Result<Option<u64>>;
 }
 
-/// At most `max` blobs whose names start with `prefix` and come after `after`.
-pub fn page(tree: &impl Tree, prefix: &str, after: &str, max: usize) -> io::Result<BlobPage> {
+/// A folder that was read, its entries in the order of a listing.
+#[derive(Debug)]
+pub struct Folder {
+    path: String,
+    entries: Vec<Entry>,
+}
+
+/// Entries of a folder that is kept for the next page: about 50 MB.
+const KEPT_MAX: usize = 512 * 1024;
+
+/// At most `max` blobs whose names start with `prefix` and come after `after`. `kept`: where the former page of the walk
+/// ended, and then where this one does. Reading and sorting a large folder costs far more than a page of it, so it is done
+/// once for all its pages; what appears there meanwhile is passed over. None, where a walk begins.
+pub fn page(
+    tree: &impl Tree,
+    kept: &mut Option<Folder>,
+    prefix: &str,
+    after: &str,
+    max: usize,
+) -> io::Result<BlobPage> {
     assert!(max > 0, "a page of nothing would never end");
     // One more than asked tells whether the page is the last.
     let wanted = max + 1;
     let mut plain =
-        Walk { tree, root: "", prefix: prefix.to_owned(), after: after.to_owned(), wanted, found: Vec::new() };
+        Walk { tree, kept, root: "", prefix: prefix.to_owned(), after: after.to_owned(), wanted, found: Vec::new() };
     plain.directory("")?;
+    let mut blobs = plain.found;
     let (hex_prefix, hex_after) = (paths::to_hex(prefix), paths::to_hex(after));
     let root = paths::ESCAPED_ROOT;
-    let mut escaped = Walk { tree, root, prefix: hex_prefix, after: hex_after, wanted, found: Vec::new() };
+    let mut escaped = Walk { tree, kept, root, prefix: hex_prefix, after: hex_after, wanted, found: Vec::new() };
     escaped.directory("")?;
 
-    let mut blobs = plain.found;
     blobs.append(&mut escaped.found);
     blobs.sort();
     let more = blobs.len() > max;
@@ -48,6 +66,7 @@ pub fn page(tree: &impl Tree, prefix: &str, after: &str, max: usize) -> io::Resu
 /// A walk through one of the two trees. `prefix` and `after` are in the tree's own spelling (hex, or plain).
 struct Walk<'a, T> {
     tree: &'a T,
+    kept: &'a mut Option<Folder>,
     root: &'static str,
     prefix: String,
     after: String,
@@ -62,22 +81,54 @@ impl<T: Tree> Walk<'_, T> {
 
     /// `under`: the path below the root.
     fn directory(&mut self, under: &str) -> io::Result<()> {
-        let Some(mut entries) = self.tree.entries(&join(self.root, under))? else { return Ok(()) };
-        // A directory's names all continue with `/`, so that is how it compares with a file beside it.
-        let is_walked = |entry: &Entry| entry.is_directory && !self.is_leaf(entry);
-        entries.sort_by_cached_key(|entry| format!("{}{}", entry.name, if is_walked(entry) { "/" } else { "" }));
-        for entry in entries {
+        let Some(folder) = self.folder(join(self.root, under))? else { return Ok(()) };
+        for entry in &folder.entries[self.passed(under, &folder)..] {
             if self.found.len() >= self.wanted {
                 break;
             }
             let path = join(under, &entry.name);
-            if self.is_leaf(&entry) {
-                self.leaf(&path, &entry)?;
+            if self.is_leaf(entry) {
+                self.leaf(&path, entry)?;
             } else if entry.is_directory && self.may_hold(&path) {
                 self.directory(&path)?;
             }
         }
+        // The next page begins in it, and in those above it: the largest is worth most.
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.entries.len());
+        if self.found.len() >= self.wanted && (kept + 1..=KEPT_MAX).contains(&folder.entries.len()) {
+            *self.kept = Some(folder);
+        }
         Ok(())
+    }
+
+    fn folder(&mut self, path: String) -> io::Result<Option<Folder>> {
+        if let Some(kept) = self.kept.take_if(|kept| kept.path == path) {
+            return Ok(Some(kept));
+        }
+        let Some(mut entries) = self.tree.entries(&path)? else { return Ok(None) };
+        entries.sort_by_cached_key(|entry| self.order(entry));
+        Ok(Some(Folder { path, entries }))
+    }
+
+    /// A directory's names all continue with `/`, so that is how it compares with a file beside it.
+    fn order(&self, entry: &Entry) -> String {
+        let is_walked = entry.is_directory && !self.is_leaf(entry);
+        format!("{}{}", entry.name, if is_walked { "/" } else { "" })
+    }
+
+    /// How many entries at its beginning are known to lie before the page.
+    fn passed(&self, under: &str, folder: &Folder) -> usize {
+        let after = match under {
+            _ if self.is_escaped() => None,
+            "" => Some(self.after.as_str()),
+            _ => self.after.strip_prefix(under).and_then(|rest| rest.strip_prefix('/')),
+        };
+        let Some(after) = after else { return 0 };
+        folder.entries.partition_point(|entry| {
+            let order = self.order(entry);
+            // The page may begin within a directory.
+            *order <= *after && !(order.ends_with('/') && after.starts_with(&order))
+        })
     }
 
     /// Whether an entry is a blob, rather than a directory on the way to blobs.
@@ -133,11 +184,12 @@ mod tests {
     use crate::backend::directory::paths::BlobPath;
     use crate::base::{Nonce, Version, blob_name};
     use proptest::prelude::*;
+    use std::cell::Cell;
     use std::collections::{BTreeMap, BTreeSet};
 
     /// Files by path; a size of `MULTIPART` or more is a directory with a manifest.
     #[derive(Default)]
-    struct Map(BTreeMap<String, u64>);
+    struct Map(BTreeMap<String, u64>, Cell<usize>);
 
     const MULTIPART: u64 = 1000;
 
@@ -150,6 +202,7 @@ mod tests {
 
     impl Tree for Map {
         fn entries(&self, path: &str) -> io::Result<Option<Vec<Entry>>> {
+            self.1.set(self.1.get() + 1);
             let below = |file: &str| match path {
                 "" => Some(file.to_owned()),
                 _ => file.strip_prefix(path)?.strip_prefix('/').map(str::to_owned),
@@ -183,9 +236,9 @@ mod tests {
     }
 
     fn all(tree: &Map, prefix: &str, max: usize) -> Vec<(String, u64)> {
-        let (mut got, mut after) = (Vec::new(), String::new());
+        let (mut got, mut after, mut kept) = (Vec::new(), String::new(), None);
         loop {
-            let one = page(tree, prefix, &after, max).expect("a map does not fail");
+            let one = page(tree, &mut kept, prefix, &after, max).expect("a map does not fail");
             assert!(one.blobs.len() <= max && (one.next.is_none() || one.blobs.len() == max), "{one:?}");
             got.extend(one.blobs);
             let Some(next) = one.next else { return got };
@@ -209,6 +262,17 @@ mod tests {
         }
         tree.put("bkt/found", 3);
         assert_eq!(all(&tree, "", 10), [("bkt/found".to_owned(), 3)]);
+    }
+
+    #[test]
+    fn a_large_folder_is_read_once_for_all_its_pages() {
+        let mut tree = Map::default();
+        for number in 0..500 {
+            tree.put(&format!("bkt/deep/{number:03}!x"), 1);
+        }
+        assert_eq!(all(&tree, "", 10).len(), 500);
+        // Each page the two folders above it, and the one of the escaped names.
+        assert_eq!(tree.1.get(), 50 * 3 + 1);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod tree;
 mod write;
 
 pub use read::{Piece, Reading};
+use tree::Walks;
 pub use write::Writing;
 
 use crate::base::failure::Kind;
@@ -40,12 +41,13 @@ pub struct Directory {
     /// Directories below the root that survive a power cut, with everything above them. Directories are made and removed
     /// under this lock, so that what is in it is what was synced.
     known: Mutex<HashSet<String>>,
+    walks: Mutex<Walks>,
 }
 
 impl Directory {
     /// Opens nothing yet.
     pub fn new(path: impl Into<PathBuf>) -> Arc<Self> {
-        Arc::new(Self { path: path.into(), root: RwLock::default(), known: Mutex::default() })
+        Arc::new(Self { path: path.into(), root: RwLock::default(), known: Mutex::default(), walks: Mutex::default() })
     }
 
     pub fn path(&self) -> &Path {

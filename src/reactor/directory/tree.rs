@@ -3,7 +3,7 @@
 use super::files::write_file;
 use super::read::{read_manifest, read_whole};
 use super::{DIRECTORY_MODE, Directory, failure, open_beneath, size_of};
-use crate::backend::directory::listing::{self, Entry, Tree};
+use crate::backend::directory::listing::{self, Entry, Folder, Tree};
 use crate::backend::directory::paths::OWN_DIRECTORY;
 use crate::backend::directory::unfinished;
 use crate::backend::marker;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 /// What was found at the backend's path.
 pub struct Seen {
@@ -22,6 +22,35 @@ pub struct Seen {
     pub root: OwnedFd,
     /// What the marker holds; None: there is none.
     pub marker: Option<Vec<u8>>,
+}
+
+/// Where the listing that goes through this directory page by page stands.
+#[derive(Default)]
+pub(super) struct Walks {
+    /// Of walks that were begun. What was read before the last one began is nothing for it.
+    begun: u64,
+    folder: Option<Folder>,
+}
+
+impl Walks {
+    /// For the next page; `is_first` of a walk.
+    fn enter(&mut self, is_first: bool) -> (u64, Option<Folder>) {
+        if is_first {
+            self.begin();
+        }
+        (self.begun, self.folder.take())
+    }
+
+    fn begin(&mut self) {
+        self.begun += 1;
+        self.folder = None;
+    }
+
+    fn leave(&mut self, begun: u64, folder: Option<Folder>) {
+        if self.begun == begun {
+            self.folder = folder;
+        }
+    }
 }
 
 impl Directory {
@@ -59,6 +88,7 @@ impl Directory {
     /// From now on everything is done in this directory.
     pub fn adopt(&self, root: OwnedFd) {
         self.known().clear();
+        self.walks().begin();
         *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(root));
     }
 
@@ -80,10 +110,17 @@ impl Directory {
 
     /// One page of at most `max` blobs.
     pub fn list(&self, prefix: &str, after: &str, max: usize) -> Result<BlobPage, Failure> {
-        listing::page(self, prefix, after, max).map_err(|cause| {
+        let (begun, mut folder) = self.walks().enter(after.is_empty());
+        let page = listing::page(self, &mut folder, prefix, after, max).map_err(|cause| {
             let cause = Errno::from_io_error(&cause).unwrap_or(Errno::IO);
             failure("listing", prefix, cause)
-        })
+        })?;
+        self.walks().leave(begun, folder.filter(|_| page.next.is_some()));
+        Ok(page)
+    }
+
+    fn walks(&self) -> MutexGuard<'_, Walks> {
+        self.walks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -187,5 +224,25 @@ mod tests {
         let page = directory.list("bkt/", &want[0].0, 2).expect("listed");
         assert_eq!((page.blobs, page.next), (want[1..3].to_vec(), Some(want[2].0.clone())));
         assert_eq!(directory.list("nothing", "", 2).expect("listed"), BlobPage::default());
+    }
+
+    #[test]
+    fn a_walk_sees_what_was_there_when_it_began() {
+        let (_place, directory) = directory();
+        let list = |after: &str| {
+            let page = directory.list("", after, 2).expect("listed");
+            page.blobs.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        for name in ["a", "b", "d", "e", "f"] {
+            put(&directory, name, b"1").expect("stored");
+        }
+        assert_eq!(list(""), ["a", "b"]);
+        put(&directory, "c", b"1").expect("stored");
+        directory.delete("e").expect("deleted");
+        assert_eq!(list("b"), ["d", "f"], "what is gone is not told, what came while it is walked may be passed over");
+        assert_eq!(
+            (list(""), list("b"), list("d")),
+            (vec!["a".into(), "b".into()], vec!["c".into(), "d".into()], vec!["f".into()])
+        );
     }
 }
