@@ -515,13 +515,18 @@ def clean_environment(**more):
 class Postgres:
     """A PostgreSQL of its own that ends with this process, however that ends."""
 
-    def __init__(self, log, *settings, standby_of=None):
+    def __init__(self, log, *settings, standby_of=None, environment=None):
         self.log = pathlib.Path(log)
         script = pathlib.Path(__file__).parent.parent / "postgres.sh"
         standby = ["--standby-of", standby_of.directory, str(standby_of.port)] if standby_of else []
         with open(self.log, "ab") as output:
             self.child = subprocess.Popen(
-                [script, *standby, *settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True
+                [script, *standby, *settings],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+                env={**os.environ, **(environment or {})},
             )
         line = self.child.stdout.readline().split()
         assert len(line) == 2, f"PostgreSQL did not start:\n{tail(self.log, 20)}"

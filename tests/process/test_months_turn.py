@@ -2,7 +2,11 @@
 
 import contextlib
 import datetime
+import itertools
 import pathlib
+import tempfile
+import threading
+import time
 
 import harness
 import stub
@@ -42,6 +46,10 @@ class Calendar:
         written = self.file.with_suffix(".new")
         written.write_text(f"{self.ahead.total_seconds():+.3f}\n")
         written.replace(self.file)
+
+    def shows(self):
+        """The month that it shows now."""
+        return f"{datetime.datetime.now(datetime.timezone.utc) + self.ahead:%Y-%m}"
 
 
 def spent_of(database, period):
@@ -104,3 +112,95 @@ def test_budgets_begin_anew_when_the_month_turns(tmp_path):
         server.start()
         assert put(client, "again") == 507
         server.stop()
+
+
+class Writers:
+    """Clients of each instance that write until they are told to stop, whether they are refused or not."""
+
+    def __init__(self, servers, calendars):
+        self.over, self.refused, self.others = threading.Event(), 0, []
+        self.lock = threading.Lock()
+        clients = [(server, calendar) for server, calendar in zip(servers, calendars) for _ in range(4)]
+        self.threads = [threading.Thread(target=self.run, args=(i, *one)) for i, one in enumerate(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, i, server, calendar):
+        with server.client(timeout=60) as client:
+            for round in itertools.count():
+                client.ahead = calendar.ahead
+                status = put(client, f"{i}-{calendar.old}-{round}")
+                with self.lock:
+                    self.refused += status == 507
+                    self.others += [status] if status not in (200, 507) else []
+                if self.over.is_set():
+                    return
+                if status == 507:
+                    time.sleep(0.02)
+
+    def refuse_again(self):
+        """Until each client was refused about twice more."""
+        since = self.refused
+        harness.wait_for("refusals", lambda: self.refused >= since + 2 * len(self.threads), 60)
+
+    def end(self):
+        self.over.set()
+        for thread in self.threads:
+            thread.join(90)
+            assert not thread.is_alive(), "a client hangs"
+        assert self.others == [], "each call is admitted or the month is spent"
+
+
+def test_two_instances_and_their_database_turn_to_a_new_month(tmp_path):
+    limit = 300
+    with contextlib.ExitStack() as stack:
+        # The database's own user must be able to read it.
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.chmod(0o755)
+        # The clocks of the database and of the first instance; the second's month turns a second later.
+        calendars = [Calendar(folder, seconds=400), Calendar(tmp_path, seconds=401)]
+        first, second = calendars
+        postgres = harness.Postgres(tmp_path / "postgres.log", environment=first.environment)
+        stack.callback(postgres.end)
+        backend = stack.enter_context(contextlib.closing(stub.Stub(harness.free_port())))
+        pools = [{"name": "puts", "operations": ["PutObject"], "limit": limit}]
+        settings = {
+            "database": postgres.settings(call_timeout="20s"),
+            "usage_flush": {"interval": "1s"},
+            # Longer than what the clocks are moved by.
+            "write_path": {"lease": "600s"},
+        }
+        servers = []
+        for i, calendar in enumerate(calendars):
+            here = [backend.backend("cloud", request_limits=pools)]
+            servers.append(harness.Server(tmp_path / f"server-{i}", here, settings, environment=calendar.environment))
+            stack.callback(servers[-1].kill)
+
+        def made():
+            """All calls that the backend got, those that measured it included."""
+            return asked(backend, "PUT") + asked_probes(backend)
+
+        def month():
+            return postgres.rows("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM') AS month")[0]["month"]
+
+        writers = Writers(servers, calendars)
+        stack.callback(writers.over.set)
+        harness.wait_for("the old month's calls", lambda: made() >= limit, 60)
+        writers.refuse_again()
+        assert made() == limit and month() == first.old
+        first.turn_in(3)
+        second.turn_in(4)
+        # Looked at before the clock: what is made later is not seen.
+        while (calls := made(), first.shows())[1] == first.old:
+            assert calls == limit, "until the very end"
+            time.sleep(0.02)
+        harness.wait_for("the new month's calls", lambda: made() >= 2 * limit, 60)
+        writers.refuse_again()
+        writers.end()
+        assert made() == 2 * limit, "all of the new month, and not one call more"
+        assert month() == first.new
+        assert [server.status()["usage_period"] for server in servers] == [first.new] * 2
+        for server in servers:
+            server.stop()
+        lent = postgres.rows("SELECT period, sum(granted) AS lent FROM budget_leases WHERE counter = 'pool:puts' GROUP BY 1 ORDER BY 1")
+        assert lent == [{"period": first.old, "lent": limit}, {"period": first.new, "lent": limit}]
