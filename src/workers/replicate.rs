@@ -104,7 +104,8 @@ async fn complete<P: Ports>(
     (copied, Ended::Enough)
 }
 
-/// One more copy, from the first source that gives the whole of it. False: the version is gone.
+/// One more copy, from the first source that gives the whole of it, of those that answered when they were last asked, or
+/// were not asked for a while. False: the version is gone.
 pub(super) async fn copy_once<P: Ports>(
     ports: &P,
     bucket: &BucketName,
@@ -113,7 +114,13 @@ pub(super) async fn copy_once<P: Ports>(
 ) -> Result<bool, Failure> {
     let mut last = Failure::backend("no source is on a backend that is configured");
     for position in placing::read_order(ports, &located.blobs).iter() {
-        match copy_from(ports, bucket, key, located, &located.blobs[position]).await {
+        let from = &located.blobs[position];
+        if !ports.health().is_good(placing::index_of(ports, &from.backend), ports.clock().tick()) {
+            // It is found again. To wait for each object of one that does not answer would hold up those of all others.
+            last = Failure::backend(format!("backend {} has just not answered", from.backend.as_str()));
+            continue;
+        }
+        match copy_from(ports, bucket, key, located, from).await {
             Ok(live) => return Ok(live),
             Err((failure, true)) => last = failure,
             Err((failure, false)) => return Err(failure),

@@ -672,3 +672,21 @@ def test_deletes_on_a_hung_backend_hold_up_no_others(tmp_path):
         assert client.delete(BUCKET, "here").status == 204
         harness.wait_for("the delete on the other one", lambda: not stubs[1].blobs(), 25)
         stubs[0].mend()
+
+
+def test_copies_from_a_hung_backend_hold_up_no_others(tmp_path):
+    """The factor is raised while the backend that holds nearly everything hangs: what is written elsewhere is copied all the same."""
+    settings = {"server": {"backend_timeout": "2s"}, "replication": {"worker_interval": "300ms", "concurrency": 2}}
+    with stubbed(tmp_path, 3, settings, quota_bytes=40_000) as (server, stubs), server.client() as client:
+        for i in range(40):
+            assert client.put(BUCKET, f"a/{i}", pattern(i, 1_000)).status == 200
+        assert [len(stub.blobs()) for stub in stubs] == [40, 0, 0]
+        stubs[0].hangs = True
+        server.config["replication"]["factor"] = 2
+        server.write_config()
+        server.process.child.send_signal(signal.SIGHUP)
+        harness.wait_for("the new factor", lambda: server.metric("s3o_replication_pending") >= 40, 30)
+        assert client.put(BUCKET, "new", pattern(0, 1_000)).status == 200
+        harness.wait_for("its second copy", lambda: [len(stub.blobs()) for stub in stubs[1:]] == [1, 1], 30)
+        stubs[0].mend()
+        harness.wait_for("the rest", lambda: server.metric("s3o_replication_pending") == 0, 60)
