@@ -21,6 +21,14 @@ pub trait Fields {
     }
 }
 
+/// What follows `x-amz-` in the name of a field of S3's own; None for every other, most of which the first letter tells.
+pub fn of_amz(name: &[u8]) -> Option<&[u8]> {
+    match name {
+        [b'x' | b'X', b'-', b'a' | b'A', b'm' | b'M', b'z' | b'Z', b'-', rest @ ..] => Some(rest),
+        _ => None,
+    }
+}
+
 /// How often a field that may occur once occurs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sole<'a> {

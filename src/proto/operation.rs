@@ -5,7 +5,7 @@
 //! (`PUT ?tagging` must not store the tags as the object's bytes).
 
 use super::error_code::{ErrorCode, S3Error};
-use super::fields::Fields;
+use super::fields::{Fields, of_amz};
 use super::http1::{Method, RequestHead};
 use super::target::{Query, Target, decode_query};
 
@@ -206,10 +206,7 @@ impl Operation {
         let takes_acl = creates || matches!(self, Self::PutBucketAcl | Self::PutObjectAcl);
         let copies = matches!(self, Self::CopyObject | Self::UploadPartCopy);
         for (name, value) in head.headers.fields() {
-            let Some((prefix, rest)) = name.split_first_chunk::<6>() else { continue };
-            if !prefix.eq_ignore_ascii_case(b"x-amz-") {
-                continue;
-            }
+            let Some(rest) = of_amz(name) else { continue };
             let is = |tail: &str| rest.eq_ignore_ascii_case(tail.as_bytes());
             let begins =
                 |start: &str| rest.get(..start.len()).is_some_and(|part| part.eq_ignore_ascii_case(start.as_bytes()));

@@ -5,7 +5,7 @@
 
 use super::uri::{Part, is_normal, normalise_into};
 use super::{AmzDate, Hex, QUERY_PARAMETERS_MAX, Request, SigningKey, hex};
-use crate::proto::fields::Fields;
+use crate::proto::fields::{Fields, of_amz};
 use sha2::{Digest, Sha256};
 use std::ops::Range;
 
@@ -191,7 +191,7 @@ impl Canonical {
 
 /// Whether the field must be signed wherever it occurs.
 pub(super) fn is_amz(name: &[u8]) -> bool {
-    name.first_chunk::<6>().is_some_and(|start| start.eq_ignore_ascii_case(b"x-amz-"))
+    of_amz(name).is_some()
 }
 
 /// `YYYYMMDD/region/s3/aws4_request`.
