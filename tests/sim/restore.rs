@@ -23,6 +23,8 @@ use std::time::Duration;
 const NONCE_CHARS: usize = 10;
 /// After so long all bytes have arrived, or disappeared, that a run had under way when it ended.
 const ARRIVED: Duration = Duration::from_millis(LATE_MAX.as_millis() as u64 + 3_000);
+/// Why a blob is doomed whose upload a client has aborted.
+const ABORTED: &str = "upload aborted";
 /// Batches that no run has asked for.
 const WORLD_BATCH: u64 = u64::MAX;
 
@@ -247,10 +249,13 @@ impl World {
             return;
         }
         count(&self.counts.restored_compared);
-        restores.is_unsettled.set(false);
         for backend in &self.backends {
-            backend.leave_unfinished(&self.rows(backend).into_iter().map(|row| row.blob.name).collect());
+            let rows = self.rows(backend);
+            // The bytes that the dump knew of are charged until it is deleted, not those of what the upload became.
+            rows.iter().filter(|row| row.reason == ABORTED).for_each(|row| backend.disown(&row.blob.name));
+            backend.leave_unfinished(&rows.into_iter().map(|row| row.blob.name).collect());
         }
+        restores.is_unsettled.set(false);
         self.check_live();
         self.check_charges();
     }
