@@ -122,7 +122,7 @@ async fn run<S: MetadataStore + Send + 'static>(
     let store = open(&view)?;
     let Works { parts, operations, checked, terms } =
         start_works(&view, store, file, &processors, &reactor_cells, mover::ALL_SERVICES, tenure).await?;
-    let (mut audit_ends, audit_writer) = audit_log(reactor_cells.len());
+    let (mut audit_ends, audit_writer, audit_flush) = audit_log(reactor_cells.len());
     std::thread::Builder::new()
         .name("audit".to_owned())
         .spawn(move || audit_writer.run(&mut audit))
@@ -154,6 +154,10 @@ async fn run<S: MetadataStore + Send + 'static>(
     }
     stop_in_order(&view, &operations, &stop, reactor_cells.len() as u64).await;
     lease::leave(&terms).await;
+    // The last of what this thread does: nothing is held up by its standing still.
+    if !audit_flush.wait() {
+        tracing::warn!("the last audit lines are lost: whoever reads the output stands still");
+    }
     tracing::info!("stopped");
     Ok(())
 }

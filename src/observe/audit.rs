@@ -4,6 +4,7 @@
 
 use super::cells::CoreCells;
 use super::json_line::{JsonLine, name};
+use super::output::{Flush, Told, write};
 use super::request_id::RequestId;
 use crate::base::Timestamp;
 use crate::policy::body_path::BodyPath;
@@ -57,7 +58,7 @@ pub struct Entry<'a> {
 pub struct AuditLog {
     buffer: RefCell<Vec<u8>>,
     date: RefCell<Iso8601>,
-    full: flume::Sender<Vec<u8>>,
+    full: flume::Sender<Told>,
     empty: flume::Receiver<Vec<u8>>,
 }
 
@@ -88,8 +89,11 @@ impl AuditLog {
             return;
         }
         let fresh = self.empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(2 * HAND_OVER_BYTES));
-        if let Err(error) = self.full.try_send(std::mem::replace(buffer, fresh)) {
-            *buffer = error.into_inner(); // another core was faster; what is here waits for the next try
+        let lines = Told::Lines(std::mem::replace(buffer, fresh));
+        if let Err(error) = self.full.try_send(lines)
+            && let Told::Lines(lines) = error.into_inner()
+        {
+            *buffer = lines; // another core was faster; what is here waits for the next try
         }
     }
 }
@@ -97,16 +101,15 @@ impl AuditLog {
 /// The writer's end.
 #[derive(Debug)]
 pub struct AuditWriter {
-    full: flume::Receiver<Vec<u8>>,
+    full: flume::Receiver<Told>,
     empty: flume::Sender<Vec<u8>>,
 }
 
 impl AuditWriter {
-    /// Writes until every core's end is gone. Blocks: it has a thread to itself. An output that fails is given up for that
-    /// buffer only; an audit log must not stop the service.
+    /// Writes until every core's end is gone, and whoever may wait. Blocks: it has a thread to itself.
     pub fn run(self, out: &mut impl Write) {
-        for mut buffer in &self.full {
-            let _ = out.write_all(&buffer).and_then(|()| out.flush());
+        for told in &self.full {
+            let Some(mut buffer) = write(out, told) else { continue };
             buffer.clear();
             if buffer.capacity() <= 4 * HAND_OVER_BYTES {
                 let _ = self.empty.try_send(buffer);
@@ -115,8 +118,8 @@ impl AuditWriter {
     }
 }
 
-/// One end per core, and the writer's.
-pub fn audit_log(cores: usize) -> (Vec<AuditLog>, AuditWriter) {
+/// One end per core, the writer's, and what whoever ends the process waits with.
+pub fn audit_log(cores: usize) -> (Vec<AuditLog>, AuditWriter, Flush) {
     let (full_in, full) = flume::bounded(BUFFERS_IN_FLIGHT);
     let (empty_in, empty) = flume::bounded(BUFFERS_IN_FLIGHT);
     let end = |_| AuditLog {
@@ -125,7 +128,7 @@ pub fn audit_log(cores: usize) -> (Vec<AuditLog>, AuditWriter) {
         full: full_in.clone(),
         empty: empty.clone(),
     };
-    ((0..cores).map(end).collect(), AuditWriter { full, empty: empty_in })
+    ((0..cores).map(end).collect(), AuditWriter { full, empty: empty_in }, Flush(full_in.clone()))
 }
 
 fn write_line(buffer: &mut Vec<u8>, time: DateText<24>, entry: &Entry<'_>, core: &str) {
@@ -215,7 +218,7 @@ mod tests {
 
     #[test]
     fn every_line_arrives_whole() {
-        let (logs, writer) = audit_log(2);
+        let (logs, writer, _) = audit_log(2);
         let cells = cells();
         for i in 0..1000 {
             logs[i % 2].record(&ENTRY, &cells);
@@ -232,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_writer_that_stands_still_costs_lines_and_never_a_core() {
-        let (logs, writer) = audit_log(1);
+        let (logs, writer, _) = audit_log(1);
         let cells = cells();
         while cells.audit_dropped.value() == 0 {
             logs[0].record(&ENTRY, &cells);
@@ -256,5 +259,37 @@ mod tests {
         let out = writing.join().expect("the writer ends with the cores");
         assert_eq!(out.iter().filter(|&&b| b == b'\n').count() as u64, kept + 1, "what was not dropped was written");
         assert_eq!(cells.audit_lines.value(), kept + 1);
+    }
+    #[test]
+    fn the_end_waits_for_what_was_handed_over_and_not_for_ever() {
+        let (logs, writer, flush) = audit_log(1);
+        for _ in 0..1000 {
+            logs[0].record(&ENTRY, &cells());
+        }
+        logs[0].flush();
+        assert!(!flush.wait_at_most(Duration::from_millis(10)), "nobody writes");
+        let (written_in, written) = flume::unbounded();
+        let writing = std::thread::spawn(move || writer.run(&mut Slowly(written_in)));
+        assert!(flush.wait_at_most(Duration::from_secs(60)));
+        let lines: Vec<u8> = written.try_iter().collect();
+        assert_eq!(lines.iter().filter(|&&b| b == b'\n').count(), 1000, "all are written by then");
+        drop((logs, flush));
+        writing.join().expect("it ends with the cores");
+    }
+
+    /// Takes a piece of a buffer at a time, as a pipe does.
+    struct Slowly(flume::Sender<u8>);
+
+    impl Write for Slowly {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let piece = bytes.len().min(4096);
+            bytes[..piece].iter().for_each(|byte| self.0.send(*byte).expect("the test reads to the end"));
+            std::thread::yield_now();
+            Ok(piece)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 }

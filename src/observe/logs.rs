@@ -4,6 +4,7 @@
 //! whoever reads standard output stands still, lines are dropped and counted.
 
 use super::json_line::JsonLine;
+use super::output::{Flush, Told, write};
 use crate::base::Timestamp;
 use crate::config::checked::LogLevel;
 use crate::proto::date;
@@ -12,7 +13,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
@@ -22,13 +23,11 @@ use tracing_subscriber::reload;
 
 /// Lines on their way to the writer, of all threads.
 const LINES_IN_FLIGHT: usize = 8 * 1024;
-/// A process that ends waits so long for its last lines to be written.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Installs the subscriber for the process and a panic hook that logs. Fails if one is installed already.
 pub fn init(level: LogLevel) -> io::Result<()> {
     let (ends, writer) = handed_over();
-    let _ = TO_WRITER.set(ends.0.clone()); // set twice, it is the subscriber that fails
+    let _ = TO_WRITER.set(Flush(ends.0.clone())); // set twice, it is the subscriber that fails
     std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&mut io::stdout()))?;
     install(level, ends)
 }
@@ -90,18 +89,12 @@ impl Lines for StandardError {
     }
 }
 
-enum Told {
-    Line(Vec<u8>),
-    /// What was told before it is written.
-    Flush(flume::Sender<()>),
-}
-
 /// The end of whoever logs.
 struct HandedOver(flume::Sender<Told>);
 
 impl Lines for HandedOver {
     fn line(&self, line: &[u8]) {
-        if self.0.try_send(Told::Line(line.to_owned())).is_err() {
+        if self.0.try_send(Told::Lines(line.to_owned())).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -114,12 +107,7 @@ impl Writer {
     /// Blocks: it has a thread to itself.
     fn run(self, out: &mut impl Write) {
         for told in &self.0 {
-            match told {
-                Told::Line(line) => {
-                    let _ = out.write_all(&line).and_then(|()| out.flush()); // as above
-                }
-                Told::Flush(done) => drop(done.try_send(())), // or nobody waits any more
-            }
+            write(out, told);
         }
     }
 }
@@ -129,7 +117,7 @@ fn handed_over() -> (HandedOver, Writer) {
     (HandedOver(ends), Writer(told))
 }
 
-static TO_WRITER: OnceLock<flume::Sender<Told>> = OnceLock::new();
+static TO_WRITER: OnceLock<Flush> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Lines that were lost since the process began.
@@ -139,10 +127,8 @@ pub fn dropped() -> u64 {
 
 /// Waits until everything that this thread has logged is written, though not for long: before the process ends.
 pub fn flush() {
-    let Some(writer) = TO_WRITER.get() else { return };
-    let (done, written) = flume::bounded(1);
-    if writer.send_timeout(Told::Flush(done), FLUSH_PATIENCE).is_ok() {
-        let _ = written.recv_timeout(FLUSH_PATIENCE); // it stands still
+    if let Some(writer) = TO_WRITER.get() {
+        writer.wait();
     }
 }
 
@@ -230,6 +216,7 @@ impl Visit for Fields<'_, '_> {
 mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     #[derive(Clone, Default)]
     struct Kept(Arc<Mutex<Vec<u8>>>);
@@ -253,9 +240,7 @@ mod tests {
             writer.run(&mut out);
             out
         });
-        let (done, written) = flume::bounded(1);
-        ends.0.send(Told::Flush(done)).expect("the writer lives");
-        written.recv().expect("what came before is written");
+        assert!(Flush(ends.0.clone()).wait_at_most(Duration::from_secs(60)), "what came before is written");
         ends.line(b"the last\n");
         drop(ends);
         let out = String::from_utf8(writing.join().expect("no panic")).expect("UTF-8");

@@ -7,6 +7,7 @@ pub mod circuit;
 mod json_line;
 pub mod logs;
 pub mod metrics;
+pub mod output;
 pub mod process;
 pub mod redis;
 pub mod request_id;

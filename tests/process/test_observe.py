@@ -1,5 +1,6 @@
 """What an operator sees: health, metrics, the status page, audit lines, the log; and the command line around it."""
 
+import collections
 import fcntl
 import json
 import os
@@ -284,11 +285,13 @@ def test_whoever_reads_the_log_and_stands_still_holds_up_nobody(tmp_path):
         assert server.metric("s3o_log_dropped_total") == 0, "so few lines wait"
         log = []
         reading = threading.Thread(target=lambda: log.extend(process.stdout))
-        reading.start()
         process.terminate()
+        reading.start()
         assert process.wait(30) == 0
         reading.join()
     finally:
         process.kill()
     events = [json.loads(line) for line in log]
     assert sum(event["msg"] == "access denied" for event in events) == 400 and events[-1]["msg"] == "stopped"
+    audited = collections.Counter(event["status"] for event in events if event.get("audit"))
+    assert (audited[403], audited[200]) == (400, 8), "each request, to the last one"
