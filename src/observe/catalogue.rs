@@ -131,7 +131,7 @@ pub const METRICS: &[Metric] = &[
     gauge("s3o_quota_bytes_reserved", &["backend"], "Bytes of writes under way"),
     gauge("s3o_quota_orphan_bytes", &["backend"], "Bytes that wait for their deletion, dead letters included"),
     gauge("s3o_quota_bytes_limit", &["backend"], "quota_bytes; 0 = unlimited"),
-    gauge("s3o_quota_bytes_available", &["backend"], "What is left of the quota; 0 when it is unlimited"),
+    gauge("s3o_quota_bytes_available", &["backend"], "What is left of the quota; without one there is no series"),
     gauge("s3o_objects_count", &["backend"], "Live copies"),
     gauge("s3o_active_multipart_uploads", &["backend"], "Open uploads"),
     gauge("s3o_usage_api_requests", &["backend"], "Requests of this month"),

@@ -255,19 +255,12 @@ fn database(text: &mut Text, snapshot: &Snapshot<'_>) {
         text.single("s3o_replication_pending", pending);
     }
     let Some(backends) = snapshot.backends else { return };
-    let available = |one: &BackendGauges| {
-        one.bytes_limit
-            .saturating_sub(one.bytes_used)
-            .saturating_sub(one.bytes_reserved)
-            .saturating_sub(one.orphan_bytes)
-    };
     type Read = fn(&BackendGauges) -> u64;
-    let gauges: [(&str, Read); 11] = [
+    let gauges: [(&str, Read); 10] = [
         ("s3o_quota_bytes_used", |one| one.bytes_used),
         ("s3o_quota_bytes_reserved", |one| one.bytes_reserved),
         ("s3o_quota_orphan_bytes", |one| one.orphan_bytes),
         ("s3o_quota_bytes_limit", |one| one.bytes_limit),
-        ("s3o_quota_bytes_available", available),
         ("s3o_objects_count", |one| one.object_count),
         ("s3o_active_multipart_uploads", |one| one.active_uploads),
         ("s3o_usage_api_requests", |one| one.api_requests),
@@ -282,6 +275,13 @@ fn database(text: &mut Text, snapshot: &Snapshot<'_>) {
             }
         });
     }
+    text.family("s3o_quota_bytes_available", |series| {
+        // Of what has no limit nothing runs out: a series would look as if it had.
+        for one in backends.iter().filter(|one| one.bytes_limit > 0) {
+            let taken = one.bytes_used.saturating_add(one.bytes_reserved).saturating_add(one.orphan_bytes);
+            series.sample(&[&one.name], one.bytes_limit.saturating_sub(taken));
+        }
+    });
     let pools: [(&str, fn(&PoolGauge) -> u64); 2] =
         [("s3o_usage_pool_requests", |pool| pool.requests), ("s3o_usage_pool_limit", |pool| pool.limit)];
     for (name, read) in pools {
@@ -530,6 +530,7 @@ mod tests {
             pools: vec![PoolGauge { name: "class-a".into(), requests: 7, limit: 1000 }],
             ..BackendGauges::default()
         };
+        let endless = BackendGauges { bytes_limit: 0, dlq_depth: 0, ..backend("endless") };
         render(&Snapshot {
             version: "1.2.3",
             cores,
@@ -538,7 +539,7 @@ mod tests {
             redis: Some(&redis_cells()),
             redis_healthy: false,
             db_healthy: false,
-            backends: Some(&[backend("one"), backend("t\"w\\o")]),
+            backends: Some(&[backend("one"), backend("t\"w\\o"), endless]),
             replication_pending: Some(7),
             process: Process { resident_bytes: 1, cpu_seconds: 1.25, open_fds: 3 },
         })
@@ -601,6 +602,8 @@ mod tests {
             assert!(text.lines().any(|one| one == line), "{line}\nis not in\n{text}");
         }
         assert!(!text.contains("status_code=\"404\""), "what never happened is left out");
+        assert!(text.contains("s3o_quota_bytes_limit{backend=\"endless\"} 0"));
+        assert!(!text.contains("s3o_quota_bytes_available{backend=\"endless\"}"), "it does not run out");
     }
 
     #[test]
