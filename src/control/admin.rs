@@ -332,12 +332,15 @@ impl Operations {
     }
 
     /// What all instances have spent of each backend's budgets.
-    async fn budgets(&self) -> Result<Vec<BudgetLine>, Failure> {
+    async fn budgets(self: &Arc<Self>) -> Result<Vec<BudgetLine>, Failure> {
         let mut lines: Vec<BudgetLine> = Vec::new();
         if !self.lender.lock().await.has_work() {
             return Ok(lines);
         }
-        self.lend(Occasion::Regular).await?;
+        // To its end, though whoever asks may hang up: calls wait for what it borrows.
+        let lending = Arc::clone(self);
+        let lent = tokio::spawn(async move { lending.lend(Occasion::Regular).await });
+        lent.await.map_err(|_| Failure::ourselves("the lender broke off"))??;
         let Answer::Usage { budgets, .. } =
             self.metadata.query(Query::Usage { period: date::month((self.now)()) }).await?
         else {
