@@ -155,8 +155,8 @@ pub enum TransferError {
     #[error("the {table} that were written are not those that were read (row {row}): nothing was kept")]
     Differs { table: &'static str, row: u64 },
     #[error(
-        "the source's accounts of {0} do not agree with its blobs, so they cannot be moved as they are: start an instance on \
-         it, let the reconciler mend them, and stop it"
+        "the source's accounts of {0} do not agree with its blobs, and nothing mends them: nothing was moved. Move a backup of the \
+         source from before that instead, and run `sync --restored` on the target before it serves"
     )]
     Accounts(String),
     #[error("whether the move was committed is not known ({0}): run the same command again, which finds out")]

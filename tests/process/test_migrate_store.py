@@ -147,7 +147,7 @@ def test_refusals(tmp_path, ended, old):
     server.stop()
     # Books that do not add up are not moved; nothing stays behind.
     execute(server.database, "UPDATE backend_totals SET live_bytes = live_bytes + 1 WHERE backend = 1")
-    refused("do not agree with its blobs")
+    refused("do not agree with its blobs, and nothing mends them: nothing was moved")
     assert postgres.rows("SELECT 1 AS one FROM versions") == []
     execute(server.database, "UPDATE backend_totals SET live_bytes = live_bytes - 1 WHERE backend = 1")
     # A database that serves another deployment is left alone.
