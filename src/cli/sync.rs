@@ -134,6 +134,9 @@ impl Shown {
         self.bar.finish_and_clear();
         let last = self.last.context("the comparison broke off: see the server's log, and run it again")?;
         if last["event"] == "failed" {
+            if let Some(untold) = untold_words(&last["counts"]) {
+                eprintln!("{untold}");
+            }
             bail!("{}; what was settled stays so, run it again", last["error"].as_str().unwrap_or("it failed"));
         }
         if !self.json {
@@ -181,10 +184,17 @@ fn result_words(result: &Value) -> String {
     ] {
         lines.push(format!("{:>10} {what}", result[field].as_u64().unwrap_or(0)));
     }
+    lines.extend(untold_words(result));
     if result["released"] == Value::Bool(true) {
         lines.push("The database is in use again as any other: bytes are deleted when their time has come.".to_owned());
     }
     lines.join("\n")
+}
+
+/// None: all items were shown.
+fn untold_words(counts: &Value) -> Option<String> {
+    let untold = counts["untold"].as_u64().filter(|&untold| untold > 0)?;
+    Some(format!("Of these, {untold} are counted but not shown one by one: they came faster than they were read."))
 }
 
 #[cfg(test)]
@@ -225,5 +235,8 @@ mod tests {
             text.contains("7 names listed") && text.contains("2 imported") && text.contains("in use again"),
             "{text}"
         );
+        assert!(!text.contains("not shown"), "{text}");
+        let text = result_words(&serde_json::json!({"listed": 7, "imported": 7, "untold": 3}));
+        assert!(text.contains("3 are counted but not shown"), "{text}");
     }
 }

@@ -131,11 +131,7 @@ async fn run_pass(service: Service, go: Go, ports: &CorePorts, book: &Book) -> R
         }
         Service::Sync => {
             if let Some(SyncOrder { plan, events }) = go.order {
-                let tell = |event: sync::Event| {
-                    let has_room = events.len() < EVENTS_MAX || !matches!(event, sync::Event::Item { .. });
-                    !has_room || events.send(event).is_ok()
-                };
-                sync::run(ports, &plan, tell).await;
+                sync::run(ports, &plan, teller(&events, EVENTS_MAX)).await;
             }
             Ok(Pass::default())
         }
@@ -143,10 +139,46 @@ async fn run_pass(service: Service, go: Go, ports: &CorePorts, book: &Book) -> R
     }
 }
 
+/// Tells whoever asked; beyond `max` that wait to be read, items are only counted, and the last event says how many.
+fn teller(events: &flume::Sender<sync::Event>, max: usize) -> impl FnMut(sync::Event) -> bool {
+    let mut untold = 0;
+    move |event| {
+        if matches!(event, sync::Event::Item { .. }) && events.len() >= max {
+            untold += 1;
+            return !events.is_disconnected();
+        }
+        events.send(event.with_untold(untold)).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+
+    #[test]
+    fn items_that_there_was_no_room_for_are_counted_at_the_end() {
+        let (events, told) = flume::unbounded();
+        let item = sync::Event::Item {
+            backend: "b".into(),
+            found: sync::Found::Imported,
+            key: "k".into(),
+            name: "n".into(),
+            size: 1,
+        };
+        let mut tell = teller(&events, 2);
+        for _ in 0..5 {
+            assert!(tell(item.clone()));
+        }
+        let counts = sync::Counts { imported: 5, ..sync::Counts::default() };
+        assert!(tell(sync::Event::Result(counts)));
+        let all: Vec<_> = told.try_iter().collect();
+        let last = sync::Event::Result(sync::Counts { untold: 3, ..counts });
+        assert_eq!(all, [item.clone(), item.clone(), last]);
+        assert!((0..2).all(|_| tell(item.clone())));
+        drop(told);
+        assert!(!tell(item), "nobody listens any more");
+    }
 
     #[test]
     fn a_job_goes_on_after_a_pass_that_panics() {

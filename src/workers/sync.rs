@@ -107,6 +107,16 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The same, if it is the last one, with how many items were not told before.
+    pub fn with_untold(mut self, items: u64) -> Self {
+        if let Self::Result(counts) | Self::Failed { counts, .. } = &mut self {
+            counts.untold = items;
+        }
+        self
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Counts {
     pub listed: u64,
@@ -122,6 +132,8 @@ pub struct Counts {
     pub unfinished: u64,
     /// Names that are none of this run's: other buckets, other prefixes, our own files.
     pub ignored: u64,
+    /// Items that were not told, because whoever listens had too many to read already.
+    pub untold: u64,
     pub dry_run: bool,
     /// The database was held as restored, and is not any more.
     pub released: bool,
