@@ -374,6 +374,11 @@ class Server:
         """The log's lines as objects; every line must be JSON."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.strip()]
 
+    def told(self, *texts):
+        """The log, once all of these stand in it: a thread of its own writes it, a moment after what it tells of."""
+        told = lambda log: log if all(text in log for text in texts) else None
+        return wait_for(f"a log with {texts}", lambda: told(self.log.read_text()))
+
     def check_log(self):
         """No panic anywhere, every line JSON."""
         text = self.log.read_text(errors="replace")

@@ -27,7 +27,9 @@ def start(folder, limit, driver="auto"):
 
 def drivers(server):
     """Of two reactors and the mover."""
-    return sorted(line["driver"] for line in server.lines() if line["msg"] == "reactor driver")
+    told = lambda: [line["driver"] for line in server.lines() if line["msg"] == "reactor driver"]
+    harness.wait_for("three drivers", lambda: len(told()) == 3)
+    return sorted(told())
 
 
 # No ring at all; and enough for one small ring or two, not for three.

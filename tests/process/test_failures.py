@@ -433,17 +433,17 @@ def test_a_backend_at_another_place_is_measured_again(tmp_path):
     (s3s.root / "other").mkdir()
     with contextlib.ExitStack() as stack:
         stack.callback(s3s.end)
-        server = harness.Server(tmp_path / "server", [s3s.backend("cloud", quota_bytes=harness.GIB)])
+        server = harness.Server(tmp_path / "server", [s3s.backend("cloud", quota_bytes=harness.GIB)], start=False)
         for bucket, times in (("store", 1), ("store", 1), ("other", 2)):
             server.config["backends"][0]["bucket"] = bucket
             if bucket == "other":
                 # It was copied with all that is in it.
                 shutil.copytree(s3s.root / "store", s3s.root / "other", dirs_exist_ok=True)
-            server.stop()
             server.launch()
             server.wait_ready()
+            # An orderly stop waits for the log.
+            server.stop()
             assert server.log.read_text().count("backend measured") == times
-        server.stop()
 
 
 def test_in_flight_requests_finish_on_sigterm(tmp_path):

@@ -44,8 +44,9 @@ def server(request, place, tmp_path_factory):
 def test_the_driver_is_the_one_that_was_asked_for(server):
     name = {"ring": "io_uring", "epoll": "epoll"}[server.driver]
     # Two reactors and the mover.
-    said = [line["driver"] for line in server.lines() if line["msg"] == "reactor driver"]
-    assert said == [name] * 3, said
+    said = lambda: [line["driver"] for line in server.lines() if line["msg"] == "reactor driver"]
+    harness.wait_for("the drivers to be told", lambda: len(said()) == 3)
+    assert said() == [name] * 3
     rings = [link for link in descriptors(server) if "io_uring" in link]
     assert bool(rings) == (server.driver == "ring"), rings
 

@@ -94,6 +94,7 @@ def test_prepared_statements_in_transaction_mode(tmp_path):
         server.launch()
         harness.wait_for("its port", lambda: server.health()[0] == 200)
         said = "statements find other sessions: behind a pooler in transaction mode"
+        server.told(said)
         (line,) = [line for line in server.lines() if said in line.get("failure", "")]
         assert "set database.prepared_statements: false" in line["failure"]
         with server.client() as client:
