@@ -260,6 +260,7 @@ mod tests {
         assert_eq!(out.iter().filter(|&&b| b == b'\n').count() as u64, kept + 1, "what was not dropped was written");
         assert_eq!(cells.audit_lines.value(), kept + 1);
     }
+
     #[test]
     fn the_end_waits_for_what_was_handed_over_and_not_for_ever() {
         let (logs, writer, flush) = audit_log(1);
