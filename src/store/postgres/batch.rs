@@ -9,7 +9,7 @@ use super::footprint::Footprint;
 use super::load::{Loaded, load};
 use super::rows::Columns;
 use super::sessions::{Blamed, Session, Sql, sql};
-use super::write::{self, Around, Forget, Unwritten, statements};
+use super::write::{self, Around, Forget, Statements, Unwritten, statements};
 use super::{PostgresStore, shares};
 use crate::base::{BackendName, Failure, Incarnation};
 use std::cell::Cell;
@@ -263,18 +263,17 @@ impl PostgresStore {
                 uploads_max: FORGET_UPLOADS_MAX,
             }),
         };
-        let (statements, raises) = statements(&around, before, loaded, &diff);
-        let mut answers = write::commit(session, statements, lock_within).await?;
+        let Statements { all, raises, tells } = statements(&around, before, loaded, &diff);
+        let answers = write::commit(session, all, lock_within).await?;
         // The batch is committed, whatever can be read of its charges and its mark.
         let raised = raises.and_then(|at| answers[at].first()?.try_get::<_, i64>(0).ok());
         if let Some(mark) = raised {
             self.told_mark.set(self.told_mark.get().max(mark));
             self.told_at.set(self.told_at.get().max(loaded.now));
         }
-        let rows = if around.told.is_empty() { Vec::new() } else { answers.pop().unwrap_or_default() };
-        let mut charged = read_charges(&rows);
+        let mut charged = read_charges(answers[tells..].iter().flatten());
         charged.retain(|(name, _)| around.told.contains(name) && self.is_latest(name, raised));
-        let mark = rows.first().and_then(|row| row.try_get(2).ok());
+        let mark = answers.get(tells).and_then(|rows| rows.first()?.try_get(2).ok());
         Ok(Written { charged, mark })
     }
 
@@ -358,11 +357,11 @@ impl PostgresStore {
 }
 
 /// Bytes charged in all, per backend.
-pub(super) fn read_charges(rows: &[Row]) -> Vec<(BackendName, u64)> {
+pub(super) fn read_charges<'r>(rows: impl IntoIterator<Item = &'r Row>) -> Vec<(BackendName, u64)> {
     let read = |row: &Row| {
         let mut columns = Columns::of(row);
         let name = BackendName::new(columns.value().ok()?);
         Some((name, columns.count().ok()?))
     };
-    rows.iter().filter_map(read).collect()
+    rows.into_iter().filter_map(read).collect()
 }

@@ -56,6 +56,17 @@ static BOOKS: Sql = sql!(
     INT8
 );
 
+pub(super) static BLOBS_OF_KEYS: Sql = sql!(
+    concat!(
+        "SELECT ",
+        blob_columns!(),
+        " FROM unnest($1, $2) AS k (bucket, key) JOIN blobs b ON b.bucket = k.bucket AND b.key = k.key"
+    ),
+    TEXT_ARRAY,
+    BYTEA_ARRAY
+);
+
+/// Those with these numbers, and those of these uploads.
 pub(super) static BLOBS: Sql = sql!(
     concat!(
         "SELECT ",
@@ -63,14 +74,9 @@ pub(super) static BLOBS: Sql = sql!(
         " FROM blobs b WHERE b.id = ANY($1)
          UNION ALL SELECT ",
         blob_columns!(),
-        " FROM unnest($2, $3) AS k (bucket, key) JOIN blobs b ON b.bucket = k.bucket AND b.key = k.key
-         UNION ALL SELECT ",
-        blob_columns!(),
-        " FROM unnest($4) AS w (upload) JOIN uploads u ON u.upload = w.upload JOIN blobs b ON b.id = u.blob"
+        " FROM unnest($2) AS w (upload) JOIN uploads u ON u.upload = w.upload JOIN blobs b ON b.id = u.blob"
     ),
     INT8_ARRAY,
-    TEXT_ARRAY,
-    BYTEA_ARRAY,
     TEXT_ARRAY
 );
 
@@ -174,6 +180,7 @@ struct Answers {
     parts: Vec<Row>,
     attempts: Vec<Row>,
     blobs: Vec<Row>,
+    blobs_of_keys: Vec<Row>,
     versions: Vec<Row>,
     counts: Vec<Row>,
     buckets: Vec<Row>,
@@ -213,7 +220,7 @@ pub(super) async fn load(
     for (key, rows) in recalled {
         loaded.take_recalled(key, rows);
     }
-    for row in &answers.blobs {
+    for row in answers.blobs.iter().chain(&answers.blobs_of_keys) {
         loaded.take_blob(row)?;
     }
     for row in &answers.versions {
@@ -277,15 +284,12 @@ async fn ask(
     let with_parts = !(all_parts.is_empty() && of.is_empty());
     // Uploads before their parts: whatever changes a part changes its upload's mark. Blobs before versions: what makes a
     // version live changes a blob of its key (locks.rs).
-    let statements: [(&'static Sql, bool, Params<'_>); 8] = [
+    let statements: [(&'static Sql, bool, Params<'_>); 9] = [
         (&UPLOADS, !uploads.is_empty(), &[&uploads]),
         (&PARTS, with_parts, &[&all_parts, &of, &numbers]),
         (&ATTEMPTS, with_parts, &[&all_parts, &of, &numbers]),
-        (
-            &BLOBS,
-            !(blobs.is_empty() && keys.keys.is_empty() && uploads.is_empty()),
-            &[&blobs, &keys.buckets, &keys.keys, &uploads],
-        ),
+        (&BLOBS, !(blobs.is_empty() && uploads.is_empty()), &[&blobs, &uploads]),
+        (&BLOBS_OF_KEYS, !keys.keys.is_empty(), &[&keys.buckets, &keys.keys]),
         (&VERSIONS, !keys.keys.is_empty(), &[&keys.buckets, &keys.keys]),
         (&UPLOAD_COUNTS, !counted.is_empty(), &[&counted]),
         (&BUCKETS, !stored.is_empty(), &[&stored]),
@@ -309,6 +313,7 @@ async fn ask(
         parts: next()?,
         attempts: next()?,
         blobs: next()?,
+        blobs_of_keys: next()?,
         versions: next()?,
         counts: next()?,
         buckets: next()?,
@@ -317,6 +322,11 @@ async fn ask(
 }
 
 impl Loaded {
+    /// Of a backend that was loaded: all are.
+    pub(super) fn id_of(&self, backend: &BackendName) -> i64 {
+        self.backends.id(backend).expect("a backend that was chosen was loaded")
+    }
+
     fn take_backend(&mut self, row: &Row, incarnation: Incarnation) -> Read<()> {
         let mut columns = Columns::from(row, 3);
         let Some(id) = columns.value()? else { return Ok(()) };

@@ -169,9 +169,8 @@ fn verify_blobs(around: &Around<'_>, before: &Tables, loaded: &Loaded, all: &mut
 fn lock_backends(before: &Tables, loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
     let changed = diff.draining.iter().map(|(name, _)| *name);
     let names: BTreeSet<&BackendName> = diff.added_on.iter().chain(changed).collect();
-    let ids = |names: &mut dyn Iterator<Item = &BackendName>| -> Vec<i64> {
-        names.map(|name| loaded.backends.id(name).expect("a backend that was chosen was loaded")).collect()
-    };
+    let ids =
+        |names: &mut dyn Iterator<Item = &BackendName>| -> Vec<i64> { names.map(|name| loaded.id_of(name)).collect() };
     let draining = |name: &&BackendName| before.backends.get(*name).is_some_and(|row| row.draining);
     let drained = ids(&mut names.iter().copied().filter(draining));
     let wanted = ids(&mut names.into_iter());

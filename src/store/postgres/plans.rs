@@ -36,6 +36,7 @@ fn plans_that_are_kept_go_by_the_indexes() {
     bench.put("k", 10);
     for sql in [
         &load::BLOBS,
+        &load::BLOBS_OF_KEYS,
         &load::VERSIONS,
         &load::UPLOADS,
         &locks::LOCK_KEYS,
@@ -44,7 +45,6 @@ fn plans_that_are_kept_go_by_the_indexes() {
         &locks::VERIFY_BLOBS,
         &locks::VERIFY_VERSIONS,
         &locks::VERIFY_UPLOADS,
-        &write::CHANGE_BLOBS,
         &write::CHANGE_VERSIONS,
         &read::LOOKUP,
         &read::COPIES,

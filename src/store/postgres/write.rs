@@ -5,7 +5,7 @@
 //! this process, so one that is under way beside another waits there for its COMMIT, and for nothing before. What a batch
 //! has nothing to do with is not sent: each statement is a message, a plan that starts, and an answer.
 
-use super::super::memory::tables::{Key, Tables};
+use super::super::memory::tables::{Key, Live, Tables};
 use super::super::port::Committed;
 use super::super::rules::oldest_leases;
 use super::diff::{Delta, Diff};
@@ -47,14 +47,27 @@ static BATCH: Sql = sql!(
 /// By every batch, so that whoever loses it with the database's last transactions sees that.
 static RAISE_MARK: Sql = sql!("UPDATE incarnations SET mark = mark + 1 WHERE id = $1 RETURNING mark", INT8);
 
-static ADD_BLOBS: Sql = sql!(
-    "INSERT INTO blobs (id, backend, name, bucket, key, version, state, bytes, incarnation, superseded, upload,
+/// New versions ($22 to $28), and blobs that are new or changed: what may change of one is all but its backend, name, key and
+/// foreign ETag. A new one whose number is another's blob is refused: no backend is NULL.
+pub(super) static PUT_ROWS: Sql = sql!(
+    "WITH live AS (
+         INSERT INTO versions (bucket, key, version, live, size, modified, etag, record)
+         SELECT unnest($22), unnest($23), unnest($24), TRUE, unnest($25), unnest($26), unnest($27), unnest($28))
+     INSERT INTO blobs AS b (id, backend, name, bucket, key, version, state, bytes, incarnation, superseded, upload,
          backend_upload, version_id, abort_uploads, not_before, settle_until, attempts, last_error, reason, foreign_etag,
          doomed_at)
      SELECT n.*, CASE WHEN n.state IN ('doomed', 'dead') THEN $21 ELSE 0 END
      FROM (SELECT unnest($1), unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7) AS state, unnest($8),
                unnest($9), unnest($10), unnest($11), unnest($12), unnest($13), unnest($14), unnest($15), unnest($16),
-               unnest($17), unnest($18), unnest($19), unnest($20)) AS n",
+               unnest($17), unnest($18), unnest($19), unnest($20)) AS n
+     ON CONFLICT (id) DO UPDATE SET backend = CASE WHEN b.name = excluded.name THEN b.backend END,
+         version = excluded.version, state = excluded.state, bytes = excluded.bytes,
+         incarnation = excluded.incarnation, superseded = excluded.superseded, upload = excluded.upload,
+         backend_upload = excluded.backend_upload, version_id = excluded.version_id,
+         abort_uploads = excluded.abort_uploads, not_before = excluded.not_before,
+         settle_until = excluded.settle_until, attempts = excluded.attempts, last_error = excluded.last_error,
+         reason = excluded.reason,
+         doomed_at = CASE WHEN b.state IN ('reserved', 'live') THEN excluded.doomed_at ELSE b.doomed_at END",
     INT8_ARRAY,
     INT8_ARRAY,
     BYTEA_ARRAY,
@@ -75,36 +88,14 @@ static ADD_BLOBS: Sql = sql!(
     TEXT_ARRAY,
     TEXT_ARRAY,
     TEXT_ARRAY,
-    INT8
-);
-/// What may change of a blob: its backend, name, key and foreign ETag stay.
-pub(super) static CHANGE_BLOBS: Sql = sql!(
-    "UPDATE blobs b SET version = n.version, state = n.state, bytes = n.bytes, incarnation = n.incarnation,
-         superseded = n.superseded, upload = n.upload, backend_upload = n.backend_upload, version_id = n.version_id,
-         abort_uploads = n.abort_uploads, not_before = n.not_before, settle_until = n.settle_until,
-         attempts = n.attempts, last_error = n.last_error, reason = n.reason,
-         doomed_at = CASE WHEN b.state IN ('reserved', 'live') AND n.state IN ('doomed', 'dead') THEN $16 ELSE b.doomed_at END
-     FROM (SELECT unnest($1) AS id, unnest($2) AS version, unnest($3) AS state, unnest($4) AS bytes,
-               unnest($5) AS incarnation, unnest($6) AS superseded, unnest($7) AS upload, unnest($8) AS backend_upload,
-               unnest($9) AS version_id, unnest($10) AS abort_uploads, unnest($11) AS not_before,
-               unnest($12) AS settle_until, unnest($13) AS attempts, unnest($14) AS last_error, unnest($15) AS reason) AS n
-     WHERE b.id = n.id",
-    INT8_ARRAY,
+    INT8,
     TEXT_ARRAY,
+    BYTEA_ARRAY,
     TEXT_ARRAY,
     INT8_ARRAY,
     INT8_ARRAY,
-    INT2_ARRAY,
     TEXT_ARRAY,
-    TEXT_ARRAY,
-    TEXT_ARRAY,
-    BOOL_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY,
-    INT4_ARRAY,
-    TEXT_ARRAY,
-    TEXT_ARRAY,
-    INT8
+    TEXT_ARRAY
 );
 static END_BLOBS: Sql = sql!("DELETE FROM blobs WHERE id = ANY($1)", INT8_ARRAY);
 
@@ -117,17 +108,6 @@ static END_VERSIONS: Sql = sql!(
      WHERE u.bucket = e.bucket AND u.key = e.key AND u.version = e.version AND u.state = 'done'",
     TEXT_ARRAY,
     BYTEA_ARRAY,
-    TEXT_ARRAY
-);
-static ADD_VERSIONS: Sql = sql!(
-    "INSERT INTO versions (bucket, key, version, live, size, modified, etag, record)
-     SELECT unnest($1), unnest($2), unnest($3), TRUE, unnest($4), unnest($5), unnest($6), unnest($7)",
-    TEXT_ARRAY,
-    BYTEA_ARRAY,
-    TEXT_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY,
-    TEXT_ARRAY,
     TEXT_ARRAY
 );
 pub(super) static CHANGE_VERSIONS: Sql = sql!(
@@ -221,43 +201,34 @@ static PUT_USAGE: Sql = sql!(
 );
 
 /// What is charged more must have been granted: another instance may have taken back what was idle. Not so bytes that were
-/// found ($12): they are there. Answers what is charged now, in all, and the mark of the
-/// rows that the batch has written.
-static PUT_SHARES: Sql = sql!(
-    "WITH written AS (
-         INSERT INTO quota_shares AS s (backend, incarnation, charged, reserved_bytes, live_blobs, live_bytes, doomed_blobs,
-             doomed_bytes, dead_blobs, dead_bytes, active_uploads)
-         SELECT b.id, $1, n.charged, n.reserved_bytes, n.live_blobs, n.live_bytes, n.doomed_blobs, n.doomed_bytes,
-             n.dead_blobs, n.dead_bytes, n.active_uploads
-         FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS n (backend, charged, reserved_bytes, live_blobs,
-             live_bytes, doomed_blobs, doomed_bytes, dead_blobs, dead_bytes, active_uploads)
-         JOIN backends b ON b.name = n.backend ORDER BY b.id
-         ON CONFLICT (backend, incarnation) DO UPDATE SET charged = s.charged + excluded.charged,
-             reserved_bytes = s.reserved_bytes + excluded.reserved_bytes, live_blobs = s.live_blobs + excluded.live_blobs,
-             live_bytes = s.live_bytes + excluded.live_bytes, doomed_blobs = s.doomed_blobs + excluded.doomed_blobs,
-             doomed_bytes = s.doomed_bytes + excluded.doomed_bytes, dead_blobs = s.dead_blobs + excluded.dead_blobs,
-             dead_bytes = s.dead_bytes + excluded.dead_bytes, active_uploads = s.active_uploads + excluded.active_uploads
-         RETURNING s.backend, s.granted, s.charged)
-     SELECT b.name, (w.charged + coalesce((SELECT sum(s.charged) FROM quota_shares s
-                 WHERE s.backend = b.id AND s.incarnation <> $1), 0))::bigint,
+/// found ($13): they are there. Answers what is charged now, in all, and the mark of the rows that the batch has written.
+static PUT_SHARE: Sql = sql!(
+    "INSERT INTO quota_shares AS s (incarnation, backend, charged, reserved_bytes, live_blobs, live_bytes, doomed_blobs,
+         doomed_bytes, dead_blobs, dead_bytes, active_uploads)
+     VALUES ($1, $2, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+     ON CONFLICT (backend, incarnation) DO UPDATE SET charged = s.charged + excluded.charged,
+         reserved_bytes = s.reserved_bytes + excluded.reserved_bytes, live_blobs = s.live_blobs + excluded.live_blobs,
+         live_bytes = s.live_bytes + excluded.live_bytes, doomed_blobs = s.doomed_blobs + excluded.doomed_blobs,
+         doomed_bytes = s.doomed_bytes + excluded.doomed_bytes, dead_blobs = s.dead_blobs + excluded.dead_blobs,
+         dead_bytes = s.dead_bytes + excluded.dead_bytes, active_uploads = s.active_uploads + excluded.active_uploads
+     RETURNING $3, (s.charged + coalesce((SELECT sum(o.charged) FROM quota_shares o
+             WHERE o.backend = $2 AND o.incarnation <> $1), 0))::bigint,
          txid_current() & 4294967295,
-         CASE WHEN n.charged > n.found AND b.bytes_limit > 0 AND w.charged - n.found > w.granted
-              THEN stale_batch('shares') ELSE TRUE END
-     FROM written w JOIN backends b ON b.id = w.backend JOIN unnest($2, $3, $12) AS n (backend, charged, found)
-         ON n.backend = b.name
-     ORDER BY b.name",
+         CASE WHEN $4 > $13 AND s.charged - $13 > s.granted AND (SELECT bytes_limit FROM backends WHERE id = $2) > 0
+              THEN stale_batch('shares') ELSE TRUE END",
     INT8,
-    TEXT_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY
+    INT8,
+    TEXT,
+    INT8,
+    INT8,
+    INT8,
+    INT8,
+    INT8,
+    INT8,
+    INT8,
+    INT8,
+    INT8,
+    INT8
 );
 /// The same where this batch's changes of it add up to nothing.
 static CHARGED: Sql = sql!(
@@ -312,18 +283,19 @@ pub(super) struct Forget {
     pub(super) uploads_max: u32,
 }
 
-/// The statements of a batch, between BEGIN and COMMIT; the last one tells what is charged, if anything is to be told. And which
-/// one answers the mark, if it is raised.
-pub(super) fn statements(
-    around: &Around<'_>,
-    before: &Tables,
-    loaded: &Loaded,
-    diff: &Diff<'_>,
-) -> (Vec<Bound>, Option<usize>) {
+/// The statements of a batch, between BEGIN and COMMIT.
+pub(super) struct Statements {
+    pub(super) all: Vec<Bound>,
+    /// Which one answers the mark, if it is raised.
+    pub(super) raises: Option<usize>,
+    /// This one and all behind it tell what is charged.
+    pub(super) tells: usize,
+}
+
+pub(super) fn statements(around: &Around<'_>, before: &Tables, loaded: &Loaded, diff: &Diff<'_>) -> Statements {
     let mut all = vec![bound!(BATCH, around.id.to_vec(), loaded.now.millis, around.incarnation.0, loaded.mark)];
     lock_and_verify(around, before, loaded, diff, &mut all);
-    put_blobs(loaded, diff, &mut all);
-    put_versions(diff, &mut all);
+    put_rows(loaded, diff, &mut all);
     put_uploads(diff, &mut all);
     for (name, row) in &diff.draining {
         all.push(bound!(PUT_DRAINING, name.as_str().to_owned(), row.draining, row.drained));
@@ -341,101 +313,90 @@ pub(super) fn statements(
     if raises.is_some() {
         all.push(bound!(RAISE_MARK, around.incarnation.0));
     }
-    put_shares(around, diff, &mut all);
-    if around.told.iter().any(|name| !diff.shares.contains_key(name)) {
-        let told: Vec<String> = around.told.iter().map(|name| name.as_str().to_owned()).collect();
-        all.push(bound!(CHARGED, told));
+    let tells = all.len();
+    put_shares(around, loaded, diff, &mut all);
+    let untold = around.told.iter().filter(|name| !diff.shares.contains_key(*name));
+    let untold: Vec<String> = untold.map(|name| name.as_str().to_owned()).collect();
+    if !untold.is_empty() {
+        all.push(bound!(CHARGED, untold));
     }
-    (all, raises)
+    Statements { all, raises, tells }
 }
 
 pub(super) fn owned(columns: KeyColumns<'_>) -> (Vec<String>, Vec<Vec<u8>>) {
     (columns.buckets.into_iter().map(str::to_owned).collect(), columns.keys.into_iter().map(<[u8]>::to_vec).collect())
 }
 
-fn put_blobs(loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
+/// A version's columns: bucket, key, version, size, modified, ETag, record.
+type VersionColumns = (Vec<String>, Vec<Vec<u8>>, Vec<String>, Vec<i64>, Vec<i64>, Vec<String>, Vec<String>);
+
+fn version_columns(rows: &[(&Key, &Live)]) -> VersionColumns {
+    let (buckets, keys) = owned(KeyColumns::of(rows.iter().map(|(key, _)| *key)));
+    let live = || rows.iter().map(|(_, live)| live);
+    (
+        buckets,
+        keys,
+        live().map(|live| live.version.as_str().to_owned()).collect(),
+        live().map(|live| live.size as i64).collect(),
+        live().map(|live| live.modified.millis).collect(),
+        live().map(|live| live.etag.clone()).collect(),
+        live().map(|live| to_json(&live.record)).collect(),
+    )
+}
+
+fn put_rows(loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
     macro_rules! column {
-        ($blobs:ident, $blob:ident => $value:expr) => {
-            diff.$blobs.iter().map(|(_, $blob)| $value).collect::<Vec<_>>()
+        ($blob:ident => $value:expr) => {
+            diff.blobs.iter().map(|(_, $blob)| $value).collect::<Vec<_>>()
         };
     }
     // First: what is adopted in the same batch may have the name of one that ends.
     if !diff.blobs_ended.is_empty() {
         all.push(bound!(END_BLOBS, diff.blobs_ended.clone()));
     }
-    let id_of = |name| loaded.backends.id(name).expect("a backend that was chosen was loaded");
-    if !diff.blobs_added.is_empty() {
-        all.push(bound!(
-            ADD_BLOBS,
-            diff.blobs_added.iter().map(|(id, _)| id.0).collect::<Vec<i64>>(),
-            column!(blobs_added, blob => id_of(&blob.backend)),
-            column!(blobs_added, blob => blob.name.as_bytes().to_vec()),
-            column!(blobs_added, blob => blob.key.0.as_str().to_owned()),
-            column!(blobs_added, blob => blob.key.1.as_str().as_bytes().to_vec()),
-            column!(blobs_added, blob => blob.version.as_str().to_owned()),
-            column!(blobs_added, blob => blob.state.as_str()),
-            column!(blobs_added, blob => blob.bytes as i64),
-            column!(blobs_added, blob => blob.owner.map(|owner| owner.0)),
-            column!(blobs_added, blob => of_overtaken(blob.superseded)),
-            column!(blobs_added, blob => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
-            column!(blobs_added, blob => blob.backend_upload.clone()),
-            column!(blobs_added, blob => blob.version_id.clone()),
-            column!(blobs_added, blob => blob.abort_uploads),
-            column!(blobs_added, blob => blob.not_before.millis),
-            column!(blobs_added, blob => blob.settle_until.millis),
-            column!(blobs_added, blob => blob.attempts as i32),
-            column!(blobs_added, blob => storable(&blob.last_error)),
-            column!(blobs_added, blob => storable(&blob.reason)),
-            column!(blobs_added, blob => storable(&blob.foreign_etag)),
-            loaded.now.millis
-        ));
-    }
-    if !diff.blobs_changed.is_empty() {
-        all.push(bound!(
-            CHANGE_BLOBS,
-            diff.blobs_changed.iter().map(|(id, _)| id.0).collect::<Vec<i64>>(),
-            column!(blobs_changed, blob => blob.version.as_str().to_owned()),
-            column!(blobs_changed, blob => blob.state.as_str()),
-            column!(blobs_changed, blob => blob.bytes as i64),
-            column!(blobs_changed, blob => blob.owner.map(|owner| owner.0)),
-            column!(blobs_changed, blob => of_overtaken(blob.superseded)),
-            column!(blobs_changed, blob => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
-            column!(blobs_changed, blob => blob.backend_upload.clone()),
-            column!(blobs_changed, blob => blob.version_id.clone()),
-            column!(blobs_changed, blob => blob.abort_uploads),
-            column!(blobs_changed, blob => blob.not_before.millis),
-            column!(blobs_changed, blob => blob.settle_until.millis),
-            column!(blobs_changed, blob => blob.attempts as i32),
-            column!(blobs_changed, blob => storable(&blob.last_error)),
-            column!(blobs_changed, blob => storable(&blob.reason)),
-            loaded.now.millis
-        ));
-    }
-}
-
-fn put_versions(diff: &Diff<'_>, all: &mut Vec<Bound>) {
     if !diff.versions_ended.is_empty() {
         let (buckets, keys) = owned(KeyColumns::of(diff.versions_ended.iter().map(|(key, _)| *key)));
         let versions: Vec<String> =
             diff.versions_ended.iter().map(|(_, version)| version.as_str().to_owned()).collect();
         all.push(bound!(END_VERSIONS, buckets, keys, versions));
     }
-    for (sql, rows) in [(&ADD_VERSIONS, &diff.versions_added), (&CHANGE_VERSIONS, &diff.versions_changed)] {
-        if rows.is_empty() {
-            continue;
-        }
-        let (buckets, keys) = owned(KeyColumns::of(rows.iter().map(|(key, _)| *key)));
-        let live = || rows.iter().map(|(_, live)| live);
+    if !(diff.blobs.is_empty() && diff.versions_added.is_empty()) {
+        let (buckets, keys, versions, sizes, modified, etags, records) = version_columns(&diff.versions_added);
         all.push(bound!(
-            *sql,
+            PUT_ROWS,
+            diff.blobs.iter().map(|(id, _)| id.0).collect::<Vec<i64>>(),
+            column!(blob => loaded.id_of(&blob.backend)),
+            column!(blob => blob.name.as_bytes().to_vec()),
+            column!(blob => blob.key.0.as_str().to_owned()),
+            column!(blob => blob.key.1.as_str().as_bytes().to_vec()),
+            column!(blob => blob.version.as_str().to_owned()),
+            column!(blob => blob.state.as_str()),
+            column!(blob => blob.bytes as i64),
+            column!(blob => blob.owner.map(|owner| owner.0)),
+            column!(blob => of_overtaken(blob.superseded)),
+            column!(blob => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
+            column!(blob => blob.backend_upload.clone()),
+            column!(blob => blob.version_id.clone()),
+            column!(blob => blob.abort_uploads),
+            column!(blob => blob.not_before.millis),
+            column!(blob => blob.settle_until.millis),
+            column!(blob => blob.attempts as i32),
+            column!(blob => storable(&blob.last_error)),
+            column!(blob => storable(&blob.reason)),
+            column!(blob => storable(&blob.foreign_etag)),
+            loaded.now.millis,
             buckets,
             keys,
-            live().map(|live| live.version.as_str().to_owned()).collect::<Vec<_>>(),
-            live().map(|live| live.size as i64).collect::<Vec<_>>(),
-            live().map(|live| live.modified.millis).collect::<Vec<_>>(),
-            live().map(|live| live.etag.clone()).collect::<Vec<_>>(),
-            live().map(|live| to_json(&live.record)).collect::<Vec<_>>()
+            versions,
+            sizes,
+            modified,
+            etags,
+            records
         ));
+    }
+    if !diff.versions_changed.is_empty() {
+        let (buckets, keys, versions, sizes, modified, etags, records) = version_columns(&diff.versions_changed);
+        all.push(bound!(CHANGE_VERSIONS, buckets, keys, versions, sizes, modified, etags, records));
     }
 }
 
@@ -525,26 +486,28 @@ fn put_usage(diff: &Diff<'_>, all: &mut Vec<Bound>) {
     }
 }
 
-fn put_shares(around: &Around<'_>, diff: &Diff<'_>, all: &mut Vec<Bound>) {
-    if diff.shares.is_empty() {
-        return;
+fn put_shares(around: &Around<'_>, loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
+    let mut shares: Vec<(i64, &BackendName, &Delta)> =
+        diff.shares.iter().map(|(name, delta)| (loaded.id_of(name), name, delta)).collect();
+    shares.sort_unstable_by_key(|(backend, ..)| *backend);
+    for (backend, name, delta) in shares {
+        all.push(bound!(
+            PUT_SHARE,
+            around.incarnation.0,
+            backend,
+            name.as_str().to_owned(),
+            delta.charged,
+            delta.reserved_bytes,
+            delta.live_blobs,
+            delta.live_bytes,
+            delta.doomed_blobs,
+            delta.doomed_bytes,
+            delta.dead_blobs,
+            delta.dead_bytes,
+            delta.active_uploads,
+            delta.found
+        ));
     }
-    let column = |of: fn(&Delta) -> i64| diff.shares.values().map(of).collect::<Vec<i64>>();
-    all.push(bound!(
-        PUT_SHARES,
-        around.incarnation.0,
-        diff.shares.keys().map(|name| name.as_str().to_owned()).collect::<Vec<_>>(),
-        column(|one| one.charged),
-        column(|one| one.reserved_bytes),
-        column(|one| one.live_blobs),
-        column(|one| one.live_bytes),
-        column(|one| one.doomed_blobs),
-        column(|one| one.doomed_bytes),
-        column(|one| one.dead_blobs),
-        column(|one| one.dead_bytes),
-        column(|one| one.active_uploads),
-        column(|one| one.found)
-    ));
 }
 
 /// Sends BEGIN, the statements and COMMIT at once; answers the statements' rows. `lock_within`: how long it may wait for
