@@ -40,8 +40,12 @@ fn numbers_that_another_has_used_do_not_stop_all_writes() {
         let changes = vec![other.begin_write(key, 1).into()];
         wait_for(other.store.apply(BatchId(9, other.roll()), changes.into()))
     };
+    execute(&options, "CREATE TABLE blobs_before AS SELECT * FROM blobs");
     let refused = begin("l");
     assert!(matches!(refused, Err(ApplyError::NotApplied(_))), "its number is another's: {refused:?}");
+    let untouched =
+        "IF EXISTS (SELECT FROM (TABLE blobs_before EXCEPT TABLE blobs) AS changed) THEN RAISE 'changed'; END IF";
+    execute(&options, &format!("DO $$ BEGIN {untouched}; END $$"));
     begin("l").expect("a number of its own");
     one.put("k", 10);
 }
