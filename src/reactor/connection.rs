@@ -25,7 +25,7 @@ use crate::proto::error_code::{ErrorCode, S3Error};
 use crate::proto::http1::{BadHead, Method, RequestHead, asked_for};
 use crate::proto::operation::Operation;
 use crate::proto::post::boundary_of;
-use crate::proto::sigv4;
+use crate::proto::sigv4::{self, AuthError};
 use crate::proto::target::{Target, bucket_of_host};
 use crate::proto::unfolded::unfold;
 use monoio::net::TcpStream;
@@ -214,7 +214,7 @@ async fn answer<'c>(
         let place = (bucket, hosted);
         return Box::pin(client_form::serve((site, registry), opening, place, &boundary, kept, exchange)).await;
     }
-    match admit((site, registry), opening, meant, target, exchange) {
+    match admit((site, registry), opening, meant, (target, hosted.is_some()), exchange) {
         Ok(request) => handlers::serve(&*site.ports, &request, exchange, kept).await,
         Err(error) => trouble::refuse(opening.head, opening.id.as_str(), exchange, kept, &error).await,
     }
@@ -288,12 +288,13 @@ fn is_health(target: &Target<'_>) -> bool {
     matches!(target.raw_path, "/health" | "/health/ready")
 }
 
-/// Who asks for what, and how the body will come: everything that must be known before a handler runs.
+/// Who asks for what, and how the body will come: everything that must be known before a handler runs. `is_hosted`: the
+/// target's bucket stands in the Host.
 fn admit<'c>(
     (site, registry): (&'c Site, &'c Registry),
     opening: &'c Opening<'c>,
     meant: &'c RequestHead<'c>,
-    target: Target<'c>,
+    (target, is_hosted): (Target<'c>, bool),
     exchange: &mut ClientExchange<'c>,
 ) -> Result<Request<'c>, S3Error> {
     let head = opening.head;
@@ -306,7 +307,13 @@ fn admit<'c>(
     };
     let find = |key: &str| registry.credential(key).map(|one| (&one.secret_access_key, &one.principal));
     let region = view.server.region.as_deref();
-    let verified = site.verifier.borrow_mut().verify(&signed, site.about_now(), region, find).map_err(|error| {
+    let verified = site.verifier.borrow_mut().verify(&signed, site.about_now(), region, find);
+    let verified = match verified {
+        // The same signature would be good for the same path in every bucket.
+        Ok(verified) if is_hosted && !verified.covers_host => Err(AuthError::UnsupportedVersion),
+        verified => verified,
+    };
+    let verified = verified.map_err(|error| {
         site.cells().auth_failures.inc();
         exchange.audit().event = "s3.AuthFailure";
         S3Error::from(error)

@@ -243,6 +243,26 @@ def test_buckets_in_the_host(server, s3, host):
     assert send(server, "GET", presign(server, "GET", "/health", host=host), host=host).body == b"an object"
 
 
+@pytest.mark.parametrize("how", ["url", "header"])
+def test_version_2_says_nothing_of_the_host(server, boto, how):
+    """A request that was signed for one bucket is good for no other by a change of its Host, which this version does not
+    sign: the path, which it signs, would be a key there."""
+    with server.client() as client:
+        assert client.put(BUCKET, "beside", b"x").status == 200
+        # The same path as below, in the bucket of the host.
+        assert client.put(BUCKET, f"{BUCKET}/beside", b"another").status == 200
+    if how == "url":
+        url, headers = boto(server).generate_presigned_url("get_object", {"Bucket": BUCKET, "Key": "beside"}), {}
+        assert "AWSAccessKeyId=" in url
+    else:
+        request = AWSRequest(method="GET", url=f"{server.url}/{BUCKET}/beside", headers={"content-length": "0"})
+        botocore.auth.HmacV1Auth(Credentials(harness.ACCESS_KEY, harness.SECRET)).add_auth(request)
+        url, headers = request.url + "?x-id=GetObject", request.headers
+    assert send(server, "GET", url, headers).body == b"x"
+    answer = send(server, "GET", url, headers, host=f"{BUCKET}.{DOMAIN}")
+    assert (answer.status, answer.code) == (400, "InvalidRequest"), answer
+
+
 def test_paths_beside_hosts(server):
     """The domain itself, an address and a stranger's name: the bucket is in the path."""
     for host in (DOMAIN, f"{DOMAIN}:80", "127.0.0.1", "localhost:9000", "photos.s3.example"):

@@ -19,6 +19,8 @@ pub struct Verified<'h, P> {
     /// What the lookup gave with the secret.
     pub principal: P,
     pub payload: PayloadMode,
+    /// Whether the Host field is under the signature, and may say what the request is for.
+    pub covers_host: bool,
     /// For a body of signed chunks: continues from the request's signature.
     pub chunks: Option<Box<ChunkSigner>>,
 }
@@ -90,7 +92,7 @@ impl Verifier {
             let key = self.keys.find_or_derive(&said.key_of(secret)).clone();
             Box::new(ChunkSigner::new(key, said.date, &said.authorization.region, seed))
         });
-        Ok(Verified { access_key: said.authorization.access_key, principal, payload, chunks })
+        Ok(Verified { access_key: said.authorization.access_key, principal, payload, covers_host: true, chunks })
     }
 
     /// What is asked in place of a secret that does not exist.

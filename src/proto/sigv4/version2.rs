@@ -234,7 +234,8 @@ fn is_of_resource(name: &str) -> bool {
 }
 
 impl Verifier {
-    /// As `verify`, for version 2. It covers no body: the payload is unsigned or declared.
+    /// As `verify`, for version 2. It covers no body, so the payload is unsigned or declared; and not the host, so the bucket
+    /// must stand in the path.
     pub(super) fn verify_version_2<'h, 's, H: Fields + ?Sized, P>(
         &self,
         request: &Request<'h, H>,
@@ -271,7 +272,7 @@ impl Verifier {
         if !is_right {
             return Err(AuthError::SignatureDoesNotMatch);
         }
-        Ok(Verified { access_key: signed.access_key, principal, payload, chunks: None })
+        Ok(Verified { access_key: signed.access_key, principal, payload, covers_host: false, chunks: None })
     }
 }
 
