@@ -27,6 +27,8 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
     let key = ObjectKey::parse(request.key()).ok_or(ErrorCode::KeyTooLongError)?;
     // How big it will be is not known yet; parts are charged as they come.
     let mut candidates = placing::candidates(ports, bucket.name.as_str(), key.as_str(), 0);
+    // All its parts go to one backend: with little room left there it could never be completed, however often it was begun anew.
+    placing::prefer_room(ports, &mut candidates, ports.view().server.max_object_size_bytes);
     if candidates.is_empty() && !placing::any_usable(ports) {
         return Err(Failure::backend("no backend is usable").into());
     }

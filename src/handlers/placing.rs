@@ -14,6 +14,7 @@ use crate::proto::body_check::Help;
 use crate::proto::checksum::{Algorithm, Algorithms, Digester};
 use crate::store::port::Candidate;
 use crate::store::record::BlobAt;
+use std::cmp::Reverse;
 
 /// Copies of one version that are looked at; the best eight of them are tried.
 const COPIES_LOOKED_AT: usize = 16;
@@ -48,6 +49,20 @@ fn placement_facts<P: Ports>(ports: &P, index: usize, size: u64) -> BackendFacts
         max_object_bytes: backend.max_object_size_bytes,
         max_key_bytes: backend.max_key_bytes,
     }
+}
+
+/// For what grows after it was placed: those with `ample` bytes of room come first, in the order they had, then the others by
+/// how much they have; one that has had failures comes last all the same. By what was charged at the last batch.
+pub fn prefer_room<P: Ports>(ports: &P, candidates: &mut [Candidate], ample: u64) {
+    let now = ports.clock().tick();
+    candidates.sort_by_key(|candidate| {
+        let index = index_of(ports, &candidate.backend);
+        let room = match ports.board().limit_bytes(index) {
+            0 => u64::MAX,
+            limit => limit.saturating_sub(ports.board().charged_bytes(index)),
+        };
+        (!ports.health().is_good(index, now), Reverse(room.min(ample)))
+    });
 }
 
 /// Whether a blob of this size seems to fit, by what was charged at the last batch. Only the store's transaction decides.

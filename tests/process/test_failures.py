@@ -366,6 +366,29 @@ def test_quotas_overflow_to_the_next_backend_and_then_507(tmp_path):
         assert sum(used().values()) == sum(sum(harness.stored_in(folder).values()) for folder in folders)
 
 
+def test_an_upload_in_parts_goes_where_there_is_room_for_more(tmp_path):
+    """Nobody knows how much will come: begun on the little that is left of the first backend it could never be completed."""
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    backends = [
+        harness.directory_backend(folder.name, folder, quota_bytes=quota * harness.MIB)
+        for folder, quota in zip(folders, (6, 30, 20))
+    ]
+    with harness.Server(tmp_path / "server", backends) as server, server.client() as client:
+        assert client.put(BUCKET, "small", b"x").status == 200
+        created = client.request("POST", BUCKET, "big", query=[("uploads", "")])
+        upload = ("uploadId", lean.xml_texts(created.body, "UploadId")[0])
+        parts = ""
+        for number in range(1, 4):
+            query = [("partNumber", str(number)), upload]
+            part = client.put(BUCKET, "big", pattern(number, 5 * harness.MIB), query=query)
+            assert part.status == 200, part
+            parts += f"<Part><PartNumber>{number}</PartNumber><ETag>{part.header('etag')}</ETag></Part>"
+        manifest = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+        assert client.request("POST", BUCKET, "big", query=[upload], body=manifest).status == 200
+        used = {one["name"]: one["bytes_used"] for one in server.status()["backends"]}
+        assert used == {"one": 1, "two": 15 * harness.MIB, "three": 0}
+
+
 def test_a_quota_holds_under_concurrent_writes(tmp_path):
     """Sixteen writers race for the room of ten objects: never more than fits, on disk or in the accounts."""
     folder = tmp_path / "one"
