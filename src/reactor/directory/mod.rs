@@ -4,6 +4,7 @@
 //! Everything is done relative to a handle on the directory, which was opened when its marker was seen: what is mounted
 //! over it later, or no longer, cannot be taken for it. Symbolic links are not followed, so nothing outside is reached.
 
+mod completing;
 mod copy;
 mod files;
 mod multipart;
@@ -12,6 +13,7 @@ mod remove;
 mod tree;
 mod write;
 
+use completing::Completing;
 pub use read::{Piece, Reading};
 use tree::Walks;
 pub use write::Writing;
@@ -42,12 +44,19 @@ pub struct Directory {
     /// under this lock, so that what is in it is what was synced.
     known: Mutex<HashSet<String>>,
     walks: Mutex<Walks>,
+    completing: Completing,
 }
 
 impl Directory {
     /// Opens nothing yet.
     pub fn new(path: impl Into<PathBuf>) -> Arc<Self> {
-        Arc::new(Self { path: path.into(), root: RwLock::default(), known: Mutex::default(), walks: Mutex::default() })
+        Arc::new(Self {
+            path: path.into(),
+            root: RwLock::default(),
+            known: Mutex::default(),
+            walks: Mutex::default(),
+            completing: Completing::default(),
+        })
     }
 
     pub fn path(&self) -> &Path {

@@ -50,6 +50,7 @@ impl Directory {
     pub fn complete_upload(&self, name: &str, parts: &[PartRecord]) -> Result<Stored, Failure> {
         let at = BlobPath::of(name);
         let manifest = manifest_of(name, parts)?;
+        let _turn = self.completing.enter(name);
         let failed = |cause| failure("completing", name, cause);
         let done = match self.open_parts(&at) {
             Ok(holder) => {
@@ -214,6 +215,30 @@ mod tests {
             assert_eq!(files(&place), Vec::<String>::new());
         }
         assert_eq!(directory.complete_upload(&blob(), &parts).map_err(|failure| failure.kind), Err(Kind::NotFound));
+    }
+
+    /// A client that waits too long asks again while it is still being done.
+    #[test]
+    fn completes_of_one_upload_agree() {
+        for _ in 0..50 {
+            let (place, directory) = directory();
+            directory.create_upload(&blob(), &Label::default()).expect("opened");
+            let parts = [put_part(&directory, 1, 1, b"01234").expect("stored")];
+            let start = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        start.wait();
+                        assert_eq!(directory.complete_upload(&blob(), &parts).expect("complete"), Stored::default());
+                        // Who was answered may read, whatever the others are at.
+                        for _ in 0..20 {
+                            assert_eq!(read(&directory, 5, None), b"01234");
+                        }
+                    });
+                }
+            });
+            assert_eq!(files(&place), [format!("{}/00001-{}", blob(), nonce(1)), format!("{}/manifest", blob())]);
+        }
     }
 
     #[test]
