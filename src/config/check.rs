@@ -80,6 +80,7 @@ pub(super) fn read_all(reader: &mut Reader, root: &Node, reported: Vec<Problem>)
     };
     check_addresses(reader, &root, &config);
     check_staleness(reader, &root.section("location_cache"), &config);
+    check_postgres::warn_of_patience(reader, &root, &config);
     check_unused::warn_of_unused(reader, &root, &config);
     Some(config)
 }

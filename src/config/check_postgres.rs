@@ -1,7 +1,7 @@
 //! `database.*` of PostgreSQL.
 
 use super::check::TIMEOUT;
-use super::checked::{Postgres, SslMode};
+use super::checked::{Config, DatabaseDriver, Postgres, SslMode};
 use super::reader::{Reader, Section};
 use crate::base::Secret;
 
@@ -30,6 +30,23 @@ pub(super) fn nothing_of_postgres(reader: &mut Reader, at: &Section<'_>) {
             at.key(word),
             "belongs to `driver: postgres`; remove it, or the driver's line",
         );
+    }
+}
+
+/// A batch may wait for others' locks for three quarters of `call_timeout`, and the renewal of the lease behind it.
+pub(super) fn warn_of_patience(reader: &mut Reader, root: &Section<'_>, config: &Config) {
+    let (patience, lease) = (config.database.call_timeout, config.write_path.lease);
+    if matches!(config.database.driver, DatabaseDriver::Postgres(_)) && patience >= lease {
+        let (section, word) = match root.section("database").has("call_timeout") {
+            true => (root.section("database"), "call_timeout"),
+            false => (root.section("write_path"), "lease"),
+        };
+        let relation = format!(
+            "`database.call_timeout`, {patience:?}, should be shorter than `write_path.lease`, {lease:?}: while one batch waits \
+             for the database the lease of this instance may end, and with it all its unfinished writes; make the one \
+             shorter, or the other longer on all instances"
+        );
+        reader.warn(section.line_of(word), section.key(word), relation);
     }
 }
 

@@ -561,6 +561,34 @@ fn keys_without_effect_are_warned_of_one_by_one() {
 }
 
 #[test]
+fn calls_that_may_take_longer_than_a_lease_are_warned_of() {
+    let check = |database: &str, write_path: &str, want: &[&str]| {
+        let text = format!("{SMALL}database: {{{database}}}\nwrite_path: {{{write_path}settle: 20m}}\n");
+        let got: Vec<_> = valid(&text).warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(got.len(), want.len(), "{got:?}");
+        for (got, want) in got.iter().zip(want) {
+            assert!(got.starts_with(want), "{got} is not {want}");
+        }
+    };
+    let postgres = "host: db, database: d, user: u";
+    let said = |line, key, timeout, lease| {
+        format!(
+            "line {line}: {key}: `database.call_timeout`, {timeout}, should be shorter than `write_path.lease`, {lease}:"
+        )
+    };
+    check(&format!("{postgres}, call_timeout: 9s"), "", &[]);
+    check(&format!("{postgres}, call_timeout: 10s"), "", &[&said(16, "database.call_timeout", "10s", "10s")]);
+    check(
+        &format!("{postgres}, call_timeout: 90s"),
+        "lease: 60s, ",
+        &[&said(16, "database.call_timeout", "90s", "60s")],
+    );
+    check(postgres, "lease: 1500ms, ", &[&said(17, "write_path.lease", "2s", "1.5s")]);
+    // Without others there is no lease.
+    check("call_timeout: 90s", "", &[]);
+}
+
+#[test]
 fn unset_variables_do_not_hide_other_problems() {
     let text = SMALL.replace("1GiB", "${NOT_SET}").replace("9000", "none");
     let problems = read(&text).expect_err("three problems").to_string();

@@ -5,7 +5,7 @@ use super::alone::one;
 use super::rows::{Columns, Read};
 use super::sessions::{Blamed, Session, Sql, sql};
 use super::{PostgresStore, leftovers, restored};
-use crate::base::Failure;
+use crate::base::{Failure, Timestamp};
 
 /// Its mark too, so that whoever loses this transaction with the database's last ones sees it. Leases are given and judged by the
 /// database's clock as it is now, also if that was set back (another host took over): by the latest time that it has seen, a run
@@ -45,6 +45,7 @@ impl PostgresStore {
                 let (mark, now) = self.renewing.get();
                 self.told_mark.set(mark);
                 self.told_at.set(now);
+                self.renewed_at.set(now);
                 self.tenure.renew(asked.plus(self.lease));
             }
             Some(Outcome::Renew(Err(_))) => self.tenure.end(),
@@ -67,7 +68,7 @@ impl PostgresStore {
         let Some(mark) = mark.filter(|_| !rewound) else { return Ok(Err(Refusal::Lost)) };
         self.renewing.set((mark, now));
         let mut renewed = Renewed::default();
-        if renew.judge {
+        if renew.judge && !self.was_held_up(now) {
             let lapsed = session.query(&LAPSED, &[&self.test_clock()]).await.blamed()?;
             let lapsed: Vec<i64> = lapsed.iter().map(|row| Columns::of(row).value()).collect::<Read<_>>()?;
             renewed.ended = lapsed.len() as u64;
@@ -75,6 +76,13 @@ impl PostgresStore {
             renewed.doomed = leftovers::take_over(session, gone, renew.incarnation, now, self.rules).await?;
         }
         Ok(Ok(renewed))
+    }
+
+    /// Whether this renewal comes so late that the database, or the way to it, has stood still meanwhile. That is not a failure
+    /// where calls may wait for long (`database.call_timeout`); but the renewals of others have been waiting too, perhaps behind
+    /// this one, and are to be heard before anybody is judged.
+    fn was_held_up(&self, now: Timestamp) -> bool {
+        now.since(self.renewed_at.get()) > self.lease / 2
     }
 
     /// Of this run's lease.

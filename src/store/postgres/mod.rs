@@ -84,6 +84,8 @@ pub struct PostgresStore {
     told_mark: Cell<i64>,
     /// When it was told that, or that it is registered, by the database's clock.
     told_at: Cell<Timestamp>,
+    /// When its lease was last renewed, by the same clock.
+    renewed_at: Cell<Timestamp>,
     /// What both will be when the renewal that is under way is committed.
     renewing: Cell<(i64, Timestamp)>,
     blob_ids: Cell<batch::BlobIds>,
@@ -122,6 +124,7 @@ impl PostgresStore {
             incarnation: Cell::new(Incarnation(0)),
             told_mark: Cell::new(0),
             told_at: Cell::default(),
+            renewed_at: Cell::default(),
             renewing: Cell::default(),
             blob_ids: Cell::default(),
             recall: RefCell::default(),

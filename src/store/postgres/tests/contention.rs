@@ -235,6 +235,7 @@ fn who_judges_a_run_and_who_sets_limits_do_not_wait_for_each_other() {
         bench.step(Renew { incarnation: bench.incarnation.get(), judge, leave: false }).expect("it lives")
     };
     renew(&setter, false);
+    renew(&judge, false);
     // While the judge waits for an upload of the run that is gone, limits are set.
     let held = Held::row(&options, "uploads", "TRUE");
     let judging = std::thread::spawn(move || renew(&judge, true));
@@ -279,7 +280,10 @@ fn work(bench: &Bench<OnPostgres>, seed: u64) {
             }
             2 => {
                 bench.advance(roll(12));
-                drop(tried(vec![Renew { incarnation: bench.incarnation.get(), judge: true, leave: false }.into()]));
+                // The first after a while judges nobody.
+                for judge in [false, true] {
+                    drop(tried(vec![Renew { incarnation: bench.incarnation.get(), judge, leave: false }.into()]));
+                }
             }
             3 => {
                 bench.advance(100);

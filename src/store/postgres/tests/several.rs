@@ -45,7 +45,7 @@ fn batches_without_a_common_key_do_not_overtake_each_other() {
         }
     }
     assert_decided_once(&options);
-    let renewed = bench.step(Renew { incarnation: bench.incarnation.get(), judge: true, leave: false });
+    let renewed = renew(&bench, true);
     assert_eq!(renewed, Ok(Renewed::default()), "nothing was lost of what it was told");
     assert!(!is_held(&bench));
     assert_eq!(bench.status("c").bytes_used, 40 * TOGETHER * 5);
@@ -62,6 +62,31 @@ fn a_lost_answer_is_known_whatever_ran_since() {
     assert_eq!(found.map(|found| found.outcomes), Some(applied.outcomes));
 }
 
+fn renew(bench: &Bench<OnPostgres>, judge: bool) -> Result<Renewed, Refusal> {
+    bench.step(Renew { incarnation: bench.incarnation.get(), judge, leave: false })
+}
+
+/// A database that stood still for longer than a term, and for less than calls wait, has failed nobody: who renews first
+/// afterwards must not end all others, whose renewals are on their way.
+#[test]
+fn who_could_not_renew_itself_judges_nobody() {
+    let (options, bench) = bench();
+    let other = another(&options, &bench);
+    other.register(&BACKENDS);
+    let begun = bench.step(bench.begin_write("k", 10)).expect("there is room");
+    renew(&other, true).expect("it lives");
+    bench.advance(11);
+    assert_eq!(renew(&other, true), Ok(Renewed::default()), "it may have been the database");
+    renew(&bench, true).expect("it was not ended");
+    bench.step(bench.commit_write("k", &begun)).expect("its write is its own still");
+    for _ in 0..3 {
+        bench.advance(4);
+        let renewed = renew(&other, true);
+        assert!(renewed.is_ok(), "{renewed:?}");
+    }
+    assert_eq!(renew(&bench, true), Err(Refusal::Lost), "one that does not renew while the other does is ended");
+}
+
 /// What a run has under way is seen before it is ended, and afterwards it commits nothing.
 #[test]
 fn a_run_is_not_ended_under_a_batch() {
@@ -70,6 +95,7 @@ fn a_run_is_not_ended_under_a_batch() {
     other.register(&BACKENDS);
     bench.put("k", 10);
     bench.advance(3600);
+    renew(&other, false).expect("nobody has ended it");
     let held = contention::Held::row(&options, "blobs", "key = 'k'");
     let (mine, id, store) = (bench.incarnation.get().0, BatchId(9, bench.roll()), &bench.store);
     std::thread::scope(|scope| {
@@ -81,12 +107,12 @@ fn a_run_is_not_ended_under_a_batch() {
         let look =
             format!("WHILE NOT EXISTS ({waits}) LOOP PERFORM pg_sleep(0.01), pg_stat_clear_snapshot(); END LOOP");
         execute(&options, &format!("DO $$ BEGIN {look}; END $$"));
-        let renewed = other.step(Renew { incarnation: other.incarnation.get(), judge: true, leave: false });
+        let renewed = renew(&other, true);
         assert_eq!(renewed, Ok(Renewed::default()), "it has a batch under way");
         held.let_go();
         waiting.join().expect("no panic").expect("it was not ended");
     });
-    let renewed = other.step(Renew { incarnation: other.incarnation.get(), judge: true, leave: false });
+    let renewed = renew(&other, true);
     assert_eq!(renewed.map(|renewed| renewed.ended), Ok(1), "{mine} has lapsed");
     check_ended(&bench);
 }
