@@ -11,7 +11,7 @@ use super::counters::redis::{OwnUsage, Shared as SharedCounters};
 use super::metadata::ControlMetadata;
 use crate::backend::budget::{ALL_POOL, ALL_REQUESTS, Budgets, POOL_PREFIX};
 use crate::backend::standing::Standing;
-use crate::base::{Failure, Incarnation, Secret, Timestamp};
+use crate::base::{BackendName, Failure, Incarnation, Secret, Timestamp};
 use crate::config::checked::{Replication, UsageFlush};
 use crate::config::view::View;
 use crate::observe::cells::{CoreCells, DeskCells};
@@ -362,6 +362,11 @@ impl Operations {
         Ok(lines)
     }
 
+    /// None where breakers are off.
+    fn breaker(&self, index: usize) -> Option<&'static str> {
+        self.standing.circuit(index).map(|circuit| circuit.state().as_str())
+    }
+
     fn usable(&self, name: &str) -> bool {
         self.view.backends.iter().position(|one| one.name.as_str() == name).is_some_and(|i| self.standing.usable(i))
     }
@@ -443,22 +448,29 @@ struct Status {
     reactors: Vec<ReactorLine>,
 }
 
+/// What only the database knows is null while it does not answer.
 #[derive(Serialize)]
 struct BackendLine {
     name: String,
+    /// The database does not answer: what it said last.
+    last_known: bool,
     healthy: bool,
+    /// Null where breakers are off, and of a backend that only rows name.
+    breaker: Option<&'static str>,
     draining: bool,
-    drained: bool,
-    bytes_used: u64,
-    bytes_reserved: u64,
-    orphan_bytes: u64,
+    drained: Option<bool>,
+    /// Used, reserved, and waiting for their deletion. Null: the database has not answered since the start.
+    bytes_charged: Option<u64>,
+    bytes_used: Option<u64>,
+    bytes_reserved: Option<u64>,
+    orphan_bytes: Option<u64>,
     bytes_limit: u64,
-    object_count: u64,
-    cleanup_queue: u64,
-    cleanup_dlq: u64,
-    api_requests: u64,
-    egress_bytes: u64,
-    ingress_bytes: u64,
+    object_count: Option<u64>,
+    cleanup_queue: Option<u64>,
+    cleanup_dlq: Option<u64>,
+    api_requests: Option<u64>,
+    egress_bytes: Option<u64>,
+    ingress_bytes: Option<u64>,
 }
 
 /// One monthly budget of a backend, over all instances.
@@ -491,7 +503,10 @@ async fn status(State(operations): State<Arc<Operations>>) -> Response {
         restored: matches!(operations.metadata.query(Query::Restored).await, Ok(Answer::Restored(true))),
         usage_period: date::month((operations.now)()),
         budgets: operations.budgets().await.unwrap_or_default(),
-        backends: backends.unwrap_or_default().into_iter().map(|one| backend_line(&operations, one)).collect(),
+        backends: match backends {
+            Ok(backends) => backends.into_iter().map(|one| backend_line(&operations, one)).collect(),
+            Err(_) => (0..operations.view.backends.len()).map(|index| last_known(&operations, index)).collect(),
+        },
         reactors: operations.cores.iter().map(|core| reactor_line(core)).filter(|line| line.core != "mover").collect(),
     };
     Json(status).into_response()
@@ -499,20 +514,47 @@ async fn status(State(operations): State<Arc<Operations>>) -> Response {
 
 fn backend_line(operations: &Operations, one: BackendStatus) -> BackendLine {
     BackendLine {
+        last_known: false,
         healthy: operations.usable(&one.name),
+        breaker: operations.view.backend_index(&BackendName::new(&one.name)).and_then(|i| operations.breaker(i)),
         name: one.name,
         draining: one.draining,
-        drained: one.drained,
-        bytes_used: one.bytes_used,
-        bytes_reserved: one.bytes_reserved,
-        orphan_bytes: one.orphan_bytes,
+        drained: Some(one.drained),
+        bytes_charged: Some(one.bytes_used + one.bytes_reserved + one.orphan_bytes),
+        bytes_used: Some(one.bytes_used),
+        bytes_reserved: Some(one.bytes_reserved),
+        orphan_bytes: Some(one.orphan_bytes),
         bytes_limit: one.bytes_limit,
-        object_count: one.object_count,
-        cleanup_queue: one.cleanup_depth,
-        cleanup_dlq: one.dlq_depth,
-        api_requests: one.usage.api_requests,
-        egress_bytes: one.usage.egress_bytes,
-        ingress_bytes: one.usage.ingress_bytes,
+        object_count: Some(one.object_count),
+        cleanup_queue: Some(one.cleanup_depth),
+        cleanup_dlq: Some(one.dlq_depth),
+        api_requests: Some(one.usage.api_requests),
+        egress_bytes: Some(one.usage.egress_bytes),
+        ingress_bytes: Some(one.usage.ingress_bytes),
+    }
+}
+
+/// Of a backend of the configuration, without the database.
+fn last_known(operations: &Operations, index: usize) -> BackendLine {
+    let was_told = operations.readiness.database.registered().is_some();
+    BackendLine {
+        name: operations.view.backends[index].name.as_str().to_owned(),
+        last_known: true,
+        healthy: operations.standing.usable(index),
+        breaker: operations.breaker(index),
+        draining: operations.standing.draining(index),
+        drained: None,
+        bytes_charged: was_told.then(|| operations.board.charged_bytes(index)),
+        bytes_used: None,
+        bytes_reserved: None,
+        orphan_bytes: None,
+        bytes_limit: operations.board.limit_bytes(index),
+        object_count: None,
+        cleanup_queue: None,
+        cleanup_dlq: None,
+        api_requests: None,
+        egress_bytes: None,
+        ingress_bytes: None,
     }
 }
 
@@ -576,3 +618,6 @@ fn process() -> Process {
     let open_fds = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
     Process::from_texts(&text("/proc/self/stat"), &text("/proc/self/status"), open_fds)
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,13 @@ impl ControlMetadata {
     }
 }
 
+/// A way to a desk that the caller plays.
+#[cfg(test)]
+pub(super) fn played() -> (ControlMetadata, flume::Receiver<Call<impl ReplyTo>>) {
+    let (send, calls) = flume::unbounded::<Call<WayBack>>();
+    (ControlMetadata { send }, calls)
+}
+
 impl Metadata for ControlMetadata {
     async fn query(&self, query: Query) -> Result<Answer, Failure> {
         match self.ask(Ask::Query(query)).await? {

@@ -135,6 +135,16 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
             for key, body in bodies.items():
                 assert client.get(BUCKET, key).body == body, "from the other copy"
             stubs[0].mend()
+            # What this process knows of its backends, and as what.
+            status = server.status()
+            assert status["db_healthy"] is False and [one["name"] for one in status["backends"]] == ["stub-0", "stub-1"]
+            for one in status["backends"]:
+                charged = sum(map(len, bodies.values()))
+                assert (one["last_known"], one["bytes_charged"], one["bytes_limit"]) == (True, charged, 8 * harness.GIB), one
+                assert (one["healthy"], one["draining"], one["bytes_used"], one["object_count"]) == (True, False, None, None), one
+                assert one["breaker"] is None, "they are off"
+            shown = program("admin", "--config", server.write_config(), "status").stdout
+            assert "NOT ANSWERING" in shown and "stub-0" in shown and "CHARGED" in shown, shown
             compared = program("sync", "--config", server.write_config(), "--restored", check=False, timeout=20)
             assert compared.returncode == 1 and "the database does not answer" in compared.stderr, compared
             status, text = server.health()

@@ -150,9 +150,10 @@ impl Filter {
     }
 }
 
-const STATUS: [Column; 10] = [
+const STATUS: [Column; 11] = [
     ("BACKEND", "name", Shown::Text),
     ("HEALTHY", "healthy", Shown::Text),
+    ("BREAKER", "breaker", Shown::Text),
     ("DRAINING", "draining", Shown::Text),
     ("OBJECTS", "object_count", Shown::Number),
     ("USED", "bytes_used", Shown::Bytes),
@@ -161,6 +162,14 @@ const STATUS: [Column; 10] = [
     ("LIMIT", "bytes_limit", Shown::Limit),
     ("CLEANUP", "cleanup_queue", Shown::Number),
     ("DEAD", "cleanup_dlq", Shown::Number),
+];
+const LAST_KNOWN: [Column; 6] = [
+    ("BACKEND", "name", Shown::Text),
+    ("HEALTHY", "healthy", Shown::Text),
+    ("BREAKER", "breaker", Shown::Text),
+    ("DRAINING", "draining", Shown::Text),
+    ("CHARGED", "bytes_charged", Shown::Bytes),
+    ("LIMIT", "bytes_limit", Shown::Limit),
 ];
 const CLEANUPS: [Column; 8] = [
     ("ID", "id", Shown::Number),
@@ -193,12 +202,16 @@ fn words(command: &Command, answer: &Value) -> String {
             } else {
                 ""
             };
+            let is_answering = answer["db_healthy"] == Value::Bool(true);
+            let (database, columns) = match is_answering {
+                true => ("healthy", &STATUS[..]),
+                false => ("NOT ANSWERING (charges, limits and drains are the last that it told)", &LAST_KNOWN[..]),
+            };
             format!(
-                "version {}, database {}, usage of {}{restored}\n\n{}",
+                "version {}, database {database}, usage of {}{restored}\n\n{}",
                 text("version", Shown::Text),
-                if answer["db_healthy"] == Value::Bool(true) { "healthy" } else { "NOT ANSWERING" },
                 text("usage_period", Shown::Text),
-                table(&STATUS, &list("backends"))
+                table(columns, &list("backends"))
             )
         }
         Command::CleanupQueue(_) => counted(answer, "waiting for their deletion", &table(&CLEANUPS, &list("items"))),
@@ -313,6 +326,13 @@ mod tests {
             "confirm_token": "tok", "expires_in": 60});
         let text = super_words(&line.admin.command, &answer);
         for part in ["3 copies", "2.0 KiB", "1 objects have no other", "remove-backend b --purge --confirm tok"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        let line = Line::try_parse_from("x status".split(' ')).unwrap();
+        let backend = serde_json::json!({"name": "near", "last_known": true, "healthy": true, "breaker": "half-open",
+            "draining": false, "bytes_charged": 2048, "bytes_limit": 0, "bytes_used": null});
+        let text = super_words(&line.admin.command, &serde_json::json!({"db_healthy": false, "backends": [backend]}));
+        for part in ["NOT ANSWERING", "the last that it told", "near", "half-open", "2.0 KiB", "unlimited"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         let line = Line::try_parse_from("x drain-status b".split(' ')).unwrap();
