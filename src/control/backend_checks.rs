@@ -7,7 +7,6 @@ use crate::backend::standing::Standing;
 use crate::base::failure::Kind;
 use crate::base::{Clock, Dice, Failure, Nonce};
 use crate::config::checked;
-use crate::handlers::concurrent;
 use crate::handlers::ports::Ports;
 use crate::policy::usage::BackendCall;
 use crate::reactor::ports::CorePorts;
@@ -22,33 +21,96 @@ use std::time::Duration;
 /// How often it is looked whether a probe is due.
 const PROBE_LOOK: Duration = Duration::from_millis(250);
 
+/// What answers so soon belongs to the pass that asked; whoever takes longer is not waited for where another is to be looked at again.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is looked whether all have answered.
+const LOOK_ENDS: Duration = Duration::from_millis(5);
+
 /// What passes remember of this run.
 pub struct Book {
     /// Hears when every backend has been looked at once.
-    pub checked: flume::Sender<()>,
+    checked: flume::Sender<()>,
     pub sweep: Cell<Sweep>,
+    /// In the view's order.
+    looks: Box<[Cell<Look>]>,
+}
+
+impl Book {
+    pub fn new(checked: flume::Sender<()>, backends: usize) -> Self {
+        Self { checked, sweep: Cell::default(), looks: (0..backends).map(|_| Cell::default()).collect() }
+    }
+}
+
+/// The looks at one backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Look {
+    is_under_way: bool,
+    /// Whether the last that ended found it in order. None: none has ended.
+    found: Option<bool>,
+}
+
+/// One look, on a task of its own; ends with it, also by a panic.
+struct Looking {
+    book: Rc<Book>,
+    index: usize,
+    found: bool,
+}
+
+impl Looking {
+    /// None while the one before is under way.
+    fn begin(book: &Rc<Book>, index: usize) -> Option<Self> {
+        let look = book.looks[index].get();
+        book.looks[index].set(Look { is_under_way: true, ..look });
+        (!look.is_under_way).then(|| Self { book: Rc::clone(book), index, found: false })
+    }
+
+    fn end(mut self, found: bool) {
+        self.found = found;
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.book.looks[self.index].set(Look { is_under_way: false, found: Some(self.found) });
+    }
 }
 
 /// Looks at every backend's marker and measures what was not measured; whether all are in order. Those whose breaker is
-/// open have their probes; one that was in order and whose monthly budget has no more looks is left alone.
-pub async fn check_backends(ports: &CorePorts, book: &Book) -> bool {
-    let found = what_is_known(ports).await;
-    let mut all = true;
+/// open have their probes; one that was in order and whose monthly budget has no more looks is left alone. Each by itself: one
+/// that does not answer must not keep the others from being used, nor from being looked at again.
+pub async fn check_backends(ports: &Rc<CorePorts>, book: &Rc<Book>) -> bool {
+    let found = what_is_known(ports).await.ok();
     let look = Spend::call(BackendCall::Get);
-    let is_due = |&index: &usize| {
+    let is_due = |index: usize| {
         let standing = ports.standing();
         !standing.is_open(index) && (!standing.is_ours(index) || ports.budgets().has_room(index, &look))
     };
-    let backends = ports.view().backends.len();
-    let looks = (0..backends).filter(is_due).map(|index| {
-        let found = found.as_ref().ok().map(|found| found[index]);
-        check_and_tell(ports, index, found)
-    });
-    // All at once: one that does not answer must not keep the others from being used.
-    concurrent::each(backends, looks, |_, checked| all &= checked.is_ok()).await;
-    let _ = book.checked.try_send(());
+    let looks = || book.looks.iter().map(Cell::get).enumerate();
+    for index in (0..book.looks.len()).filter(|&index| is_due(index)) {
+        let Some(looking) = Looking::begin(book, index) else { continue };
+        let (ports, found) = (Rc::clone(ports), found.as_ref().map(|found| found[index]));
+        let cells = Arc::clone(&ports.core.cells);
+        task::spawn(&cells, "look", async move {
+            let checked = check_and_tell(&ports, index, found).await;
+            looking.end(checked.is_ok());
+        });
+    }
     // One whose breaker may close before anybody knows whose it is must not wait for the next regular look.
-    all && (0..ports.view().backends.len()).all(|index| ports.standing().is_ours(index))
+    let is_in_order =
+        |index: usize, look: Look| ports.standing().is_ours(index) && (!is_due(index) || look.found == Some(true));
+    let since = ports.clock().tick();
+    loop {
+        let others_wait = looks().any(|(index, look)| !look.is_under_way && !is_in_order(index, look));
+        let has_patience = ports.clock().tick().since(since) < LOOK_PATIENCE || !others_wait;
+        if !looks().any(|(_, look)| look.is_under_way) || !has_patience {
+            break;
+        }
+        ports.clock().sleep(LOOK_ENDS).await;
+    }
+    if looks().all(|(index, look)| look.found.is_some() || !is_due(index)) {
+        let _ = book.checked.try_send(()); // who waited for it may be gone
+    }
+    looks().all(|(index, look)| !look.is_under_way && is_in_order(index, look))
 }
 
 /// Probes each backend whose breaker's wait is over, for ever; returns at once where breakers are off. The breaker closes

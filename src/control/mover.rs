@@ -11,7 +11,6 @@ use crate::reactor::ports::CorePorts;
 use crate::reactor::run::{CoreParts, mover};
 use crate::reactor::task;
 use crate::workers::{cleanup, drain, recover, replicate, stale_uploads, sync, trim};
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +54,7 @@ async fn work(ports: Rc<CorePorts>, asks: Postbox<Ask, Go>, checked: flume::Send
             return;
         }
     };
-    let book = Rc::new(Book { checked, sweep: Cell::default() });
+    let book = Rc::new(Book::new(checked, ports.view().backends.len()));
     for &service in services {
         let (ports, mailbox, book) = (Rc::clone(&ports), Rc::clone(&mailbox), Rc::clone(&book));
         task::spawn(&cells, service_name(service), async move {
@@ -71,7 +70,7 @@ fn service_name(service: Service) -> &'static str {
     service.as_str()
 }
 
-async fn serve_for_ever(service: Service, ports: &CorePorts, mailbox: &Mailbox<Ask, Go>, book: &Book) {
+async fn serve_for_ever(service: Service, ports: &Rc<CorePorts>, mailbox: &Mailbox<Ask, Go>, book: &Rc<Book>) {
     let mut last = None;
     while let Ok(go) = mailbox.call_accepted(Ask { service, last }).await {
         let pass = told(service, ports.cells(), run_pass(service, go, ports, book)).await;
@@ -99,9 +98,10 @@ async fn told(service: Service, cells: &CoreCells, pass: impl Future<Output = Re
     pass
 }
 
-async fn run_pass(service: Service, go: Go, ports: &CorePorts, book: &Book) -> Result<Pass, Failure> {
+async fn run_pass(service: Service, go: Go, core: &Rc<CorePorts>, book: &Rc<Book>) -> Result<Pass, Failure> {
+    let ports: &CorePorts = core;
     match service {
-        Service::Standing => Ok(Pass { failed: !check_backends(ports, book).await, ..Pass::default() }),
+        Service::Standing => Ok(Pass { failed: !check_backends(core, book).await, ..Pass::default() }),
         Service::Cleanup => {
             let report = cleanup::pass(ports).await?;
             let due_in = cleanup::next_due(ports).await?.map(|due| {

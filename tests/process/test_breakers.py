@@ -212,6 +212,24 @@ def test_a_backend_that_hangs_at_the_start_keeps_no_other_from_being_used(tmp_pa
             server.kill()
 
 
+def test_a_backend_that_comes_back_is_noticed_while_another_hangs(tmp_path):
+    with contextlib.ExitStack() as stack:
+        hung, back = (stack.enter_context(contextlib.closing(Stub(harness.free_port()))) for _ in range(2))
+        hung.hangs, back.down_with = True, 500
+        backends = [hung.backend("hung"), back.backend("back")]
+        server = harness.Server(tmp_path / "server", backends, {"server": {"backend_timeout": "5m"}}, start=False)
+        server.launch()
+        stack.callback(server.kill)
+        harness.wait_for("a look at both", lambda: hung.requests and back.requests, 30)
+        harness.wait_for("the admin port", lambda: harness.accepts(server.admin_port), 30)
+        assert server.backend_status("back")["healthy"] is False
+        back.mend()
+        harness.wait_for("its use", lambda: server.backend_status("back")["healthy"], 60)
+        assert server.backend_status("hung")["healthy"] is False
+        with server.client() as client:
+            assert client.put(BUCKET, "key", b"body").status == 200
+
+
 def test_deletes_wait_while_the_breaker_is_open_and_their_bytes_stay_charged(tmp_path):
     cleanup = {"cleanup_queue": {"interval": "200ms", "grace": "100ms", "retry_first": "100ms", "max_attempts": 2}}
     with stubbed(tmp_path, settings=harness.merged(QUICK, cleanup)) as (server, (stub,)), server.client() as client:
