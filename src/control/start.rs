@@ -31,7 +31,7 @@ use crate::reactor::jobs::SyncOrder;
 use crate::reactor::mailbox;
 use crate::reactor::ports::Shared;
 use crate::reactor::readiness::Readiness;
-use crate::reactor::run::{CoreParts, ReactorParts, Stop, reactor};
+use crate::reactor::run::{AUDIT_PATIENCE, CoreParts, ReactorParts, Stop, reactor};
 use crate::reactor::wake;
 use crate::store::board::Board;
 use crate::store::desk::Locations;
@@ -154,6 +154,12 @@ async fn run<S: MetadataStore + Send + 'static>(
     }
     stop_in_order(&view, &operations, &stop, reactor_cells.len() as u64).await;
     lease::leave(&terms).await;
+    let told = async {
+        while !stop.is_told() {
+            tokio::time::sleep(STOP_LOOK).await;
+        }
+    };
+    let _ = tokio::time::timeout(AUDIT_PATIENCE * 2, told).await; // a core that does not come to it has other troubles
     // The last of what this thread does: nothing is held up by its standing still.
     if !audit_flush.wait() {
         tracing::warn!("the last audit lines are lost: whoever reads the output stands still");

@@ -76,12 +76,22 @@ impl AuditLog {
         cells.audit_lines.inc();
     }
 
-    /// Hands over what is there; called by the reactor's tick, and at its end.
-    pub fn flush(&self) {
+    /// Hands over what is there; called by the reactor's tick, and at its end. False: the writer does not keep up, and it waits
+    /// for the next time.
+    pub fn flush(&self) -> bool {
         let mut buffer = self.buffer.borrow_mut();
         if !buffer.is_empty() {
             self.hand_over(&mut buffer);
         }
+        buffer.is_empty()
+    }
+
+    /// At the end, when nobody waits any longer for the writer: what is left is dropped and counted. Answers how many lines.
+    pub fn give_up(&self, cells: &CoreCells) -> u64 {
+        let lost = std::mem::take(&mut *self.buffer.borrow_mut());
+        let lines = lost.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        cells.audit_dropped.add(lines);
+        lines
     }
 
     fn hand_over(&self, buffer: &mut Vec<u8>) {
@@ -223,7 +233,7 @@ mod tests {
         for i in 0..1000 {
             logs[i % 2].record(&ENTRY, &cells);
         }
-        logs.iter().for_each(AuditLog::flush);
+        assert!(logs.iter().all(AuditLog::flush), "there is room");
         drop(logs);
         let mut out = Vec::new();
         writer.run(&mut out);
@@ -251,14 +261,31 @@ mod tests {
             std::thread::yield_now();
         }
         logs[0].record(&ENTRY, &cells);
-        while !logs[0].buffer.borrow().is_empty() {
-            logs[0].flush();
+        while !logs[0].flush() {
             std::thread::yield_now();
         }
         drop(logs);
         let out = writing.join().expect("the writer ends with the cores");
         assert_eq!(out.iter().filter(|&&b| b == b'\n').count() as u64, kept + 1, "what was not dropped was written");
         assert_eq!(cells.audit_lines.value(), kept + 1);
+    }
+
+    #[test]
+    fn what_is_given_up_at_the_end_is_counted() {
+        let (logs, writer, _) = audit_log(1);
+        let cells = cells();
+        while logs[0].flush() {
+            logs[0].record(&ENTRY, &cells);
+        }
+        logs[0].record(&ENTRY, &cells);
+        assert!(!logs[0].flush(), "the writer stands still");
+        assert_eq!((logs[0].give_up(&cells), cells.audit_dropped.value()), (2, 2));
+        assert_eq!((logs[0].flush(), logs[0].give_up(&cells)), (true, 0), "nothing is left");
+        drop(logs);
+        let mut out = Vec::new();
+        writer.run(&mut out);
+        let written = out.iter().filter(|&&b| b == b'\n').count() as u64;
+        assert_eq!(written + 2, cells.audit_lines.value());
     }
 
     #[test]

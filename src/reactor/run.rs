@@ -33,6 +33,8 @@ const METADATA_CALLS_MAX: usize = 4096;
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
 /// Connections still open while stopping are looked at this often.
 const STOP_LOOK: Duration = Duration::from_millis(20);
+/// How long a reactor that stops waits for the thread that writes audit lines.
+pub const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What every core's thread is made of.
 #[derive(Clone)]
@@ -77,6 +79,8 @@ pub struct Stop {
     asked: AtomicBool,
     /// Reactors whose connections have all ended.
     finished: AtomicU64,
+    /// And whose audit lines are all handed over, or given up.
+    told: AtomicU64,
 }
 
 impl Stop {
@@ -90,6 +94,11 @@ impl Stop {
 
     pub fn finished(&self) -> u64 {
         self.finished.load(Ordering::Acquire)
+    }
+
+    /// Whether all that have finished have handed their audit lines over, or given them up.
+    pub fn is_told(&self) -> bool {
+        self.told.load(Ordering::Acquire) >= self.finished()
     }
 }
 
@@ -148,11 +157,26 @@ async fn serve(parts: ReactorParts, kind: driver::DriverKind) -> io::Result<()> 
         site.ports.core.deadlines.end_idle();
         site.ports.core.clock.sleep(STOP_LOOK).await;
     }
-    site.audit.flush();
     parts.stop.finished.fetch_add(1, Ordering::AcqRel);
+    hand_over_last(&site).await;
+    parts.stop.told.fetch_add(1, Ordering::AcqRel);
     // What was promised to others (ends of attempts, replies) goes on until the process exits.
     std::future::pending::<()>().await;
     Ok(())
+}
+
+/// The last audit lines: also where whoever reads the output has only just begun to.
+async fn hand_over_last(site: &Site) {
+    let (clock, cells) = (&site.ports.core.clock, &site.ports.core.cells);
+    let since = clock.tick();
+    while !site.audit.flush() {
+        if clock.tick().since(since) >= AUDIT_PATIENCE {
+            let lines = site.audit.give_up(cells);
+            tracing::warn!(core = cells.core, lines, "the last audit lines of a core are lost");
+            return;
+        }
+        clock.sleep(STOP_LOOK).await;
+    }
 }
 
 async fn housekeeping(site: &Site, stop: &Stop) {

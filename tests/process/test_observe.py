@@ -302,3 +302,26 @@ def test_whoever_reads_the_log_and_stands_still_holds_up_nobody(tmp_path):
     assert sum(event["msg"] == "access denied" for event in events) == 400 and events[-1]["msg"] == "stopped"
     audited = collections.Counter(event["status"] for event in events if event.get("audit"))
     assert (audited[403], audited[200]) == (400, 8), "each request, to the last one"
+
+
+def test_the_last_audit_lines_wait_for_whoever_begins_to_read(tmp_path):
+    """More lines than may be on their way to the output: the cores hold the rest when they stop."""
+    backends = [harness.directory_backend("disk", tmp_path / "disk", quota_bytes=harness.GIB)]
+    server = harness.Server(tmp_path / "server", backends, start=False)
+    command = [harness.BINARY, "serve", "--config", server.write_config()]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        harness.wait_for("the server", server.ready)
+        key, asked = "k" * 1000, 1300
+        with server.client() as client:
+            for _ in range(asked):
+                assert client.get(BUCKET, key).status == 404
+        assert server.metric("s3o_audit_dropped_total") == 0, "the cores' buffers are not full"
+        process.terminate()
+        harness.wait_for("the end of its listeners", lambda: not harness.accepts(server.port))
+        told = [line for line in process.stdout if b'"audit":true' in line and b'"key":"kkk' in line]
+        assert process.wait(30) == 0
+        assert len(told) == asked
+    finally:
+        process.kill()
