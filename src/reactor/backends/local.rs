@@ -255,7 +255,8 @@ impl Local {
 
     pub(super) async fn list(&self, prefix: &str, after: &str) -> Result<BlobPage, Failure> {
         let (prefix, after) = (prefix.to_owned(), after.to_owned());
-        let work = move |directory: &Arc<Directory>| directory.list(&prefix, &after, PAGE_BLOBS);
+        let now = self.account.now();
+        let work = move |directory: &Arc<Directory>| directory.list(&prefix, &after, PAGE_BLOBS, now);
         self.run(BackendCall::List, self.patience.max(SLOW_PATIENCE), work).await
     }
 
@@ -279,6 +280,7 @@ impl Local {
     /// Opens the directory for use if its marker, read once more from the handle that is kept, is still `marker`; written
     /// first, together with the directory itself, if `is_new`.
     pub(super) async fn adopt(&self, marker: Vec<u8>, is_new: bool) -> Result<(), Failure> {
+        let now = self.account.now();
         self.look(BackendCall::Put, self.patience.max(SLOW_PATIENCE), move |directory| {
             if is_new {
                 directory.make()?;
@@ -289,7 +291,7 @@ impl Local {
                 None if is_new => directory.write_marker(&seen.root, &marker)?,
                 _ => return Err(Failure::backend("its marker changed while it was looked at")),
             }
-            directory.adopt(seen.root);
+            directory.adopt(seen.root, now);
             Ok(())
         })
         .await

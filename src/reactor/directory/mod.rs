@@ -251,7 +251,7 @@ mod testing {
         let place = tempfile::tempdir().expect("a temporary directory");
         let directory = Directory::new(place.path());
         let seen = directory.look().expect("it can be opened");
-        directory.adopt(seen.root);
+        directory.adopt(seen.root, crate::base::Tick::default());
         (place, directory)
     }
 

@@ -8,13 +8,14 @@ use crate::backend::directory::paths::OWN_DIRECTORY;
 use crate::backend::directory::unfinished;
 use crate::backend::marker;
 use crate::backend::port::{BlobPage, Unfinished};
-use crate::base::Failure;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fsync, mkdirat, open, statat};
+use crate::base::{Failure, Tick};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, fsync, mkdirat, open, statat};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// What was found at the backend's path.
 pub struct Seen {
@@ -29,8 +30,12 @@ pub struct Seen {
 pub(super) struct Walks {
     /// Of walks that were begun. What was read before the last one began is nothing for it.
     begun: u64,
-    folder: Option<Folder>,
+    /// And when it was last of use.
+    folder: Option<(Folder, Tick)>,
 }
+
+/// Whoever goes through a listing asks for the next page sooner, or begins to read the folder anew.
+const FOLDER_IDLE_MAX: Duration = Duration::from_secs(120);
 
 impl Walks {
     /// For the next page; `is_first` of a walk.
@@ -38,7 +43,7 @@ impl Walks {
         if is_first {
             self.begin();
         }
-        (self.begun, self.folder.take())
+        (self.begun, self.folder.take().map(|(folder, _)| folder))
     }
 
     fn begin(&mut self) {
@@ -46,10 +51,14 @@ impl Walks {
         self.folder = None;
     }
 
-    fn leave(&mut self, begun: u64, folder: Option<Folder>) {
+    fn leave(&mut self, begun: u64, folder: Option<Folder>, now: Tick) {
         if self.begun == begun {
-            self.folder = folder;
+            self.folder = folder.map(|folder| (folder, now));
         }
+    }
+
+    fn forget_idle(&mut self, now: Tick) {
+        self.folder.take_if(|(_, used)| now.since(*used) > FOLDER_IDLE_MAX);
     }
 }
 
@@ -85,10 +94,15 @@ impl Directory {
         })
     }
 
-    /// From now on everything is done in this directory.
-    pub fn adopt(&self, root: OwnedFd) {
+    /// From `now` on everything is done in this directory. A listing goes on in it if it is the one that there was; what one has
+    /// read that nobody goes on with is forgotten.
+    pub fn adopt(&self, root: OwnedFd, now: Tick) {
         self.known().clear();
-        self.walks().begin();
+        if self.root().is_ok_and(|known| is_same(&known, &root)) {
+            self.walks().forget_idle(now);
+        } else {
+            self.walks().begin();
+        }
         *self.root.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(root));
     }
 
@@ -108,14 +122,14 @@ impl Directory {
         written.map_err(|cause| failure("writing", marker::NAME, cause))
     }
 
-    /// One page of at most `max` blobs.
-    pub fn list(&self, prefix: &str, after: &str, max: usize) -> Result<BlobPage, Failure> {
+    /// One page of at most `max` blobs, asked for `now`.
+    pub fn list(&self, prefix: &str, after: &str, max: usize, now: Tick) -> Result<BlobPage, Failure> {
         let (begun, mut folder) = self.walks().enter(after.is_empty());
         let page = listing::page(self, &mut folder, prefix, after, max).map_err(|cause| {
             let cause = Errno::from_io_error(&cause).unwrap_or(Errno::IO);
             failure("listing", prefix, cause)
         })?;
-        self.walks().leave(begun, folder.filter(|_| page.next.is_some()));
+        self.walks().leave(begun, folder.filter(|_| page.next.is_some()), now);
         Ok(page)
     }
 
@@ -132,6 +146,11 @@ impl Directory {
             failure("listing", "unfinished writes", cause)
         })
     }
+}
+
+fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let place = |root: &OwnedFd| fstat(root).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+    place(one).is_some_and(|one| place(other) == Some(one))
 }
 
 impl Tree for Directory {
@@ -183,6 +202,8 @@ mod tests {
     use super::*;
     use crate::base::{Nonce, Version, blob_name};
 
+    const NOW: Tick = Tick { nanos: 5_000_000_000 };
+
     #[test]
     fn the_marker_is_read_from_the_path_and_not_from_the_handle() {
         let (place, directory) = directory();
@@ -220,17 +241,17 @@ mod tests {
         std::os::unix::fs::symlink("a", place.path().join("bkt/link")).expect("a link");
         let mut want: Vec<(String, u64)> = names.iter().cloned().zip(0..).collect();
         want.sort();
-        assert_eq!(directory.list("", "", 100).expect("listed").blobs, want);
-        let page = directory.list("bkt/", &want[0].0, 2).expect("listed");
+        assert_eq!(directory.list("", "", 100, NOW).expect("listed").blobs, want);
+        let page = directory.list("bkt/", &want[0].0, 2, NOW).expect("listed");
         assert_eq!((page.blobs, page.next), (want[1..3].to_vec(), Some(want[2].0.clone())));
-        assert_eq!(directory.list("nothing", "", 2).expect("listed"), BlobPage::default());
+        assert_eq!(directory.list("nothing", "", 2, NOW).expect("listed"), BlobPage::default());
     }
 
     #[test]
     fn a_walk_sees_what_was_there_when_it_began() {
         let (_place, directory) = directory();
         let list = |after: &str| {
-            let page = directory.list("", after, 2).expect("listed");
+            let page = directory.list("", after, 2, NOW).expect("listed");
             page.blobs.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };
         for name in ["a", "b", "d", "e", "f"] {
@@ -244,5 +265,35 @@ mod tests {
             (list(""), list("b"), list("d")),
             (vec!["a".into(), "b".into()], vec!["c".into(), "d".into()], vec!["f".into()])
         );
+    }
+
+    /// It is looked after all the while, each time by a handle of its own.
+    #[test]
+    fn a_listing_goes_on_while_its_directory_is_looked_at_and_is_forgotten_when_nobody_does() {
+        let (place, directory) = directory();
+        for name in ["a", "b", "d", "e", "f"] {
+            put(&directory, name, b"1").expect("stored");
+        }
+        let page = |after: &str, now: Tick| directory.list("", after, 2, now).expect("listed").blobs;
+        let look = |now: Tick| directory.adopt(directory.look().expect("open").root, now);
+        let keeps = || directory.walks().folder.is_some();
+        let later = NOW.plus(FOLDER_IDLE_MAX);
+        page("", NOW);
+        look(later);
+        assert!(keeps(), "it may go on");
+        page("b", later);
+        look(later.plus(FOLDER_IDLE_MAX));
+        assert!(keeps(), "it went on");
+        look(later.plus(FOLDER_IDLE_MAX + Duration::from_millis(1)));
+        assert!(!keeps());
+        assert_eq!(page("d", later), [("e".to_owned(), 1), ("f".to_owned(), 1)], "and it may go on all the same");
+
+        page("", later);
+        std::fs::rename(place.path(), place.path().with_extension("aside")).expect("moved");
+        std::fs::create_dir(place.path()).expect("made");
+        look(later);
+        assert!(!keeps(), "another directory");
+        std::fs::remove_dir(place.path()).expect("it is empty");
+        std::fs::rename(place.path().with_extension("aside"), place.path()).expect("moved back");
     }
 }

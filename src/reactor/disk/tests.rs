@@ -2,8 +2,8 @@
 //! tested with `directory`.
 
 use super::*;
-use crate::base::Incarnation;
 use crate::base::failure::Kind;
+use crate::base::{Clock, Incarnation};
 use crate::reactor::buffer::Buffer;
 use crate::reactor::race::race;
 use crate::reactor::relay::copy::{Body, Unseen, Wire, copy_body};
@@ -36,7 +36,7 @@ where
             let home = tempfile::tempdir().expect("a temporary folder");
             let directory = Directory::new(home.path());
             let seen = directory.look().expect("it is there");
-            directory.adopt(seen.root);
+            directory.adopt(seen.root, core.clock.tick());
             let disk = Disk::open(&core, start(2).expect("threads start"), 16).expect("a mailbox opens");
             test(Rc::new(Bench { core, disk, directory, home })).await;
         }
