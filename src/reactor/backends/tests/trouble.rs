@@ -252,6 +252,62 @@ fn a_sink_whose_connection_went_stale_is_replaced() {
     });
 }
 
+/// More than any socket's buffers take: of such a body something is left when the peer closes, so that nothing whole can have
+/// been taken.
+const BODY_BEYOND_BUFFERS: usize = 20_000_000;
+
+#[test]
+fn a_body_that_broke_off_on_a_kept_connection_is_begun_again_once() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        let (record, body) = (ObjectRecord::default(), pattern(0, BODY_BEYOND_BUFFERS));
+        let size = body.len() as u64;
+        let (again, fresh) = (bench.blob(CLOUD, "bkt/again"), bench.blob(CLOUD, "bkt/fresh"));
+        bench.put(CLOUD, "bkt/old", b"x").await.expect("stored, on a connection that is kept");
+        let connections = bench.stub.state().connections;
+        bench.stub.fail_next([Fault::CloseUnanswered]);
+        let mut sink = bench.backends.create(object(&again, &record, size)).await.expect("connected");
+        sink.start(&body).await.expect("sent on another connection");
+        bench.backends.finish(sink).await.expect("stored");
+        assert!(bench.stub.state().body("bkt/again") == Some(&body), "from its first byte on");
+        assert_eq!((bench.asked("PUT", "bkt/again"), bench.stale_retries()), (1, 1));
+        assert_eq!(bench.stub.state().connections, connections + 1);
+
+        // A connection that was made for it may have been closed for what it carries.
+        bench.stub.close_idle();
+        crate::reactor::testing::sleep_ms(30).await;
+        bench.stub.fail_next([Fault::CloseUnanswered]);
+        let mut sink = bench.backends.create(object(&fresh, &record, size)).await.expect("connected");
+        let failed = sink.start(&body).await;
+        assert_eq!(kind(failed), Err(Kind::Unavailable));
+        bench.backends.discard(sink).await;
+        assert_eq!((bench.asked("PUT", "bkt/fresh"), bench.stale_retries()), (0, 1), "not sent again");
+        assert_eq!(bench.stub.state().connections, connections + 2);
+    });
+}
+
+#[test]
+fn a_body_is_not_begun_again_by_a_run_that_has_ended() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        let tenure = Arc::new(Tenure::default());
+        tenure.renew(Tick { nanos: u64::MAX });
+        bench.core.set_tenure(Arc::clone(&tenure));
+        let (record, body) = (ObjectRecord::default(), pattern(0, BODY_BEYOND_BUFFERS));
+        let blob = bench.blob(CLOUD, "bkt/late");
+        bench.put(CLOUD, "bkt/old", b"x").await.expect("stored, on a connection that is kept");
+        bench.stub.fail_next([Fault::CloseUnanswered]);
+        let mut sink = bench.backends.create(object(&blob, &record, body.len() as u64)).await.expect("connected");
+        // It is asked before it sends, and waits for the backend to read when its run ends.
+        let (sent, ()) = futures_util::future::join(sink.start(&body), async { tenure.end() }).await;
+        assert_eq!(sent.expect_err("too late").blame, Blame::Metadata, "nothing is told of the backend");
+        bench.backends.discard(sink).await;
+        assert!(bench.stub.state().faults.is_empty(), "the first attempt arrived");
+        assert_eq!((bench.asked("PUT", "bkt/late"), bench.stale_retries()), (0, 1), "another connection was ready");
+        assert_eq!(bench.health.failures_in_a_row(CLOUD), 0);
+    });
+}
+
 #[test]
 fn an_early_answer_says_why_a_body_was_not_taken() {
     on_both(|core| async move {
