@@ -2,9 +2,10 @@
 
 use super::backend::{md5_hex, sha256};
 use super::channel::oneshot;
+use super::counts::count;
 use super::exchange::{Response, SimExchange};
 use super::history::{Answer, Call, Condition};
-use super::world::{BUCKET, KEYS, MARK, VALUE_NAME, World, Written, body_of, count};
+use super::world::{BUCKET, KEYS, MARK, VALUE_NAME, World, Written, body_of};
 use s3_orchestrator::base::{BucketName, Clock};
 use s3_orchestrator::handlers;
 use s3_orchestrator::handlers::ports::Ports;

@@ -3,8 +3,9 @@
 
 use super::backend::md5_hex;
 use super::client::{Ask, call, new_value, told_of_write, value_fields};
+use super::counts::count;
 use super::history::{Answer, Call, Condition};
-use super::world::{BUCKET, World, body_of, count};
+use super::world::{BUCKET, World, body_of};
 use s3_orchestrator::base::Clock;
 use std::rc::Rc;
 use std::time::Duration;

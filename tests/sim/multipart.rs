@@ -2,9 +2,10 @@
 //! worker that ends stale ones.
 
 use super::client::{Ask, call, new_value, value_fields};
+use super::counts::count;
 use super::executor::WORLD;
 use super::history::{Answer, Call, Condition};
-use super::world::{BUCKET, World, body_of, count};
+use super::world::{BUCKET, World, body_of};
 use s3_orchestrator::base::Clock;
 use s3_orchestrator::proto::xml;
 use std::rc::Rc;

@@ -1,5 +1,9 @@
 //! Bugs of TRAPS.md, put back one at a time around the product's code, to see that the checks find them.
 
+use super::world::{World, value_of};
+use s3_orchestrator::base::{BlobId, BucketName, ObjectKey};
+use s3_orchestrator::store::record::ObjectRecord;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
     /// The product as it is.
@@ -82,4 +86,39 @@ impl Mutant {
         (Self::SyncReleasesTooEarly, &["I9"]),
         (Self::NoSyncStore, &["I1", "I1-I3", "I4", "I5"]),
     ];
+}
+
+/// What they do.
+impl World {
+    pub fn key_of(&self, record: &ObjectRecord) -> Option<(BucketName, ObjectKey)> {
+        let values = self.values.borrow();
+        let key = values.get(&value_of(record)?)?.key;
+        Some((self.view.buckets[0].name.clone(), ObjectKey::parse(key)?))
+    }
+
+    /// Everything that this blob's backend holds for this blob's key.
+    pub fn erase_key_of(&self, blob: BlobId) {
+        let Some(at) = self.blob_names.borrow().get(&blob).cloned() else { return };
+        let backend = &self.backends[self.view.backend_index(&at.backend).expect("configured")];
+        let stem = at.name.rsplit_once('!').map_or("", |(stem, _)| stem);
+        for (name, _) in backend.names_and_sizes() {
+            if name.starts_with(&format!("{stem}!")) {
+                backend.erase(&name);
+            }
+        }
+    }
+
+    pub fn erase_blob(&self, blob: BlobId) {
+        for backend in &self.backends {
+            if let Some(row) = self.rows(backend).into_iter().find(|row| row.blob.id == blob) {
+                backend.erase(&row.blob.name);
+            }
+        }
+    }
+
+    pub fn erase_live(&self, bucket: &BucketName, key: &ObjectKey) {
+        for blob in self.located(bucket.as_str(), key.as_str()).map(|located| located.blobs).unwrap_or_default() {
+            self.backends[self.view.backend_index(&blob.backend).expect("configured")].erase(&blob.name);
+        }
+    }
 }

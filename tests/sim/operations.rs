@@ -2,8 +2,9 @@
 //! database is held as if it had been restored. Each is asked of the instance that lives, and ends with it if that is killed; what it had
 //! set is in the database. In peace all of it is taken back.
 
+use super::counts::count;
 use super::instance::Instance;
-use super::world::{World, count};
+use super::world::World;
 use s3_orchestrator::backend::standing::Standing;
 use s3_orchestrator::base::{BackendName, BlobId, Clock};
 use s3_orchestrator::handlers::ports::Ports;

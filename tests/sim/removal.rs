@@ -2,9 +2,10 @@
 //! left there, which `sync` may find.
 
 use super::backend::LATE_MAX;
+use super::counts::count;
 use super::history::Call;
 use super::instance::Instance;
-use super::world::{BUCKET, World, count, value_of};
+use super::world::{BUCKET, World, value_of};
 use s3_orchestrator::backend::directory::paths;
 use s3_orchestrator::base::{BackendName, BlobId, Clock};
 use s3_orchestrator::handlers::ports::Ports;

@@ -5,11 +5,12 @@
 
 use super::backend::LATE_MAX;
 use super::channel::oneshot;
+use super::counts::count;
 use super::executor::Sim;
 use super::instance::Instance;
 use super::mutant::Mutant;
-use super::world::{BUCKET, KEYS, World, count, now, value_of};
-use s3_orchestrator::base::{BlobId, Clock, Dice, Mandate, Version};
+use super::world::{BUCKET, KEYS, World, now, value_of};
+use s3_orchestrator::base::{BackendName, BlobId, Clock, Dice, Mandate, Version};
 use s3_orchestrator::store::memory::MemoryStore;
 use s3_orchestrator::store::port::*;
 use s3_orchestrator::store::record::BlobState;
@@ -119,6 +120,23 @@ impl World {
         restores.unclear.borrow_mut().clear();
         if !is_running {
             self.hold_rewound();
+        }
+    }
+
+    /// The database is what it was once.
+    fn put_back(&self, dump: MemoryStore<Sim>) {
+        *self.store.borrow_mut() = Rc::new(dump);
+        let Ok(Answer::Audit(books)) = now(self.store().query(Query::Audit)) else {
+            panic!("the memory store did not answer the audit");
+        };
+        for book in books {
+            if let Some(index) = self.view.backend_index(&BackendName::new(&book.name)) {
+                self.charged.borrow_mut()[index] = book.charged.max(0) as u64;
+            }
+        }
+        for (key, history) in self.histories.borrow_mut().iter_mut() {
+            let value = self.located(BUCKET, key).and_then(|located| value_of(&located.record));
+            history.restart(self.sim.now_nanos(), value);
         }
     }
 

@@ -3,11 +3,12 @@
 use super::backend::Faults;
 use super::client::Client;
 use super::copy;
+use super::counts::count;
 use super::executor::{Group, Sim, WORLD};
 use super::instance::Instance;
 use super::operations;
 use super::store::StoreFaults;
-use super::world::{KEYS, Setting, World, count};
+use super::world::{KEYS, Setting, World};
 use s3_orchestrator::base::Clock;
 use s3_orchestrator::store::location_cache::Trust;
 use std::cell::Cell;

@@ -2,6 +2,7 @@
 //! look at all of it after every change.
 
 use super::backend::{Backend, Effect, Faults, Flavour};
+use super::counts::Counts;
 use super::executor::Sim;
 use super::history::{Answer as Told, Call, KeyHistory};
 use super::instance::Instance;
@@ -9,17 +10,15 @@ use super::mutant::Mutant;
 use super::removal::Removals;
 use super::restore::{Before, Restores};
 use super::store::StoreFaults;
-use s3_orchestrator::base::{BackendName, BlobId, BucketName, Incarnation, Nonce, ObjectKey, Version};
-use s3_orchestrator::base::{Clock, Timestamp};
+use s3_orchestrator::base::{BlobId, Clock, Incarnation, Nonce, Timestamp, Version};
 use s3_orchestrator::config::registry::Published;
 use s3_orchestrator::config::{Registry, View};
-use s3_orchestrator::observe::cells::CoreCells;
 use s3_orchestrator::store::location_cache::Trust;
 use s3_orchestrator::store::memory::MemoryStore;
 use s3_orchestrator::store::port::*;
 use s3_orchestrator::store::record::{BlobAt, BlobState, Located, ObjectRecord};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
@@ -154,7 +153,7 @@ pub struct World {
     pub view: Rc<View>,
     pub registry: Rc<Published>,
     pub backends: Vec<Rc<Backend>>,
-    store: RefCell<Rc<MemoryStore<Sim>>>,
+    pub store: RefCell<Rc<MemoryStore<Sim>>>,
     /// For a mutant: what its store has synced.
     pub store_synced: RefCell<Option<MemoryStore<Sim>>>,
     pub store_faults: Cell<StoreFaults>,
@@ -162,7 +161,7 @@ pub struct World {
     pub instance: RefCell<Option<Rc<Instance>>>,
     /// Clients end when they see it.
     pub stopping: Cell<bool>,
-    histories: RefCell<BTreeMap<&'static str, KeyHistory>>,
+    pub histories: RefCell<BTreeMap<&'static str, KeyHistory>>,
     operations: Cell<u64>,
     /// Which operation writes which value, to which key, of which size.
     pub values: RefCell<BTreeMap<u64, Written>>,
@@ -181,13 +180,13 @@ pub struct World {
     pub records: RefCell<BTreeMap<String, ObjectRecord>>,
     /// For mutants: where a blob was to be, whose row was taken away.
     pub unnamed: RefCell<BTreeMap<BlobId, BlobAt>>,
-    blob_names: RefCell<BTreeMap<BlobId, BlobAt>>,
+    pub blob_names: RefCell<BTreeMap<BlobId, BlobAt>>,
     /// Months since the start.
     pub month: Cell<u32>,
     /// Calls to `b0` that the budget had to admit, by month.
     admitted: RefCell<BTreeMap<String, u64>>,
     pub last_incarnation: Cell<Option<Incarnation>>,
-    charged: RefCell<Vec<u64>>,
+    pub charged: RefCell<Vec<u64>>,
     /// Names and sizes of live blobs, by backend.
     live: RefCell<Vec<BTreeMap<String, u64>>>,
     violation: RefCell<Option<String>>,
@@ -201,90 +200,6 @@ pub struct Written {
     pub key: &'static str,
     pub operation: u64,
     pub size: usize,
-}
-
-/// How much of what happened, to see that a run was not idle.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    pub acknowledged_writes: Cell<u64>,
-    pub unknown_writes: Cell<u64>,
-    pub reads: Cell<u64>,
-    pub cut_bodies: Cell<u64>,
-    pub degraded_reads: Cell<u64>,
-    pub degraded_absences: Cell<u64>,
-    pub resumed_bodies: Cell<u64>,
-    pub failed_over: Cell<u64>,
-    pub copies: Cell<u64>,
-    pub crashes: Cell<u64>,
-    pub no_room: Cell<u64>,
-    pub conflicts: Cell<u64>,
-    pub completed_uploads: Cell<u64>,
-    pub stale_uploads: Cell<u64>,
-    pub object_copies: Cell<u64>,
-    pub over_budget: Cell<u64>,
-    pub swept: Cell<u64>,
-    pub swept_parts: Cell<u64>,
-    pub drained: Cell<u64>,
-    pub compared: Cell<u64>,
-    pub removed: Cell<u64>,
-    pub removed_objects: Cell<u64>,
-    pub adopted: Cell<u64>,
-    pub restored: Cell<u64>,
-    pub restored_running: Cell<u64>,
-    pub restored_compared: Cell<u64>,
-    pub objects_back: Cell<u64>,
-    pub objects_gone: Cell<u64>,
-}
-
-impl Counts {
-    pub fn all(&self) -> [(&'static str, u64); 28] {
-        [
-            ("acknowledged writes", &self.acknowledged_writes),
-            ("unknown writes", &self.unknown_writes),
-            ("reads", &self.reads),
-            ("cut bodies", &self.cut_bodies),
-            ("reads without the database", &self.degraded_reads),
-            ("keys found to be absent without it", &self.degraded_absences),
-            ("resumed bodies", &self.resumed_bodies),
-            ("reads from another copy", &self.failed_over),
-            ("copies", &self.copies),
-            ("crashes", &self.crashes),
-            ("no room", &self.no_room),
-            ("conflicts", &self.conflicts),
-            ("completed uploads", &self.completed_uploads),
-            ("stale uploads", &self.stale_uploads),
-            ("object copies", &self.object_copies),
-            ("calls over budget", &self.over_budget),
-            ("reservations swept", &self.swept),
-            ("parts in flight swept", &self.swept_parts),
-            ("drained backends", &self.drained),
-            ("comparisons", &self.compared),
-            ("removed backends", &self.removed),
-            ("objects removed with them", &self.removed_objects),
-            ("objects adopted", &self.adopted),
-            ("restored databases", &self.restored),
-            ("restored under a running instance", &self.restored_running),
-            ("restored databases compared", &self.restored_compared),
-            ("objects that are back", &self.objects_back),
-            ("objects whose bytes were gone", &self.objects_gone),
-        ]
-        .map(|(name, cell)| (name, cell.get()))
-    }
-
-    /// What a run of the instance has counted itself.
-    pub fn add(&self, cells: &CoreCells) {
-        for (total, more) in [
-            (&self.resumed_bodies, cells.read_resumes.value()),
-            (&self.failed_over, cells.read_failovers.value()),
-            (&self.copies, cells.replication_copies_created.value()),
-        ] {
-            total.set(total.get() + more);
-        }
-    }
-}
-
-pub fn count(cell: &Cell<u64>) {
-    cell.set(cell.get() + 1);
 }
 
 impl World {
@@ -425,23 +340,6 @@ impl World {
         };
         if let Err(story) = answered {
             self.violated("I1-I3 (linearizable per key)", story);
-        }
-    }
-
-    /// The database is what it was once.
-    pub fn put_back(&self, dump: MemoryStore<Sim>) {
-        *self.store.borrow_mut() = Rc::new(dump);
-        let Ok(Answer::Audit(books)) = now(self.store().query(Query::Audit)) else {
-            panic!("the memory store did not answer the audit");
-        };
-        for book in books {
-            if let Some(index) = self.view.backend_index(&BackendName::new(&book.name)) {
-                self.charged.borrow_mut()[index] = book.charged.max(0) as u64;
-            }
-        }
-        for (key, history) in self.histories.borrow_mut().iter_mut() {
-            let value = self.located(BUCKET, key).and_then(|located| value_of(&located.record));
-            history.restart(self.sim.now_nanos(), value);
         }
     }
 
@@ -588,130 +486,12 @@ impl World {
         }
     }
 
-    // ---- the end ----
-
-    /// I7: after quiescence copies match the policy, no orphan is left, and charges are bytes.
-    pub fn check_quiescence(&self) {
-        self.end_histories();
-        let mut copies: BTreeMap<Version, (u32, u64)> = BTreeMap::new();
-        for backend in &self.backends {
-            let rows = self.rows(backend);
-            let mut named: Vec<String> = rows.iter().map(|row| backend.place(&row.blob.name)).collect();
-            let mut stored = backend.names();
-            named.sort();
-            stored.sort();
-            if named != stored {
-                let story = format!("{}: rows {rows:#?}\nnames {stored:#?}", backend.name.as_str());
-                self.violated("I7 (rows are bytes)", story);
-            }
-            if let Some(row) = rows.iter().find(|row| row.state != BlobState::Live) {
-                self.violated("I7 (nothing but live rows)", format!("{}: {row:?}", backend.name.as_str()));
-            }
-            let charged = self.charged.borrow()[backend.index];
-            if charged != backend.bytes() {
-                let story = format!("{} holds {} bytes, {charged} are charged", backend.name.as_str(), backend.bytes());
-                self.violated("I7 (charges are bytes)", story);
-            }
-            for row in rows.iter().filter(|row| row.state == BlobState::Live) {
-                let copy = copies.entry(row.version).or_default();
-                (copy.0, copy.1) = (copy.0 + 1, row.bytes);
-            }
-        }
-        for (version, (held, size)) in copies {
-            if held < self.setting.factor && self.could_take_another(version, size) {
-                self.violated("I7 (copies match the policy)", format!("{version:?} has {held} copies"));
-            }
-        }
-        self.check_live_versions();
-        self.check_books();
-    }
-
-    /// A live blob is one of its key's live version.
-    fn check_live_versions(&self) {
-        let lookup = |key: &str| Query::Lookup { bucket: BUCKET.to_owned(), key: key.to_owned() };
-        let found = KEYS.iter().filter_map(|key| match now(self.store().query(lookup(key))) {
-            Ok(Answer::Lookup(located)) => located,
-            other => panic!("the memory store answered {other:?}"),
-        });
-        let of_keys: BTreeSet<String> = found.flat_map(|located| located.blobs).map(|blob| blob.name).collect();
-        let rows = self.backends.iter().flat_map(|backend| self.rows(backend));
-        let live: BTreeSet<String> = rows.filter(|row| row.state == BlobState::Live).map(|row| row.blob.name).collect();
-        if of_keys != live {
-            self.violated("I7 (live blobs are of live versions)", format!("rows {live:#?}\nkeys {of_keys:#?}"));
-        }
-    }
-
-    fn end_histories(&self) {
-        for history in self.histories.borrow_mut().values_mut() {
-            if let Err(story) = history.end(self.sim.now_nanos()) {
-                self.violated("I1-I3 (linearizable per key)", story);
-            }
-        }
-    }
-
-    /// The most explanations that any key's history had beside each other.
-    pub fn widest(&self) -> usize {
-        self.histories.borrow().values().map(KeyHistory::widest).max().unwrap_or(0)
-    }
-
-    fn could_take_another(&self, version: Version, size: u64) -> bool {
-        self.backends.iter().any(|backend| {
-            let has_one = self.rows(backend).iter().any(|row| row.version == version);
-            !has_one && self.charged.borrow()[backend.index] + size <= self.setting.quota_bytes
-        })
-    }
-
-    fn check_books(&self) {
-        let Ok(Answer::Audit(books)) = now(self.store().query(Query::Audit)) else {
-            panic!("the memory store did not answer the audit");
-        };
-        for book in books {
-            if book.charged != book.rows_bytes as i64 || book.counters != book.counted {
-                self.violated("I5 (books)", format!("{book:#?}"));
-            }
-        }
-    }
-
-    // ---- for mutants ----
-
-    pub fn key_of(&self, record: &ObjectRecord) -> Option<(BucketName, ObjectKey)> {
-        let values = self.values.borrow();
-        let key = values.get(&value_of(record)?)?.key;
-        Some((self.view.buckets[0].name.clone(), ObjectKey::parse(key)?))
-    }
-
-    /// Everything that this blob's backend holds for this blob's key.
-    pub fn erase_key_of(&self, blob: BlobId) {
-        let Some(at) = self.blob_names.borrow().get(&blob).cloned() else { return };
-        let backend = &self.backends[self.view.backend_index(&at.backend).expect("configured")];
-        let stem = at.name.rsplit_once('!').map_or("", |(stem, _)| stem);
-        for (name, _) in backend.names_and_sizes() {
-            if name.starts_with(&format!("{stem}!")) {
-                backend.erase(&name);
-            }
-        }
-    }
-
-    pub fn erase_blob(&self, blob: BlobId) {
-        for backend in &self.backends {
-            if let Some(row) = self.rows(backend).into_iter().find(|row| row.blob.id == blob) {
-                backend.erase(&row.blob.name);
-            }
-        }
-    }
-
     /// What the database says of a key, whether it can be asked or not.
     pub fn located(&self, bucket: &str, key: &str) -> Option<Located> {
         let query = Query::Lookup { bucket: bucket.to_owned(), key: key.to_owned() };
         match now(self.store().query(query)) {
             Ok(Answer::Lookup(located)) => located,
             _ => None,
-        }
-    }
-
-    pub fn erase_live(&self, bucket: &BucketName, key: &ObjectKey) {
-        for blob in self.located(bucket.as_str(), key.as_str()).map(|located| located.blobs).unwrap_or_default() {
-            self.backends[self.view.backend_index(&blob.backend).expect("configured")].erase(&blob.name);
         }
     }
 }

@@ -6,6 +6,7 @@
 mod buckets;
 mod budgets;
 mod cleanup;
+mod completing;
 mod copies;
 mod listing;
 mod operator;
@@ -344,11 +345,12 @@ macro_rules! conforms {
                 cleanup: [grace_and_settle, a_late_answer_to_an_early_delete, failures_back_off_until_dead,
                     only_doomed_blobs_end],
                 copies: [copies_of_a_live_version, copies_come_too_late, the_last_copies_stay],
-                uploads: [an_upload_becomes_an_object, parts_replace_each_other, attempts_that_fail, manifests_are_checked,
-                    completing_can_be_asked_again, an_aborted_upload, uploads_are_superseded_while_completing,
-                    refused_completions_end_the_upload, uploads_survive_registration, uploads_are_bounded,
-                    ended_uploads_are_forgotten, stale_uploads_are_aborted, a_version_knows_its_parts,
-                    which_parts_a_run_is_writing, what_was_completing_at_the_backup_is_taken_back,
+                uploads: [an_upload_becomes_an_object, parts_replace_each_other, attempts_that_fail, an_aborted_upload,
+                    uploads_survive_registration, uploads_are_bounded, ended_uploads_are_forgotten,
+                    stale_uploads_are_aborted, which_parts_a_run_is_writing],
+                completing: [manifests_are_checked, completing_can_be_asked_again,
+                    uploads_are_superseded_while_completing, refused_completions_end_the_upload,
+                    a_version_knows_its_parts, what_was_completing_at_the_backup_is_taken_back,
                     what_may_be_newer_than_is_known_is_set_aside, a_finish_of_another_manifest_is_lost,
                     what_a_reopened_upload_may_assemble_is_waited_for],
                 listing: [pages_follow_the_model, the_edges_of_a_page, pages_of_uploads_follow_the_model],

@@ -1,7 +1,7 @@
 //! The desk over a store whose every step the test decides.
 
 use super::*;
-use crate::base::{BlobId, Incarnation, Nonce, Tick, Timestamp, Version};
+use crate::base::{BlobId, Incarnation, Nonce, Tick, Timestamp, UploadId, Version};
 use crate::store::conformance::{TestClock, bucket, key, name, on, wait_for, written};
 use crate::store::location_cache::{CacheWriter, LocationCache, Trust};
 use crate::store::memory::MemoryStore;
@@ -348,8 +348,8 @@ fn changes_of_one_upload_take_turns_and_registration_runs_alone() {
         office.close_the_gate().await;
         let blocker = ask(&office, office.begin("blocker"));
         settled().await;
-        let (upload, other) = (crate::base::UploadId::from_rolls(0, 1), crate::base::UploadId::from_rolls(0, 2));
-        let reopen = |upload: &crate::base::UploadId| {
+        let (upload, other) = (UploadId::from_rolls(0, 1), UploadId::from_rolls(0, 2));
+        let reopen = |upload: &UploadId| {
             ask(&office, ReopenUpload { upload: upload.clone(), version: Version::from_parts(1, 1) })
         };
         let mut asked = vec![reopen(&upload), reopen(&other), reopen(&upload)];
@@ -368,6 +368,18 @@ fn changes_of_one_upload_take_turns_and_registration_runs_alone() {
     });
 }
 
+/// Of an upload that there is not.
+fn start_complete(upload: &UploadId) -> StartComplete {
+    StartComplete {
+        bucket: bucket(),
+        key: key("k"),
+        upload: upload.clone(),
+        manifest: vec![],
+        condition: WriteCondition::default(),
+        enforce_min_part_size: true,
+    }
+}
+
 /// StartComplete concerns its upload and its key: while it waits for the upload, the key's later changes wait for it.
 #[test]
 fn what_waits_keeps_its_place_for_all_its_subjects() {
@@ -375,20 +387,10 @@ fn what_waits_keeps_its_place_for_all_its_subjects() {
         office.close_the_gate().await;
         let blocker = ask(&office, office.begin("blocker"));
         settled().await;
-        let upload = crate::base::UploadId::from_rolls(0, 1);
+        let upload = UploadId::from_rolls(0, 1);
         let reopen = ask(&office, ReopenUpload { upload: upload.clone(), version: Version::from_parts(1, 1) });
         settled().await;
-        let complete = ask(
-            &office,
-            StartComplete {
-                bucket: bucket(),
-                key: key("k"),
-                upload: upload.clone(),
-                manifest: vec![],
-                condition: WriteCondition::default(),
-                enforce_min_part_size: true,
-            },
-        );
+        let complete = ask(&office, start_complete(&upload));
         settled().await;
         let (behind, beside) = (ask(&office, office.begin("k")), ask(&office, office.begin("other")));
         settled().await;

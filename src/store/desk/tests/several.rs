@@ -56,19 +56,11 @@ fn a_subject_under_way_keeps_its_changes_waiting_and_no_others() {
 #[test]
 fn what_waits_for_a_batch_under_way_keeps_its_place_for_all_its_subjects() {
     with_several(1, |office| async move {
-        let upload = crate::base::UploadId::from_rolls(0, 1);
+        let upload = UploadId::from_rolls(0, 1);
         let slow = ask_begin(&office, "slow");
         let reopen = ask(&office, ReopenUpload { upload: upload.clone(), version: Version::from_parts(1, 1) });
         settled().await;
-        let complete = StartComplete {
-            bucket: bucket(),
-            key: key("k"),
-            upload: upload.clone(),
-            manifest: vec![],
-            condition: WriteCondition::default(),
-            enforce_min_part_size: true,
-        };
-        let complete = ask(&office, complete);
+        let complete = ask(&office, start_complete(&upload));
         settled().await;
         let behind = ask_begin(&office, "k");
         settled().await;
