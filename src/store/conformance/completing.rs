@@ -3,7 +3,7 @@
 use super::super::record::PartRecord;
 use super::uploads::{number, part};
 use super::*;
-use crate::base::{PartNumber, UploadId, Version, blob_name};
+use crate::base::{PartNumber, Version, blob_name};
 
 fn manifest(parts: &[(u16, &str)]) -> Vec<(PartNumber, String)> {
     parts.iter().map(|(n, etag)| (number(*n), (*etag).to_owned())).collect()

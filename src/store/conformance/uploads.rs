@@ -2,7 +2,7 @@
 
 use super::super::record::PartRecord;
 use super::*;
-use crate::base::{PartNumber, UploadId, Version, blob_name};
+use crate::base::{PartNumber, UploadId, blob_name};
 
 pub(super) fn number(number: u16) -> PartNumber {
     PartNumber::new(number).unwrap()
