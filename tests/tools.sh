@@ -86,7 +86,9 @@ cargo_project() {
 
 # npm_packages FOLDER: exactly the packages of its package-lock.json, in target/tools/js.
 npm_packages() {
-    local js=$TARGET/tools/js
+    local js=$TARGET/tools/js roots=/etc/ssl/certs/ca-certificates.crt
+    # Node trusts its own list, and the machine's only if told; a mirror may be known to the machine alone.
+    [ ! -r $roots ] || export NODE_EXTRA_CA_CERTS=${NODE_EXTRA_CA_CERTS:-$roots}
     debian_package 'node --version && npm --version' nodejs npm
     cmp -s "$1/package-lock.json" "$js/installed" && return 0
     mkdir -p "$js"
