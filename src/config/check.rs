@@ -6,6 +6,7 @@ use super::checked::*;
 use super::problem::{Problem, Problems};
 use super::raw::Node;
 use super::reader::{Reader, Section};
+use super::values::{TIMEOUT, WAIT};
 use super::written::Written;
 use super::{check_auth, check_backends, check_postgres, check_unused};
 use crate::base::Secret;
@@ -13,12 +14,9 @@ use crate::base::limits::{HEAD_BYTES_MAX, OBJECT_BYTES_MAX};
 use crate::policy::body_path::RelayMode;
 use crate::policy::placement::Strategy;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-pub(super) const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
-pub(super) const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
 /// A signed request can be accepted for so long (SigV4's clock skew), so a given-up body can appear until then.
 const SETTLE_USUAL: Duration = Duration::from_secs(15 * 60);
 

@@ -1,11 +1,10 @@
 //! The `backends` of a configuration: S3 endpoints and directories, each by itself and beside the others.
 
-use super::check::{TIMEOUT, WAIT};
 use super::check_auth::access_key;
 use super::check_budgets::budget;
 use super::checked::{Backend, BackendHttp, Database, DatabaseDriver, Endpoint, PayloadSigning, Place, S3Place, Tls};
 use super::reader::{Reader, Section};
-use super::values;
+use super::values::{self, TIMEOUT, WAIT};
 use crate::base::limits::OBJECT_BYTES_MAX;
 use crate::base::{BackendName, BucketName};
 use crate::policy::placement::Strategy;

@@ -1,9 +1,8 @@
 //! Monthly budgets of backends, and how often usage is told.
 
-use super::check::TIMEOUT;
 use super::checked::{Redis, UsageFlush};
 use super::reader::{Reader, Section};
-use super::values;
+use super::values::{self, TIMEOUT};
 use crate::policy::usage::{BackendCall, Budget, CallSet, RequestPool};
 
 /// The pool that `api_request_limit` stands for.

@@ -1,8 +1,8 @@
 //! `database.*` of PostgreSQL.
 
-use super::check::TIMEOUT;
 use super::checked::{Config, DatabaseDriver, Postgres, SslMode};
 use super::reader::{Reader, Section};
+use super::values::TIMEOUT;
 use crate::base::Secret;
 
 /// Each of these means nothing to SQLite.

@@ -2,7 +2,13 @@
 
 use super::checked::Endpoint;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
+
+/// How long something may take.
+pub(super) const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
+/// How long something is waited for on purpose, if at all.
+pub(super) const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
 
 /// Go's form: `30s`, `1m30s`, `1.5h`, `250ms`, `0`. No sign.
 pub fn duration(text: &str) -> Result<Duration, String> {
