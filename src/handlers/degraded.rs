@@ -11,7 +11,7 @@ use super::scratch::Scratch;
 use super::searched::Searched;
 use super::selection::LOOKS_MAX;
 use super::trouble::Trouble;
-use crate::base::{BlobId, Clock, Dice, Failure, Timestamp, Version, blob_name};
+use crate::base::{BackendName, BlobId, Clock, Dice, Failure, Timestamp, Version, blob_name};
 use crate::proto::checksum::{Algorithm, Digester};
 use crate::proto::error_code::ErrorCode;
 use crate::store::port::Metadata;
@@ -130,7 +130,32 @@ async fn look<P: Ports>(ports: &P, bucket: &str, key: &str) -> Result<Looked, Tr
         }
     }
     // Absent is what every backend has said, and nothing less.
-    unanswered.map_or(Ok(Looked::Nowhere), |failure| Err(failure.into()))
+    match unanswered {
+        Some(failure) => Err(failure.into()),
+        None if stands_under_a_name_of_others(ports, bucket, key).await? => {
+            Err(Failure::metadata("whether what others put there was imported only the database knows").into())
+        }
+        None => Ok(Looked::Nowhere),
+    }
+}
+
+/// Whether any backend holds something under the names that the key has where it was imported (workers/sync.rs): the search
+/// does not find it, and nobody can say that it is not there.
+async fn stands_under_a_name_of_others<P: Ports>(ports: &P, bucket: &str, key: &str) -> Result<bool, Failure> {
+    let view = ports.view();
+    let below_a_bucket = |name: &str| view.buckets.iter().any(|one| name.split('/').next() == Some(one.name.as_str()));
+    let names = [Some(format!("{bucket}/{key}")), (!below_a_bucket(key)).then(|| key.to_owned())];
+    let names = || names.iter().flatten().filter(|name| !name.starts_with(blob_name::OWN_PREFIX));
+    let places = view.backends.iter().flat_map(|place| names().map(|name| (place.name.clone(), name.clone())));
+    let blobs: Vec<BlobAt> = places.map(|(backend, name)| of_name(backend, name)).collect();
+    let at_once = if view.circuit_breaker.parallel_broadcast { blobs.len() } else { 1 };
+    let (mut found, mut failed) = (false, None);
+    concurrent::each(at_once, blobs.iter().map(|blob| ports.head(blob)), |_, head| match head {
+        Ok(head) => found |= head.is_some(),
+        Err(failure) => failed = Some(failure),
+    })
+    .await;
+    failed.map_or(Ok(found), Err)
 }
 
 /// One blob per backend that has any, those of the newest version first.
@@ -224,13 +249,11 @@ async fn locate<P: Ports>(ports: &P, newest: Vec<Newest>, unanswered: &mut Optio
 }
 
 fn blob_at<P: Ports>(ports: &P, one: &Newest) -> BlobAt {
-    BlobAt {
-        id: BlobId(0),
-        backend: ports.view().backends[one.backend].name.clone(),
-        name: one.name.clone(),
-        foreign_etag: String::new(),
-        version_id: String::new(),
-    }
+    of_name(ports.view().backends[one.backend].name.clone(), one.name.clone())
+}
+
+fn of_name(backend: BackendName, name: String) -> BlobAt {
+    BlobAt { id: BlobId(0), backend, name, foreign_etag: String::new(), version_id: String::new() }
 }
 
 /// Where a backend tells none: one per version, in the form that nobody takes for the MD5 of the body.

@@ -240,6 +240,23 @@ def test_directories_answer_without_the_database(tmp_path, parallel):
             assert client.get(BUCKET, "plai").status == 404
 
 
+def test_what_was_imported_is_not_said_to_be_absent(tmp_path):
+    """It has the names of those who put it there, which only rows know: no search finds it."""
+    folder = tmp_path / "one"
+    (folder / BUCKET).mkdir(parents=True)
+    (folder / BUCKET / "below").write_bytes(b"below the bucket's name")
+    (folder / "beside").write_bytes(b"beside it")
+    backend = harness.directory_backend("one", folder, quota_bytes=900_000)
+    with harness.Server(tmp_path / "server", [backend], UNREMEMBERED) as server, server.client() as client:
+        program("sync", "--addr", f"127.0.0.1:{server.admin_port}", "--backend", "one", "--bucket", BUCKET)
+        assert client.get(BUCKET, "below").body == b"below the bucket's name"
+        assert client.get(BUCKET, "beside").body == b"beside it"
+        with broken_database(server, "errors"):
+            for key in ("below", "beside"):
+                assert refused(client.get(BUCKET, key)), key
+            assert client.get(BUCKET, "nowhere").status == 404
+
+
 def test_metadata_that_the_backend_writes_anew(tmp_path):
     """s3s-fs decodes what is encoded as in RFC 2047 and encodes it again, in words of 75 characters, as AWS does."""
     values = {"short": "ä", "long": "ä€😀 and " * 20, "blanks": "two  blanks", "word": "a =?UTF-8?B?w6Q=?= b", "plain": "me"}
