@@ -51,17 +51,22 @@ fn placement_facts<P: Ports>(ports: &P, index: usize, size: u64) -> BackendFacts
     }
 }
 
-/// For what grows after it was placed: those with `ample` bytes of room come first, in the order they had, then the others by
-/// how much they have; one that has had failures comes last all the same. By what was charged at the last batch.
+/// For what grows after it was placed: those with `ample` bytes of room, or half as much as the roomiest, come first in the order
+/// they had, then the others by how much they have; one that has had failures comes last all the same. By what was charged at
+/// the last batch.
 pub fn prefer_room<P: Ports>(ports: &P, candidates: &mut [Candidate], ample: u64) {
     let now = ports.clock().tick();
-    candidates.sort_by_key(|candidate| {
+    let room = |candidate: &Candidate| {
         let index = index_of(ports, &candidate.backend);
-        let room = match ports.board().limit_bytes(index) {
+        match ports.board().limit_bytes(index) {
             0 => u64::MAX,
             limit => limit.saturating_sub(ports.board().charged_bytes(index)),
-        };
-        (!ports.health().is_good(index, now), Reverse(room.min(ample)))
+        }
+    };
+    let enough = ample.min(candidates.iter().map(room).max().unwrap_or(0) / 2);
+    candidates.sort_by_key(|candidate| {
+        let is_good = ports.health().is_good(index_of(ports, &candidate.backend), now);
+        (!is_good, Reverse(room(candidate).min(enough)))
     });
 }
 
