@@ -14,11 +14,16 @@ use crate::store::port::Usage;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
+mod bodies;
+use bodies::Bodies;
+
 /// A call waits so long for the lender: longer than the database may take to answer.
 const LENDER_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks whether it has answered, doubling.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(50);
+/// Between two questions for what is held back.
+const HELD_BACK_LOOK: Duration = Duration::from_millis(200);
 /// Answers that others were faster to use up.
 const ROUNDS_MAX: u32 = 32;
 
@@ -57,6 +62,8 @@ pub enum Denied {
     Spent,
     /// The lease does not have it, and the database did not say whether there is more.
     Unanswered,
+    /// What is left of the budget is held back for instances that have not begun the month yet.
+    HeldBack,
 }
 
 /// Wakes the lender. Never blocks.
@@ -121,9 +128,10 @@ impl Budgets {
         self.of(backend).iter().all(|counter| counter.could_cover(now, counter.amount(spend)))
     }
 
-    /// Takes what a call needs, whole or not at all, waiting for the lender at most a few seconds. Give back with
-    /// `give_back`. Cancel: safe, nothing is taken.
+    /// Takes what a call needs, whole or not at all, waiting for the lender at most a few seconds. Its body is under way from
+    /// then on, until `body_ends` gives back the rest. Cancel: safe, nothing is taken.
     pub async fn admit(&self, clock: &impl Clock, backend: usize, spend: &Spend) -> Result<Taken, Denied> {
+        let since = clock.tick();
         for _ in 0..ROUNDS_MAX {
             let short = match self.try_admit(backend, spend) {
                 Ok(taken) => return Ok(taken),
@@ -137,6 +145,12 @@ impl Budgets {
             short.want(amount);
             (self.ring)();
             short.next_answer(clock, answers).await?;
+            if short.is_held_back(self.now(), amount) {
+                if clock.tick().since(since) > LENDER_PATIENCE {
+                    return Err(Denied::HeldBack);
+                }
+                clock.sleep(HELD_BACK_LOOK).await;
+            }
         }
         Err(Denied::Spent)
     }
@@ -153,14 +167,14 @@ impl Budgets {
     }
 
     fn try_admit(&self, backend: usize, spend: &Spend) -> Result<Taken, &Counter> {
-        let (counters, now) = (self.of(backend), self.now());
+        let counters = self.of(backend);
+        let now = self.begin_body(counters, spend);
         for (i, counter) in counters.iter().enumerate() {
             if counter.take(now, counter.amount(spend), &self.ring) {
                 continue;
             }
-            for taken in &counters[..i] {
-                taken.give_back(now, taken.amount(spend));
-            }
+            counters[..i].iter().for_each(|taken| taken.body_ends(now, taken.bytes(spend), taken.amount(spend)));
+            counters[i..].iter().for_each(|begun| begun.never_taken(now, begun.bytes(spend)));
             return Err(counter);
         }
         Ok(now)
@@ -168,30 +182,23 @@ impl Budgets {
 
     /// Counts what is never refused: deletes, the ends of uploads, looks at whose backend it is.
     pub fn charge(&self, backend: usize, spend: &Spend) -> Taken {
-        let now = Taken { unasked: true, ..self.now() };
-        for counter in self.of(backend).iter().filter(|counter| counter.is_on()) {
+        let counters = self.of(backend);
+        let now = Taken { unasked: true, ..self.begin_body(counters, spend) };
+        for counter in counters.iter().filter(|counter| counter.is_on()) {
             counter.slot(now).fetch_sub(signed(counter.amount(spend)), SeqCst);
         }
         now
     }
 
-    /// What was taken then and not used.
-    pub fn give_back(&self, backend: usize, taken: Taken, spend: &Spend) {
-        for counter in self.of(backend) {
-            counter.give_back(taken, counter.amount(spend));
+    /// Before its bytes are taken: whoever turns the month sees it under way, or it begins in the new one. Answers when.
+    fn begin_body(&self, counters: &[Counter], whole: &Spend) -> Taken {
+        loop {
+            // A month is closed after it was left.
+            let now = self.now();
+            let closed = counters.iter().position(|counter| !counter.bodies.begin(now.month, counter.bytes(whole)));
+            let Some(closed) = closed else { return now };
+            counters[..closed].iter().for_each(|begun| begun.never_taken(now, begun.bytes(whole)));
         }
-    }
-
-    /// A body for which all of `whole` was taken is under way. Answers when it was taken: now, if the month has turned since.
-    pub fn body_begins(&self, backend: usize, taken: Taken, whole: &Spend) -> Taken {
-        let counters = self.of(backend);
-        counters.iter().for_each(|counter| counter.begin_body(whole));
-        // Whoever turns the month looks at the bodies after it has turned: it has seen this one, or is seen here.
-        let month = self.now().month;
-        if month != taken.month {
-            counters.iter().for_each(|counter| counter.carry_over(Taken { month, ..taken }, counter.bytes(whole)));
-        }
-        Taken { month, ..taken }
     }
 
     pub fn has_turned(&self, taken: Taken) -> bool {
@@ -200,18 +207,18 @@ impl Budgets {
 
     /// The month has turned over a body of `whole`: only `rest` of it is the new month's. Answers when that was taken.
     pub fn body_goes_on(&self, backend: usize, taken: Taken, whole: &Spend, rest: &Spend) -> Taken {
-        // Carried over unasked: other instances may have been lent all of the new month before.
-        let taken = Taken { month: self.now().month, unasked: true, ..taken };
-        let (egress, ingress) = (whole.egress.saturating_sub(rest.egress), whole.ingress.saturating_sub(rest.ingress));
-        let before = Spend { call: None, egress, ingress };
-        self.give_back(backend, taken, &before);
-        self.body_ends(backend, &before);
-        taken
+        let now = Taken { month: self.now().month, unasked: true, ..taken };
+        for counter in self.of(backend) {
+            counter.body_goes_on(taken, now, counter.bytes(whole), counter.bytes(rest));
+        }
+        now
     }
 
-    /// What was not moved of it has been given back.
-    pub fn body_ends(&self, backend: usize, whole: &Spend) {
-        self.of(backend).iter().for_each(|counter| counter.end_body(whole));
+    /// A body of `whole` has ended, and `rest` was not used of what was taken for it.
+    pub fn body_ends(&self, backend: usize, taken: Taken, whole: &Spend, rest: &Spend) {
+        for counter in self.of(backend) {
+            counter.body_ends(taken, counter.bytes(whole), counter.amount(rest));
+        }
     }
 
     /// A new month: what was lent of the old one is worth nothing any more. What was taken for bodies that are under way
@@ -222,11 +229,16 @@ impl Budgets {
         for counter in self.every_counter() {
             // Used two months ago last: nothing that was taken then is still under way.
             counter.slot(next).store(0, SeqCst);
+            counter.bodies.open(next.month);
             counter.free.store(counter.limit(), SeqCst);
+            counter.held_back.store(0, SeqCst);
         }
         self.set_now(next);
-        for counter in self.every_counter().filter(|counter| counter.is_on()) {
-            counter.carry_over(next, counter.under_way.load(SeqCst));
+        for counter in self.every_counter() {
+            let carried = counter.bodies.close(now.month);
+            if counter.is_on() {
+                counter.carry_over(next, carried);
+            }
         }
     }
 
@@ -320,10 +332,11 @@ pub struct Counter {
     what: What,
     /// Lent and not taken, of this month and the last: what was taken before the turn is given back to its own.
     left: [AtomicI64; 2],
-    /// Bytes that were taken for bodies which have not ended.
-    under_way: AtomicU64,
-    /// What nobody had been lent when the database was last asked.
+    /// What bytes were taken for.
+    bodies: Bodies,
+    /// What nobody had been lent when the database was last asked, and what of that was not to be had yet.
     free: AtomicU64,
+    held_back: AtomicU64,
     /// The lender is rung for when less than this is left.
     low: AtomicI64,
     /// What calls wait for since the lender last looked: the sum, and the least of them.
@@ -344,8 +357,9 @@ impl Counter {
             since: AtomicU32::new(0),
             what: want.what,
             left: [AtomicI64::new(0), AtomicI64::new(0)],
-            under_way: AtomicU64::new(0),
+            bodies: Bodies::default(),
             free: AtomicU64::new(want.limit),
+            held_back: AtomicU64::new(0),
             low: AtomicI64::new(i64::MIN),
             waiting: AtomicU64::new(0),
             least: AtomicU64::new(u64::MAX),
@@ -407,18 +421,51 @@ impl Counter {
         if self.counts_calls() { 0 } else { self.amount(spend) }
     }
 
-    fn begin_body(&self, whole: &Spend) {
-        let bytes = self.bytes(whole);
-        if bytes > 0 {
-            self.under_way.fetch_add(bytes, SeqCst);
+    /// `rest` was not used of what was taken then for a body of `whole`, or for a request.
+    fn body_ends(&self, taken: Taken, whole: u64, rest: u64) {
+        if whole == 0 {
+            self.give_back(taken, rest);
+        } else if self.bodies.end(taken.month, whole) {
+            // Others may take it only now: no more is ever under way than was lent.
+            let given = self.give_back(taken, rest);
+            self.bodies.spent(taken.month, whole.saturating_sub(given));
+        } else {
+            self.carried_ends(after(taken), whole);
         }
     }
 
-    fn end_body(&self, whole: &Spend) {
-        let bytes = self.bytes(whole);
-        if bytes > 0 {
-            self.under_way.fetch_sub(bytes, SeqCst);
+    /// A body was begun then, and its bytes were not taken.
+    fn never_taken(&self, at: Taken, whole: u64) {
+        if !self.bodies.end(at.month, whole) {
+            self.carried_ends(after(at), whole);
         }
+    }
+
+    fn body_goes_on(&self, taken: Taken, now: Taken, whole: u64, rest: u64) {
+        if whole == 0 {
+            return;
+        }
+        // Carried over unasked: what the other instances were lent leaves room for it (store/lending.rs), but a limit that
+        // was lowered may not.
+        let months = now.month.wrapping_sub(taken.month);
+        if months > 1 || self.bodies.is_closed(taken.month) {
+            return self.carried_ends(now, whole.saturating_sub(rest));
+        }
+        // The turn is about to. First what the new month has of it, so that it is in no instant nobody's.
+        self.bodies.begin(now.month, rest);
+        if self.is_on() {
+            self.carry_over(now, rest);
+        }
+        if !self.bodies.end(taken.month, whole) {
+            self.carried_ends(now, whole);
+        }
+    }
+
+    /// So many bytes that the turn has carried over are the new month's no more, or never were.
+    fn carried_ends(&self, now: Taken, bytes: u64) {
+        self.bodies.end(now.month, bytes);
+        let given = self.give_back(now, bytes);
+        self.bodies.spent(now.month, bytes.saturating_sub(given));
     }
 
     /// Taken without asking: the lender holds it next.
@@ -431,11 +478,16 @@ impl Counter {
     }
 
     fn could_cover(&self, now: Taken, amount: u64) -> bool {
+        self.covers(now, amount, self.free.load(Relaxed).saturating_add(self.held_back.load(Relaxed)))
+    }
+
+    fn is_held_back(&self, now: Taken, amount: u64) -> bool {
+        !self.covers(now, amount, self.free.load(Relaxed)) && self.could_cover(now, amount)
+    }
+
+    fn covers(&self, now: Taken, amount: u64, more: u64) -> bool {
         let left = self.slot(now).load(Relaxed);
-        amount == 0
-            || !self.is_on()
-            || self.limit() == 0
-            || i128::from(left) + i128::from(self.free.load(Relaxed)) >= i128::from(amount)
+        amount == 0 || !self.is_on() || self.limit() == 0 || i128::from(left) + i128::from(more) >= i128::from(amount)
     }
 
     fn take(&self, now: Taken, amount: u64, ring: &Ring) -> bool {
@@ -458,17 +510,18 @@ impl Counter {
     }
 
     /// What was taken before it was switched on was not taken from it. What was taken unasked only makes what is owed less:
-    /// the lender may have covered it since, beyond the limit, and then it makes room for nobody.
-    fn give_back(&self, taken: Taken, amount: u64) {
-        if !self.is_on() || taken.limits < self.since.load(SeqCst) {
-            return;
+    /// the lender may have covered it since, beyond the limit, and then it makes room for nobody. Answers how much was given.
+    fn give_back(&self, taken: Taken, amount: u64) -> u64 {
+        if amount == 0 || !self.is_on() || taken.limits < self.since.load(SeqCst) {
+            return 0;
         }
-        if taken.unasked {
-            let less = |left: i64| (left < 0).then(|| left.saturating_add(signed(amount)).min(0));
-            let _ = self.slot(taken).fetch_update(SeqCst, Relaxed, less); // nothing is owed any more
-        } else {
+        if !taken.unasked {
             self.add(taken, amount);
+            return amount;
         }
+        let less = |left: i64| (left < 0).then(|| left.saturating_add(signed(amount)).min(0));
+        let owed = self.slot(taken).fetch_update(SeqCst, Relaxed, less);
+        owed.map_or(0, |owed| owed.unsigned_abs().min(amount)) // or nothing is owed any more
     }
 
     fn add(&self, at: Taken, amount: u64) {
@@ -527,9 +580,30 @@ impl Counter {
         if waiting == 0 { (0, 0) } else { (least.min(waiting), waiting) }
     }
 
-    /// The database has answered: what nobody has been lent, and below which rest to ask again.
-    pub fn answered(&self, free: u64, low: i64) {
+    /// The most of this month's bytes that bodies may have under way, given what has ended of them: they were taken out of
+    /// `spent`, of which `before` was spent before any of them began.
+    pub fn under_way(&self, budgets: &Budgets, spent: u64, before: i64) -> u64 {
+        if self.counts_calls() {
+            return 0;
+        }
+        let ended = i64::try_from(self.bodies.ended(budgets.now().month)).unwrap_or(i64::MAX);
+        u64::try_from(i64::try_from(spent).unwrap_or(i64::MAX).saturating_sub(before).saturating_sub(ended))
+            .unwrap_or(0)
+    }
+
+    /// What of `spent` bodies do not have under way: the `before` of a counter that was just switched on.
+    pub fn not_under_way(&self, budgets: &Budgets, spent: u64) -> i64 {
+        // In this order: a body that ends between is under way.
+        let month = budgets.now().month;
+        let (under_way, ended) = (self.bodies.under_way(month), self.bodies.ended(month));
+        signed(spent).saturating_sub(signed(under_way)).saturating_sub(signed(ended))
+    }
+
+    /// The database has answered: what nobody has been lent, what is free besides but not to be had yet, and below which
+    /// rest to ask again.
+    pub fn answered(&self, free: u64, held_back: u64, low: i64) {
         self.free.store(free, SeqCst);
+        self.held_back.store(held_back, SeqCst);
         self.low.store(low, SeqCst);
         self.unanswered.store(false, SeqCst);
         self.answers.fetch_add(1, SeqCst);
@@ -544,6 +618,15 @@ impl Counter {
     pub fn free(&self) -> u64 {
         self.free.load(SeqCst)
     }
+
+    pub fn held_back(&self) -> u64 {
+        self.held_back.load(SeqCst)
+    }
+}
+
+/// What the turn has just carried over.
+fn after(taken: Taken) -> Taken {
+    Taken { month: taken.month.wrapping_add(1), unasked: true, ..taken }
 }
 
 fn signed(amount: u64) -> i64 {

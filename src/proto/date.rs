@@ -165,6 +165,15 @@ pub fn month(at: Timestamp) -> String {
     iso8601(at).as_str()[..7].to_owned()
 }
 
+/// The months before and after one, each as `month` writes it. None if that is no month.
+pub fn months_around(month: &str) -> Option<(String, String)> {
+    let (year, number) = month.split_once('-')?;
+    let (year, number): (u32, u32) = (year.parse().ok()?, number.parse().ok()?);
+    let text = |months: u32| format!("{:04}-{:02}", months / 12, months % 12 + 1);
+    let months = year.checked_mul(12)?.checked_add(number)?.checked_sub(1)?;
+    ((1..=12).contains(&number) && months > 0).then(|| (text(months - 1), text(months + 1)))
+}
+
 /// `2026-11-22T17:00:00.000Z` of the whole second, for XML: what a listing says of an object is what its Last-Modified says.
 pub fn xml(at: Timestamp) -> DateText<24> {
     iso8601(Timestamp { millis: at.seconds().saturating_mul(1000) })
@@ -438,6 +447,17 @@ mod tests {
         }
         assert_eq!(parse_iso8601(b"2026-11-22T17:00:00.123456789Z"), Some(at(1_795_366_800_123)));
         assert_eq!(parse_iso8601(b"2026-11-22T17:00:00+00:00"), Some(at(1_795_366_800_000)));
+    }
+
+    #[test]
+    fn the_months_around_one() {
+        let around = |month| months_around(month).map(|(before, after)| format!("{before} {after}"));
+        assert_eq!(around("2026-11").as_deref(), Some("2026-10 2026-12"));
+        assert_eq!(around("2026-12").as_deref(), Some("2026-11 2027-01"));
+        assert_eq!(around("2027-01").as_deref(), Some("2026-12 2027-02"));
+        for none in ["", "2026", "2026-13", "2026-00", "0000-01", "x-1", "2026-1x"] {
+            assert_eq!(around(none), None, "{none}");
+        }
     }
 
     proptest! {

@@ -566,6 +566,8 @@ pub struct BudgetAsk {
     pub holds: u64,
     /// What it has spent.
     pub used: u64,
+    /// The most of that which bodies may have under way: if the month turns, they go on in the next one.
+    pub under_way: u64,
     /// As `policy::usage::lend` takes them.
     pub least: u64,
     pub waiting: u64,
@@ -584,6 +586,8 @@ pub struct BudgetLease {
     pub granted: u64,
     /// What nobody has been lent, afterwards.
     pub free: u64,
+    /// And what besides is kept for incarnations that may carry it over from the month before (`store/lending.rs`).
+    pub held_back: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -27,6 +27,7 @@ pub mod database_state;
 pub mod desk;
 pub mod direct;
 mod folding;
+mod lending;
 pub mod location_cache;
 pub mod memory;
 pub mod operator;

@@ -1,10 +1,9 @@
 //! Decisions that every database makes the same way: pure functions of what its rows say. Called by the stores only.
 
-use super::change::{BudgetAsk, BudgetLease, Refusal};
+use super::change::Refusal;
 use super::record::PartRecord;
 use crate::base::limits::{OBJECT_BYTES_MAX, PART_BYTES_MIN};
-use crate::base::{Incarnation, Nonce, PartNumber, Timestamp, UploadId, Version};
-use crate::policy::usage::lend;
+use crate::base::{Nonce, PartNumber, Timestamp, UploadId, Version};
 use crate::proto::date;
 
 /// Versions that one call of a scan over all versions examines, so that no read transaction is long.
@@ -20,25 +19,6 @@ pub const UPLOAD_KEPT: std::time::Duration = std::time::Duration::from_secs(24 *
 /// clock says.
 pub fn oldest_leases(now: Timestamp) -> String {
     date::month(now.minus(std::time::Duration::from_secs(62 * 24 * 3600)))
-}
-
-/// Who holds, of a month that is in doubt, all that nobody else is known to hold of a budget: runs that a restored database does not
-/// know, or whose last leases it does not know. No run has this number.
-pub const SPENT_UNSEEN: Incarnation = Incarnation(0);
-
-/// What an incarnation is lent. `others` is what all the others have taken, `mine` what it has recorded as usage; in doubt, when
-/// nobody has said yet how much that may be, the whole rest goes to `SPENT_UNSEEN`: how much that is comes second.
-pub fn lend_of(ask: &BudgetAsk, mine: u64, others: u64, in_doubt: bool) -> (BudgetLease, Option<u64>) {
-    let holds = ask.holds.max(ask.used);
-    if ask.limit == 0 {
-        return (BudgetLease { granted: holds, free: 0 }, None);
-    }
-    let free = ask.limit.saturating_sub(others).saturating_sub(mine.max(holds));
-    if in_doubt {
-        return (BudgetLease { granted: holds, free: 0 }, Some(free));
-    }
-    let more = lend(free, ask.least, ask.waiting, ask.slice);
-    (BudgetLease { granted: holds + more, free: free - more }, None)
 }
 
 /// A version by the database's clock, above `floor`, the highest version of the key that a row names. Where the clock does

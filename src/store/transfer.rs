@@ -82,8 +82,8 @@ pub const TABLES: [Table; 13] = [
     },
     Table {
         name: "budget_leases",
-        columns: "period, backend, counter, incarnation, granted, used",
-        select: "SELECT period, backend, counter, incarnation, granted, used FROM budget_leases
+        columns: "period, backend, counter, incarnation, granted, used, under_way, told",
+        select: "SELECT period, backend, counter, incarnation, granted, used, under_way, told FROM budget_leases
                  ORDER BY period, backend, counter, incarnation",
         key: "period, backend, counter, incarnation",
     },

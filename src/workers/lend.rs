@@ -43,6 +43,8 @@ struct Ledger {
     held: u64,
     slice: u64,
     asked: Option<Timestamp>,
+    /// What was spent of a month before any body that is counted there began: of it nothing is under way.
+    before: i64,
     /// What was spent at the last regular run.
     spent_then: Option<u64>,
 }
@@ -77,7 +79,8 @@ impl Lender {
         for ((switched_on, start), used) in changed.iter().zip(self.budgets.starts()).zip(&used) {
             for place in switched_on.iter().flatten().map(|place| start + place) {
                 let held = counters[place].of_usage(used);
-                self.ledgers[place] = Ledger { held, ..Ledger::default() };
+                let before = counters[place].not_under_way(&self.budgets, held);
+                self.ledgers[place] = Ledger { held, before, ..Ledger::default() };
             }
         }
         changed.iter().map(Option::is_some).collect()
@@ -144,6 +147,7 @@ impl Lender {
             for (backend, (start, used)) in self.budgets.starts().zip(&used()).enumerate() {
                 for (counter, ledger) in self.budgets.of(backend).iter().zip(&mut self.ledgers[start..]) {
                     ledger.held = counter.of_usage(used);
+                    ledger.before = i64::try_from(ledger.held).unwrap_or(i64::MAX);
                 }
             }
         }
@@ -154,7 +158,7 @@ impl Lender {
         let mut counters = self.budgets.counters();
         counters.any(|counter| {
             let limit = counter.limit();
-            limit > 0 && near(limit.saturating_sub(counter.free()), limit)
+            limit > 0 && near(limit.saturating_sub(counter.free()).saturating_sub(counter.held_back()), limit)
         })
     }
 }
@@ -199,6 +203,8 @@ impl Ledger {
             limit,
             holds: self.held.max(used),
             used,
+            // At the end nothing goes on.
+            under_way: if occasion == Occasion::End { 0 } else { counter.under_way(budgets, used, self.before) },
             // What is left of the lease is theirs, too.
             least: least.saturating_sub(left),
             waiting: waiting.saturating_sub(left),
@@ -214,13 +220,13 @@ impl Ledger {
 
     fn take(&mut self, counter: &Counter, budgets: &Budgets, lease: BudgetLease) {
         if counter.limit() == 0 {
-            return counter.answered(0, i64::MIN);
+            return counter.answered(0, 0, i64::MIN);
         }
         // What it held was all that any core could take; the answer is never less.
         counter.lend(budgets, lease.granted.saturating_sub(self.held));
         self.held = self.held.max(lease.granted);
         let low = if lease.free == 0 { i64::MIN } else { counter.left(budgets) / 2 };
-        counter.answered(lease.free, low);
+        counter.answered(lease.free, lease.held_back, low);
     }
 }
 

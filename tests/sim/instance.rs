@@ -197,6 +197,12 @@ impl Instance {
                 Ok(())
             }
             Err(Denied::Unanswered) => Err(Failure::metadata("nothing was lent")),
+            Err(Denied::HeldBack) => Err(Failure::new(
+                Kind::Overloaded,
+                Blame::Ourselves,
+                Retry::OtherBackend,
+                "the rest is kept for others",
+            )),
             Err(Denied::Spent) => {
                 count(&self.world.counts.over_budget);
                 let kind = if call.is_read() { Kind::ReadBudget } else { Kind::WriteBudget };

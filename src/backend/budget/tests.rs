@@ -49,7 +49,7 @@ fn admit(budgets: &Budgets, spend: &Spend) -> Result<Taken, Denied> {
 fn lend(budgets: &Budgets, amount: u64, free: u64) {
     for counter in budgets.counters() {
         counter.lend(budgets, amount);
-        counter.answered(free, 0);
+        counter.answered(free, 0, 0);
     }
 }
 
@@ -72,7 +72,7 @@ fn what_was_lent_is_admitted_and_no_more() {
     admit(&budgets, &GET).expect("lent");
     assert!(!budgets.has_room(1, &GET));
     assert_eq!(admit(&budgets, &GET), Err(Denied::Spent));
-    budgets.give_back(1, first, &GET);
+    budgets.body_ends(1, first, &GET, &GET);
     admit(&budgets, &GET).expect("it was not sent after all");
     budgets.charge(1, &GET);
     assert_eq!(budgets.counters().next().expect("one").left(&budgets), -1, "a delete is counted whatever is left");
@@ -98,7 +98,7 @@ fn a_call_waits_for_the_lender_and_goes_on() {
             assert_eq!((least, waiting), (1, 1));
             lent.set(lent.get() + 1);
             counter.lend(&budgets, u64::from(lent.get() > 1));
-            counter.answered(50, 0);
+            counter.answered(50, 0, 0);
         }
     });
     let done = pin!(budgets.admit(&clock, 1, &GET)).poll(&mut Context::from_waker(Waker::noop()));
@@ -130,14 +130,14 @@ fn a_call_needs_room_in_every_pool_that_holds_it() {
     let left = || budgets.counters().map(|counter| counter.left(&budgets)).collect::<Vec<_>>();
     for (counter, amount) in budgets.counters().zip([10, 3, 0, 100]) {
         counter.lend(&budgets, amount);
-        counter.answered(0, 0);
+        counter.answered(0, 0, 0);
     }
     let get = Spend { egress: 60, ..GET };
     let month = admit(&budgets, &get).expect("lent");
     assert_eq!(left(), [9, 2, 0, 40]);
     assert_eq!(admit(&budgets, &get), Err(Denied::Spent), "not enough bytes");
     assert_eq!(left(), [9, 2, 0, 40], "nothing is taken of the others");
-    budgets.give_back(1, month, &Spend { egress: 25, ..Spend::default() });
+    budgets.body_ends(1, month, &get, &Spend { egress: 25, ..Spend::default() });
     assert_eq!(left(), [9, 2, 0, 65]);
     admit(&budgets, &Spend::call(BackendCall::Put)).expect("lent");
     assert_eq!(left(), [8, 2, -1, 65], "what has no limit is counted below zero");
@@ -157,7 +157,7 @@ fn the_lender_is_rung_for_once_when_a_lease_runs_low() {
     let budgets = Budgets::new([(&BackendName::new("b"), &requests(100))], ring);
     let counter = budgets.counters().next().expect("one");
     counter.lend(&budgets, 10);
-    counter.answered(90, 5);
+    counter.answered(90, 0, 5);
     for _ in 0..9 {
         budgets.try_admit(0, &GET).map_err(|_| ()).expect("lent");
     }
@@ -174,7 +174,7 @@ fn a_new_month_starts_with_nothing_and_the_old_one_keeps_its_own() {
     budgets.turn();
     let counter = budgets.counters().next().expect("one");
     assert_eq!((counter.left(&budgets), counter.free()), (0, 100));
-    budgets.give_back(1, november, &GET);
+    budgets.body_ends(1, november, &GET, &GET);
     assert_eq!(counter.left(&budgets), 0, "that was November's");
     counter.lend(&budgets, 1);
     let december = admit(&budgets, &GET).expect("lent");
@@ -197,7 +197,7 @@ fn threads_take_exactly_what_was_lent() {
                 admitted += 1;
                 // Every third is not sent after all.
                 if admitted % 3 == 0 {
-                    budgets.give_back(1, month, &Spend { egress: 3, ..GET });
+                    budgets.body_ends(1, month, &Spend { egress: 3, ..GET }, &Spend { egress: 3, ..GET });
                     admitted += 1 << 32;
                 }
             }

@@ -63,6 +63,13 @@ impl Account {
                 Failure::new(kind, Blame::Ourselves, Retry::OtherBackend, cause)
             }
             Denied::Unanswered => Failure::metadata(format!("backend {}: its budget was not lent in time", self.name)),
+            Denied::HeldBack => {
+                let cause = format!(
+                    "backend {}: the rest of this month's budget is kept for instances that were not seen to begin the month",
+                    self.name
+                );
+                Failure::new(Kind::Overloaded, Blame::Ourselves, Retry::OtherBackend, cause)
+            }
         }
     }
 

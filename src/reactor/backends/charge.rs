@@ -21,7 +21,6 @@ pub(super) struct Charge {
 impl Charge {
     /// `whole` was taken then.
     pub(super) fn new(budgets: &Arc<Budgets>, backend: usize, taken: Taken, whole: Spend) -> Self {
-        let taken = budgets.body_begins(backend, taken, &whole);
         Self { budgets: Arc::clone(budgets), backend, taken, whole, rest: whole, uncounted: 0 }
     }
 
@@ -59,8 +58,7 @@ impl Drop for Charge {
     fn drop(&mut self) {
         self.look_at_the_calendar();
         let ingress = self.rest.ingress.saturating_sub(self.uncounted);
-        self.budgets.give_back(self.backend, self.taken, &Spend { ingress, ..self.rest });
-        self.budgets.body_ends(self.backend, &self.whole);
+        self.budgets.body_ends(self.backend, self.taken, &self.whole, &Spend { ingress, ..self.rest });
     }
 }
 

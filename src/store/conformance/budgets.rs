@@ -9,7 +9,7 @@ const MONTH: &str = "2026-11";
 fn ask(limit: u64, holds: u64, waiting: u64, slice: u64) -> BudgetAsk {
     let least = waiting.min(1);
     let (backend, counter) = (name("a"), "api_requests".to_owned());
-    BudgetAsk { backend, counter, limit, holds, used: holds, least, waiting, slice }
+    BudgetAsk { backend, counter, limit, holds, used: holds, under_way: 0, least, waiting, slice }
 }
 
 fn lease<S: MetadataStore>(bench: &Bench<S>, incarnation: i64, ask: BudgetAsk) -> BudgetLease {
@@ -18,7 +18,7 @@ fn lease<S: MetadataStore>(bench: &Bench<S>, incarnation: i64, ask: BudgetAsk) -
 }
 
 fn lent(granted: u64, free: u64) -> BudgetLease {
-    BudgetLease { granted, free }
+    BudgetLease { granted, free, held_back: 0 }
 }
 
 pub(super) fn slices_never_exceed_the_limit<S: MetadataStore>(bench: &Bench<S>) {
@@ -110,6 +110,35 @@ pub(super) fn a_restored_database_lends_nothing_of_a_month_in_doubt<S: MetadataS
     assert_eq!(lease(2, ask(200, 20, 25, 0)), lent(20, 0));
     let change = LeaseBudgets { incarnation: Incarnation(2), period: "2026-12".into(), asks: vec![ask(100, 0, 30, 0)] };
     assert_eq!(bench.step(change).expect("not refused").leases, [lent(30, 70)], "other months are not in doubt");
+}
+
+pub(super) fn a_month_keeps_what_may_go_on_from_the_one_before<S: MetadataStore>(bench: &Bench<S>) {
+    let in_month = |period: &str, incarnation, ask: BudgetAsk| {
+        let change = LeaseBudgets { incarnation: Incarnation(incarnation), period: period.into(), asks: vec![ask] };
+        bench.step(change).expect("a lease is not refused").leases[0]
+    };
+    let kept = |granted, free, held_back| BudgetLease { granted, free, held_back };
+    let (december, january) = ("2026-12", "2027-01");
+    let using = |used, under_way, ask: BudgetAsk| BudgetAsk { used, under_way, ..ask };
+    // Two of the old month: one with 20 under way and 10 of its lease, one with all that it had spent.
+    assert_eq!(in_month(december, 1, using(30, 20, ask(100, 40, 0, 0))), lent(40, 60));
+    assert_eq!(in_month(december, 2, ask(100, 30, 0, 0)), lent(30, 30));
+    assert_eq!(in_month(january, 2, ask(100, 0, 90, 0)), kept(70, 0, 30));
+    assert_eq!(in_month(january, 3, ask(100, 0, 1, 0)), kept(0, 0, 30), "nor may one that is new have it");
+    // The old month lends on, as far as the new one has room for what may go on.
+    assert_eq!(in_month(december, 1, using(35, 20, ask(100, 40, 20, 0))), kept(45, 0, 25));
+    assert_eq!(in_month(december, 3, ask(100, 0, 5, 0)), kept(0, 0, 25));
+    // Another budget, and another month, know nothing of it.
+    let other = BudgetAsk { counter: "egress_bytes".into(), ..ask(100, 0, 90, 0) };
+    assert_eq!(in_month(january, 2, other), lent(90, 10));
+    // It has begun the month: what it brought is known.
+    assert_eq!(in_month(january, 1, ask(100, 12, 0, 0)), lent(12, 18));
+    assert_eq!(in_month(january, 2, ask(100, 70, 90, 0)), lent(88, 0));
+    // One that is not heard of any more.
+    assert_eq!(in_month("2027-07", 1, using(10, 10, ask(100, 60, 0, 0))), lent(60, 40));
+    assert_eq!(in_month("2027-08", 2, ask(100, 0, 1, 0)), kept(1, 39, 60));
+    bench.advance(6 * 3600);
+    assert_eq!(in_month("2027-08", 2, ask(100, 1, 99, 0)), lent(100, 0));
 }
 
 pub(super) fn months_and_counters_are_apart<S: MetadataStore>(bench: &Bench<S>) {

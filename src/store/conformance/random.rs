@@ -303,12 +303,13 @@ impl Known {
                     limit: [1000, 0, 70_000][usize::from(number / 3 % 3)],
                     holds: u64::from(number % 977),
                     used: u64::from(number % 499),
+                    under_way: u64::from(number % 61),
                     least: u64::from(number % 7),
                     waiting: u64::from(number % 89),
                     slice: u64::from(y % 300),
                 };
                 let asks = vec![ask(pick(&BACKENDS, x)?, y), ask(pick(&BACKENDS, y)?, x)];
-                let period = if x.is_multiple_of(9) { "2026-07" } else { "2026-11" }.into();
+                let period = ["2026-11", "2026-12", "2026-10", "2026-07"][usize::from(x % 9 / 2 % 4)].into();
                 LeaseBudgets { incarnation: Incarnation(1 + i64::from(y % 3)), period, asks }.into()
             }
             63 => SetRestored { restored: x.is_multiple_of(2) }.into(),

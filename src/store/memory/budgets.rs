@@ -1,46 +1,47 @@
 //! Monthly budgets: leases, and what has been recorded of a month.
 
+use super::super::lending::{Account, Lent, Month, SPENT_UNSEEN, months_around};
 use super::super::port::{Answer, BudgetAsk, BudgetLease, BudgetRow, BudgetsLeased, LeaseBudgets, Usage, UsageRow};
-use super::super::rules::{SPENT_UNSEEN, lend_of};
-use super::tables::{Lent, Tables};
-use crate::base::Incarnation;
-use std::collections::BTreeMap;
+use super::tables::Tables;
+use crate::base::Timestamp;
 
 impl Tables {
-    pub(super) fn lease_budgets(&mut self, lease: &LeaseBudgets) -> BudgetsLeased {
-        BudgetsLeased { leases: lease.asks.iter().map(|ask| self.lease(lease, ask)).collect() }
+    pub(super) fn lease_budgets(&mut self, lease: &LeaseBudgets, now: Timestamp) -> BudgetsLeased {
+        BudgetsLeased { leases: lease.asks.iter().map(|ask| self.lease(lease, ask, now)).collect() }
     }
 
-    fn lease(&mut self, lease: &LeaseBudgets, ask: &BudgetAsk) -> BudgetLease {
+    fn lease(&mut self, lease: &LeaseBudgets, ask: &BudgetAsk, now: Timestamp) -> BudgetLease {
         let place = |by| (ask.backend.clone(), lease.period.clone(), ask.counter.clone(), by);
-        let mut taken = self.taken(&lease.period, ask, lease.incarnation);
-        let in_doubt = self.budgets_in_doubt == lease.period && !self.budgets.contains_key(&place(SPENT_UNSEEN));
-        let mine = taken.remove(&lease.incarnation).unwrap_or(0);
-        let others = taken.values().fold(0_u64, |sum, one| sum.saturating_add(*one));
-        let (lent, unseen) = lend_of(ask, mine, others, in_doubt);
+        let in_doubt = self.budgets_in_doubt == lease.period;
+        let (lent, unseen) = self.account(&lease.period, ask).lend(ask, lease.incarnation, now, in_doubt);
         if let Some(granted) = unseen {
-            self.budgets.insert(place(SPENT_UNSEEN), Lent { granted, used: 0 });
+            self.budgets.insert(place(SPENT_UNSEEN), Lent { granted, ..Lent::default() });
         }
-        self.budgets.insert(place(lease.incarnation), Lent { granted: lent.granted, used: ask.used });
+        let own = Lent { granted: lent.granted, used: ask.used, under_way: ask.under_way, told: now };
+        self.budgets.insert(place(lease.incarnation), own);
         lent
     }
 
-    /// What each incarnation has taken; of `but` only what it has recorded as usage, since its lease is being written anew.
-    fn taken(&self, period: &str, ask: &BudgetAsk, but: Incarnation) -> BTreeMap<Incarnation, u64> {
-        let mut taken: BTreeMap<Incarnation, u64> = BTreeMap::new();
-        for ((backend, month, counter, incarnation), lent) in &self.budgets {
-            if *backend == ask.backend && month == period && *counter == ask.counter && *incarnation != but {
-                taken.insert(*incarnation, lent.granted.max(lent.used));
+    fn account(&self, period: &str, ask: &BudgetAsk) -> Account {
+        let [before, this, after] = months_around(period);
+        let month = |period: &str| match period {
+            _ if *period == this => Some(Month::This),
+            _ if *period == before => Some(Month::Before),
+            _ if *period == after => Some(Month::After),
+            _ => None,
+        };
+        let mut account = Account::default();
+        for ((backend, period, counter, of), lent) in &self.budgets {
+            if let Some(month) = month(period).filter(|_| *backend == ask.backend && *counter == ask.counter) {
+                account.lease(month, *of, *lent);
             }
         }
-        for ((backend, month, incarnation), usage) in &self.usage {
-            if *backend == ask.backend && month == period {
-                let value = counted(usage, &ask.counter);
-                let one = taken.entry(*incarnation).or_default();
-                *one = (*one).max(value);
+        for ((backend, period, of), usage) in &self.usage {
+            if let Some(month) = month(period).filter(|_| *backend == ask.backend) {
+                account.recorded(month, *of, counted(usage, &ask.counter));
             }
         }
-        taken
+        account
     }
 
     pub(super) fn recorded_usage(&self, period: &str) -> Answer {

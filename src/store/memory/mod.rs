@@ -97,7 +97,7 @@ impl Tables {
             Change::CleanupDone(one) => Outcome::CleanupDone(self.cleanup_done(one)),
             Change::CleanupFailed(one) => Outcome::CleanupFailed(Ok(self.cleanup_failed(now, one))),
             Change::RecordUsage(one) => Outcome::RecordUsage(Ok(self.record_usage(one))),
-            Change::LeaseBudgets(one) => Outcome::LeaseBudgets(Ok(self.lease_budgets(&one))),
+            Change::LeaseBudgets(one) => Outcome::LeaseBudgets(Ok(self.lease_budgets(&one, now))),
             Change::RecordFacts(one) => Outcome::RecordFacts(self.record_facts(&one)),
             Change::SetDraining(one) => Outcome::SetDraining(self.set_draining(&one)),
             Change::CreateBucket(one) => Outcome::CreateBucket(self.create_bucket(now, one)),

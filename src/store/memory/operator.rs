@@ -1,11 +1,12 @@
 //! Steps that operators ask for (store/operator.rs).
 
+use super::super::lending::SPENT_UNSEEN;
 use super::super::port::{
     Adopt, Adopted, Bytes, Done, DropCopy, Dropped, FinishDrain, Overtaken, Refusal, Requeue, SetRestored, UNCLEAR,
     UploadState, WHICH_IS_NEWER, WRITER_GONE, WriteCondition, WriteOff, was_live,
 };
 use super::super::record::BlobState;
-use super::super::rules::{SPENT_UNSEEN, chance_of_nonce, mint_version, skipped};
+use super::super::rules::{chance_of_nonce, mint_version, skipped};
 use super::tables::{Blob, Key, Live, Tables};
 use crate::base::{BackendName, BlobId, Timestamp, Version};
 use crate::proto::date;

@@ -1,5 +1,6 @@
 //! The rows, and the few moves that every change is made of: charge, choose a backend, doom, make live.
 
+use super::super::lending::Lent;
 use super::super::port::{
     Applied, BatchId, BucketRow, Candidate, Committed, Overtaken, Refusal, Rules, UploadState, Usage, WriteCondition,
 };
@@ -26,13 +27,6 @@ pub(in crate::store) struct Backend {
 pub(in crate::store) struct Share {
     pub(in crate::store) granted: i64,
     pub(in crate::store) charged: i64,
-}
-
-/// What an incarnation was lent of a budget, and what it said that it has used of it.
-#[derive(Debug, Default, Clone, Copy)]
-pub(in crate::store) struct Lent {
-    pub(in crate::store) granted: u64,
-    pub(in crate::store) used: u64,
 }
 
 /// A live version. Its row ends with its being live: what is left of it are blobs.

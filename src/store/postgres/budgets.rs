@@ -1,39 +1,43 @@
 //! Monthly budgets: leases, one at a time over all instances, and what has been recorded of a month.
 
+use super::super::lending::{Account, Lent, Month, SPENT_UNSEEN, months_around};
 use super::super::port::{
     Answer, Applied, ApplyError, BatchId, BudgetAsk, BudgetLease, BudgetRow, BudgetsLeased, LeaseBudgets, Outcome,
     Refusal, Usage, UsageRow,
 };
-use super::super::rules::{SPENT_UNSEEN, lend_of};
 use super::PostgresStore;
 use super::alone::one;
 use super::migrate::{LOCK_BUDGETS, LOCKS};
 use super::rows::{Columns, Read};
-use super::sessions::{Blamed, Session, Sql, sql};
-use crate::base::{Failure, Incarnation};
+use super::sessions::{Blamed, Params, Session, Sql, sql};
+use crate::base::{Failure, Incarnation, Timestamp};
 
 static LOCK: Sql = sql!("SELECT pg_advisory_xact_lock($1, $2)", INT4, INT4);
-static TAKEN: Sql = sql!(
-    "SELECT incarnation, max(taken)::bigint FROM (
-         SELECT incarnation, greatest(granted, used) AS taken FROM budget_leases
-         WHERE period = $1 AND backend = $2 AND counter = $3 AND incarnation <> $4
-         UNION ALL
-         SELECT incarnation, value FROM usage WHERE period = $1 AND backend = $2 AND counter = $3
-     ) AS by_incarnation GROUP BY incarnation",
+/// What it was lent comes first; then what was recorded as usage.
+static ACCOUNT: Sql = sql!(
+    "SELECT period, incarnation, TRUE, granted, used, under_way, told FROM budget_leases
+     WHERE period IN ($1, $2, $3) AND backend = $4 AND counter = $5
+     UNION ALL
+     SELECT period, incarnation, FALSE, value, 0, 0, 0 FROM usage
+     WHERE period IN ($1, $2, $3) AND backend = $4 AND counter = $5",
     TEXT,
     TEXT,
     TEXT,
-    INT8
+    TEXT,
+    TEXT
 );
 static IN_DOUBT: Sql =
     sql!("SELECT EXISTS (SELECT 1 FROM deployment WHERE name = 'budgets_in_doubt' AND value = $1)", TEXT);
 static PUT: Sql = sql!(
-    "INSERT INTO budget_leases (period, backend, counter, incarnation, granted, used) VALUES ($1, $2, $3, $4, $5, $6)
-     ON CONFLICT (period, backend, counter, incarnation)
-         DO UPDATE SET granted = excluded.granted, used = excluded.used",
+    "INSERT INTO budget_leases (period, backend, counter, incarnation, granted, used, under_way, told)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+     ON CONFLICT (period, backend, counter, incarnation) DO UPDATE SET granted = excluded.granted, used = excluded.used,
+         under_way = excluded.under_way, told = excluded.told",
     TEXT,
     TEXT,
     TEXT,
+    INT8,
+    INT8,
     INT8,
     INT8,
     INT8
@@ -62,7 +66,7 @@ impl PostgresStore {
             let in_doubt = one(session, &IN_DOUBT, &[&lease.period.as_str()]).await?;
             let mut leases = Vec::with_capacity(lease.asks.len());
             for ask in &lease.asks {
-                leases.push(lease_one(session, lease, ask, in_doubt).await?);
+                leases.push(lease_one(session, lease, ask, now, in_doubt).await?);
             }
             Ok(Outcome::LeaseBudgets(Ok(BudgetsLeased { leases })))
         })
@@ -106,28 +110,62 @@ async fn lease_one(
     session: &Session,
     lease: &LeaseBudgets,
     ask: &BudgetAsk,
+    now: Timestamp,
     in_doubt: bool,
 ) -> Result<BudgetLease, Failure> {
-    let (period, backend, counter) = (lease.period.as_str(), ask.backend.as_str(), ask.counter.as_str());
-    let (mut mine, mut others, mut is_reckoned) = (0, 0_u64, false);
-    for row in &session.query(&TAKEN, &[&period, &backend, &counter, &lease.incarnation.0]).await.blamed()? {
+    let account = account(session, lease, ask).await?;
+    let (lent, unseen) = account.lend(ask, lease.incarnation, now, in_doubt);
+    if let Some(granted) = unseen {
+        put(session, lease, ask, SPENT_UNSEEN, Lent { granted, ..Lent::default() }).await?;
+    }
+    let own = Lent { granted: lent.granted, used: ask.used, under_way: ask.under_way, told: now };
+    put(session, lease, ask, lease.incarnation, own).await?;
+    Ok(lent)
+}
+
+async fn account(session: &Session, lease: &LeaseBudgets, ask: &BudgetAsk) -> Result<Account, Failure> {
+    let [before, this, after] = months_around(&lease.period);
+    let budget: Params<'_> = &[&before, &this, &after, &ask.backend.as_str(), &ask.counter];
+    let mut account = Account::default();
+    for row in &session.query(&ACCOUNT, budget).await.blamed()? {
         let mut columns = Columns::of(row);
-        let (incarnation, taken): (i64, u64) = (columns.value()?, columns.count()?);
-        is_reckoned |= incarnation == SPENT_UNSEEN.0;
-        if incarnation == lease.incarnation.0 {
-            mine = taken;
+        let (period, of): (&str, _) = (columns.value()?, Incarnation(columns.value()?));
+        let (is_lease, granted): (bool, u64) = (columns.value()?, columns.count()?);
+        let month = match period {
+            _ if period == this => Month::This,
+            _ if period == before => Month::Before,
+            _ => Month::After,
+        };
+        if is_lease {
+            let (used, under_way) = (columns.count()?, columns.count()?);
+            account.lease(month, of, Lent { granted, used, under_way, told: Timestamp { millis: columns.value()? } });
         } else {
-            others = others.saturating_add(taken);
+            account.recorded(month, of, granted);
         }
     }
-    let (lent, unseen) = lend_of(ask, mine, others, in_doubt && !is_reckoned);
-    if let Some(granted) = unseen {
-        let none = 0_i64;
-        session.query(&PUT, &[&period, &backend, &counter, &SPENT_UNSEEN.0, &signed(granted), &none]).await.blamed()?;
-    }
-    let (granted, used) = (signed(lent.granted), signed(ask.used));
-    session.query(&PUT, &[&period, &backend, &counter, &lease.incarnation.0, &granted, &used]).await.blamed()?;
-    Ok(lent)
+    Ok(account)
+}
+
+async fn put(
+    session: &Session,
+    lease: &LeaseBudgets,
+    ask: &BudgetAsk,
+    holder: Incarnation,
+    lent: Lent,
+) -> Result<(), Failure> {
+    let [granted, used, under_way] = [lent.granted, lent.used, lent.under_way].map(signed);
+    let row: Params<'_> = &[
+        &lease.period.as_str(),
+        &ask.backend.as_str(),
+        &ask.counter.as_str(),
+        &holder.0,
+        &granted,
+        &used,
+        &under_way,
+        &lent.told.millis,
+    ];
+    session.query(&PUT, row).await.blamed()?;
+    Ok(())
 }
 
 /// What is above the database's integers is no count of ours.

@@ -5,8 +5,9 @@
 //! row of itself at all, knows that commits are missing. And a copy (pg_dump and pg_restore) has other tables than those
 //! that the deployment was last used with, whoever runs over it first.
 
+use super::super::lending::SPENT_UNSEEN;
 use super::super::port::{Applied, ApplyError, BatchId, Done, Outcome, SetRestored};
-use super::super::rules::{NUMBERS_SKIPPED, SPENT_UNSEEN};
+use super::super::rules::NUMBERS_SKIPPED;
 use super::PostgresStore;
 use super::alone::one;
 use super::rows::Columns;

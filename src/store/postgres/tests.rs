@@ -150,7 +150,8 @@ fn nothing_is_lent_by_what_a_rewound_database_says() {
     let (options, bench) = bench();
     let lease = |waiting| {
         let (backend, counter) = (name("a"), "api_requests".to_owned());
-        let asked = BudgetAsk { backend, counter, limit: 100, holds: 0, used: 0, least: 1, waiting, slice: 0 };
+        let asked =
+            BudgetAsk { backend, counter, limit: 100, holds: 0, used: 0, under_way: 0, least: 1, waiting, slice: 0 };
         let period = crate::proto::date::month(bench.now());
         let lease = LeaseBudgets { incarnation: bench.incarnation.get(), period, asks: vec![asked] };
         bench.step(lease).map(|leased| leased.leases[0].granted)

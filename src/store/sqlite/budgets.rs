@@ -1,11 +1,11 @@
 //! Monthly budgets: leases, and what has been recorded of a month.
 
+use super::super::lending::{Account, Lent, Month, SPENT_UNSEEN, months_around};
 use super::super::port::{Answer, BudgetAsk, BudgetLease, BudgetRow, BudgetsLeased, LeaseBudgets, Usage, UsageRow};
-use super::super::rules::{SPENT_UNSEEN, lend_of};
 use super::read::Reader;
 use super::rows;
 use super::transaction::{Step, Transaction};
-use crate::base::Incarnation;
+use crate::base::{Incarnation, Timestamp};
 use rusqlite::{Result, params};
 
 impl Transaction<'_> {
@@ -15,72 +15,68 @@ impl Transaction<'_> {
     }
 
     fn lease(&self, lease: &LeaseBudgets, ask: &BudgetAsk) -> Result<BudgetLease> {
-        let (mine, others) = self.taken(lease, ask)?;
-        let (lent, unseen) = lend_of(ask, mine, others, self.is_in_doubt(lease, ask)?);
+        let account = self.account(lease, ask)?;
+        let (lent, unseen) = account.lend(ask, lease.incarnation, self.now, self.is_in_doubt(lease)?);
         if let Some(granted) = unseen {
-            self.put_lease(lease, ask, SPENT_UNSEEN, granted, 0)?;
+            self.put_lease(lease, ask, SPENT_UNSEEN, Lent { granted, ..Lent::default() })?;
         }
-        self.put_lease(lease, ask, lease.incarnation, lent.granted, ask.used)?;
+        let own = Lent { granted: lent.granted, used: ask.used, under_way: ask.under_way, told: self.now };
+        self.put_lease(lease, ask, lease.incarnation, own)?;
         Ok(lent)
     }
 
-    /// Whether more of this budget may have been lent than is known, and nobody has reckoned yet how much.
-    fn is_in_doubt(&self, lease: &LeaseBudgets, ask: &BudgetAsk) -> Result<bool> {
+    /// Whether more of this month may have been lent than is known.
+    fn is_in_doubt(&self, lease: &LeaseBudgets) -> Result<bool> {
         self.conn
-            .prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM deployment WHERE name = 'budgets_in_doubt' AND value = ?1)
-                     AND NOT EXISTS (SELECT 1 FROM budget_leases
-                         WHERE period = ?1 AND backend = ?2 AND counter = ?3 AND incarnation = ?4)",
-            )?
-            .query_row(params![lease.period, ask.backend.as_str(), ask.counter, SPENT_UNSEEN.0], |row| row.get(0))
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM deployment WHERE name = 'budgets_in_doubt' AND value = ?1)")?
+            .query_row([&lease.period], |row| row.get(0))
     }
 
-    fn put_lease(
-        &self,
-        lease: &LeaseBudgets,
-        ask: &BudgetAsk,
-        holder: Incarnation,
-        granted: u64,
-        used: u64,
-    ) -> Result<()> {
+    fn put_lease(&self, lease: &LeaseBudgets, ask: &BudgetAsk, holder: Incarnation, lent: Lent) -> Result<()> {
         self.execute(
-            "INSERT INTO budget_leases (period, backend, counter, incarnation, granted, used)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT DO UPDATE SET granted = excluded.granted, used = excluded.used",
+            "INSERT INTO budget_leases (period, backend, counter, incarnation, granted, used, under_way, told)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT DO UPDATE SET granted = excluded.granted, used = excluded.used,
+                 under_way = excluded.under_way, told = excluded.told",
             params![
                 lease.period,
                 ask.backend.as_str(),
                 ask.counter,
                 holder.0,
-                rows::signed(granted),
-                rows::signed(used)
+                rows::signed(lent.granted),
+                rows::signed(lent.used),
+                rows::signed(lent.under_way),
+                lent.told.millis
             ],
         )?;
         Ok(())
     }
 
-    /// What this incarnation has recorded as usage, and what the others have taken.
-    fn taken(&self, lease: &LeaseBudgets, ask: &BudgetAsk) -> Result<(u64, u64)> {
-        let mut statement = self.conn.prepare_cached(
-            "SELECT incarnation, max(taken) FROM (
-                 SELECT incarnation, max(granted, used) AS taken FROM budget_leases
-                 WHERE period = ?1 AND backend = ?2 AND counter = ?3 AND incarnation <> ?4
-                 UNION ALL
-                 SELECT incarnation, value FROM usage WHERE period = ?1 AND backend = ?2 AND counter = ?3
-             ) GROUP BY incarnation",
+    fn account(&self, lease: &LeaseBudgets, ask: &BudgetAsk) -> Result<Account> {
+        let mut account = Account::default();
+        let mut leases = self.conn.prepare_cached(
+            "SELECT incarnation, granted, used, under_way, told FROM budget_leases
+             WHERE period = ?1 AND backend = ?2 AND counter = ?3",
         )?;
-        let mut found =
-            statement.query(params![lease.period, ask.backend.as_str(), ask.counter, lease.incarnation.0])?;
-        let (mut mine, mut others) = (0, 0_u64);
-        while let Some(row) = found.next()? {
-            let taken = rows::count(row, 1)?;
-            if row.get::<_, i64>(0)? == lease.incarnation.0 {
-                mine = taken;
-            } else {
-                others = others.saturating_add(taken);
+        let mut usage = self.conn.prepare_cached(
+            "SELECT incarnation, value FROM usage WHERE period = ?1 AND backend = ?2 AND counter = ?3",
+        )?;
+        for (month, period) in [Month::Before, Month::This, Month::After].into_iter().zip(months_around(&lease.period))
+        {
+            let budget = params![period, ask.backend.as_str(), ask.counter];
+            let mut found = leases.query(budget)?;
+            while let Some(row) = found.next()? {
+                let told = Timestamp { millis: row.get(4)? };
+                let (granted, used) = (rows::count(row, 1)?, rows::count(row, 2)?);
+                let lent = Lent { granted, used, under_way: rows::count(row, 3)?, told };
+                account.lease(month, Incarnation(row.get(0)?), lent);
+            }
+            let mut found = usage.query(budget)?;
+            while let Some(row) = found.next()? {
+                account.recorded(month, Incarnation(row.get(0)?), rows::count(row, 1)?);
             }
         }
-        Ok((mine, others))
+        Ok(account)
     }
 }
 

@@ -12,6 +12,8 @@ use crate::store::record::Located;
 use std::cell::Cell;
 use std::time::Duration;
 
+mod turns;
+
 /// The way to the database; loses the answers of changes, before or after they were made.
 struct Meta {
     direct: Direct<MemoryStore<TestClock>>,
@@ -281,7 +283,7 @@ fn a_limit_that_is_new_counts_what_the_month_has_had() {
         );
         bench.run(instance, Occasion::Regular);
     }
-    one.budgets.give_back(0, before, &CALL);
+    one.budgets.body_ends(0, before, &CALL, &CALL);
     assert_eq!(
         bench.spend_all(&mut one) + bench.spend_all(&mut other),
         50,
@@ -335,6 +337,6 @@ fn what_was_charged_beyond_the_limit_and_not_sent_makes_no_room() {
     let delete = Spend::call(BackendCall::Delete);
     let charged: Vec<_> = (0..4).map(|_| one.budgets.charge(0, &delete)).collect();
     bench.run(&mut one, Occasion::Regular);
-    charged.into_iter().for_each(|taken| one.budgets.give_back(0, taken, &delete)); // the backend could not be connected to
+    charged.into_iter().for_each(|taken| one.budgets.body_ends(0, taken, &delete, &delete)); // the backend could not be connected to
     assert_eq!(bench.spend_all(&mut one), 0, "calls admitted beyond the limit");
 }
