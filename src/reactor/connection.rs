@@ -339,8 +339,9 @@ async fn refuse(site: &Site, stream: &mut Stream, peer: &str, bytes: &[u8], erro
     site.give_back(scratch);
 }
 
-/// Bytes read away from a client that was answered before it had finished, so that a reset does not overtake the answer.
-const LINGER_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes read away from a client that was answered before it had finished, so that a reset does not overtake the answer: many
+/// clients send the whole of a part before they read.
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Ends our direction, then lets the client finish speaking for a moment.

@@ -351,6 +351,10 @@ def test_quotas_overflow_to_the_next_backend_and_then_507(tmp_path):
         for size in (100_001, 300_000, 2_000_000):
             answer = client.put(BUCKET, "none", pattern(0, size))
             assert (answer.status, answer.code) == (507, "InsufficientStorage"), answer
+        # A client that sends all of a part before it reads hears why it was refused.
+        for _ in range(5):
+            answer = client.put(BUCKET, "none", bytes(8 * harness.MIB))
+            assert (answer.status, answer.code) == (507, "InsufficientStorage"), answer
         # Refused before the body flows.
         with client.connect() as connection:
             expect = [("expect", "100-continue")]
