@@ -12,10 +12,10 @@ use super::counters::redis::{OwnUsage, Shared as SharedCounters};
 use super::metadata::ControlMetadata;
 use crate::backend::budget::{ALL_POOL, ALL_REQUESTS, Budgets, POOL_PREFIX};
 use crate::backend::standing::Standing;
-use crate::base::{Failure, Incarnation, Secret, Timestamp};
+use crate::base::{Failure, Incarnation, Secret, Tenure, Timestamp};
 use crate::config::checked::{Replication, UsageFlush};
 use crate::config::view::View;
-use crate::observe::cells::{CoreCells, DeskCells};
+use crate::observe::cells::{CoreCells, DeskCells, Label, Service};
 use crate::observe::circuit::Circuit;
 use crate::observe::metrics::{self, BackendGauges, PoolGauge, Snapshot};
 use crate::observe::process::Process;
@@ -71,6 +71,7 @@ pub struct Operations {
     pub metadata: ControlMetadata,
     pub readiness: Arc<Readiness>,
     pub now: fn() -> Timestamp,
+    tenure: Arc<Tenure>,
     book: Mutex<UsageBook>,
     lender: tokio::sync::Mutex<Lender>,
     /// As last read.
@@ -99,6 +100,7 @@ impl Operations {
         budgets: Arc<Budgets>,
         redis: Option<Arc<SharedCounters>>,
         rings: Rings,
+        tenure: Arc<Tenure>,
         now: fn() -> Timestamp,
     ) -> Arc<Self> {
         let book = Mutex::new(UsageBook::new(cores.clone(), now()));
@@ -116,6 +118,7 @@ impl Operations {
             metadata,
             readiness,
             now,
+            tenure,
             book,
             lender,
             redis,
@@ -166,6 +169,18 @@ impl Operations {
             if report.finished {
                 tracing::info!(backend = report.backend.as_str(), "drained: nothing is left on it");
             }
+        }
+    }
+
+    /// Who works on drains: only there it is known what could not be moved. None: nobody at the moment.
+    async fn drain_worker(&self) -> Result<Option<Incarnation>, Failure> {
+        if !self.tenure.has_lease() {
+            return Ok(Some(self.tenure.incarnation()));
+        }
+        let service = Service::Drain.as_str().to_owned();
+        match self.metadata.query(Query::ServiceHolder { service }).await? {
+            Answer::ServiceHolder(holder) => Ok(holder),
+            other => Err(Failure::ourselves(format!("a job's holder was answered with {other:?}"))),
         }
     }
 

@@ -267,7 +267,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         view: Arc::clone(view),
         board: Arc::clone(&board),
         standing: Arc::clone(&standing),
-        tenure,
+        tenure: Arc::clone(&tenure),
         database: Arc::clone(&database),
         budgets: Arc::clone(&budgets),
         held: Arc::default(),
@@ -305,6 +305,7 @@ async fn start_works<S: MetadataStore + Send + 'static>(
         budgets,
         redis.as_ref().map(RedisCounters::shared),
         Rings { cleanup, drain, replicate, trim },
+        Arc::clone(&tenure),
         || CoreClock::default().now(),
     );
     tokio::task::spawn_local(keeper.run(hangup, Arc::clone(&operations)));

@@ -114,6 +114,10 @@ pub enum Query {
     },
     /// Whether the database was restored and `sync` has not run yet.
     Restored,
+    /// Which living run holds a background job (`TakeService`). None: nobody, or the database is one process's and every job its.
+    ServiceHolder {
+        service: String,
+    },
     /// Adds up the rows of every backend and compares; a full scan, for tests and audits.
     Audit,
 }
@@ -366,5 +370,6 @@ pub enum Answer {
     Blobs(Vec<BlobRow>),
     Cleanups(Vec<CleanupRow>),
     Restored(bool),
+    ServiceHolder(Option<Incarnation>),
     Audit(Vec<BackendAudit>),
 }

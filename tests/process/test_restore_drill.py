@@ -62,11 +62,24 @@ def test_a_drain_passes_to_another_instance(fleet):
         started = client.request("POST", BUCKET, "upload", query=[("uploads", "")])
         upload = lean.xml_texts(started.body, "UploadId")[0]
     assert admin(first, "drain", "near") == {"status": "started"}
+
+    def told_by_both():
+        one, other = (admin(server, "drain-status", "near") for server in (first, second))
+        for told in (one, other):
+            assert (told["objects_stuck"] is not None) == (told["told_by"] == told["worked_by"]), told
+        assert one["told_by"] != other["told_by"]
+        return one["worked_by"] == other["worked_by"] and one["worked_by"] in (one["told_by"], other["told_by"])
+
+    harness.wait_for("that one works at it, and both know who", told_by_both, 30)
     first.kill()
     told = harness.wait_for(
         "moved by the other", lambda: (s := admin(second, "drain-status", "near"))["objects_remaining"] == 0 and s, 60
     )
     assert told["status"] == "draining" and told["uploads_open"] == 1, told
+    told = harness.wait_for(
+        "that it is its work", lambda: (s := admin(second, "drain-status", "near"))["worked_by"] == s["told_by"] and s, 60
+    )
+    assert told["objects_stuck"] == 0, told
     second.stop()
     first.start()
     assert admin(first, "drain-status", "near")["status"] == "draining", "it is in the database"

@@ -237,13 +237,26 @@ fn counted(answer: &Value, what: &str, table: &str) -> String {
 fn drain_words(backend: &str, answer: &Value) -> String {
     let number = |field: &str| answer[field].as_u64().unwrap_or(0);
     let mut lines = vec![format!("{backend}: {}", answer["status"].as_str().unwrap_or("?"))];
+    let (told_by, worked_by) = (answer["told_by"].as_i64(), answer["worked_by"].as_i64());
+    let elsewhere = answer["active"] == Value::Bool(true) && told_by != worked_by;
     lines.push(format!(
-        "to be moved: {} copies, {}; moved so far: {} copies, {}",
+        "to be moved: {} copies, {}; moved {}: {} copies, {}",
         number("objects_remaining"),
         tables::bytes(number("bytes_remaining")),
+        if elsewhere { "by this instance" } else { "so far" },
         number("objects_moved"),
         tables::bytes(number("bytes_moved"))
     ));
+    if elsewhere {
+        let this = told_by.unwrap_or(0);
+        lines.push(match worked_by {
+            Some(other) => format!(
+                "run {other} works on it, this is run {this} (each says its number, `incarnation`, in its log): it tells what \
+                 it has moved, and what it cannot"
+            ),
+            None => "no instance works on it at the moment".to_owned(),
+        });
+    }
     for (field, what) in [
         ("objects_stuck", "copies could not be moved"),
         ("uploads_open", "multipart uploads must be completed or aborted by their clients"),
@@ -339,6 +352,12 @@ mod tests {
         let answer =
             serde_json::json!({"status": "draining", "objects_remaining": 2, "objects_stuck": 2, "error": "full"});
         let text = super_words(&line.admin.command, &answer);
+        assert!(!text.contains("works on it"), "{text}");
+        let elsewhere = serde_json::json!({"status": "draining", "active": true, "objects_moved": 4, "objects_stuck": null,
+            "told_by": 9, "worked_by": 12});
+        let other = super_words(&line.admin.command, &elsewhere);
+        assert!(other.contains("moved by this instance: 4") && other.contains("run 12 works on it"), "{other}");
+        assert!(!other.contains("could not be moved"), "nothing is known of that here: {other}");
         assert!(text.contains("b: draining") && text.contains("2 copies could not be moved") && text.contains("full"));
     }
 }

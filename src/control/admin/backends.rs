@@ -84,7 +84,12 @@ async fn drain_status(State(operations): State<Arc<Operations>>, Path(name): Pat
         Ok(status) => status,
         Err(response) => return response,
     };
-    let told = operations.drain_note(&name);
+    let worker = match operations.drain_worker().await {
+        Ok(worker) => worker,
+        Err(failure) => return fault(&failure),
+    };
+    let (own, told) = (operations.tenure.incarnation(), operations.drain_note(&name));
+    let is_worker = worker == Some(own);
     let state = match (status.drained, status.draining) {
         (true, _) => "drained",
         (false, true) => "draining",
@@ -97,12 +102,15 @@ async fn drain_status(State(operations): State<Arc<Operations>>, Path(name): Pat
         "bytes_remaining": status.bytes_used,
         "objects_moved": told.moved,
         "bytes_moved": told.moved_bytes,
-        "objects_stuck": told.stuck.min(status.object_count),
+        "objects_stuck": is_worker.then(|| told.stuck.min(status.object_count)),
         "uploads_open": status.active_uploads,
         "cleanup_queue": status.cleanup_depth,
         "cleanup_dlq": status.dlq_depth,
+        // What was moved and what is stuck is known where the work is done: by this run, and by whom now.
+        "told_by": own.0,
+        "worked_by": worker.map(|worker| worker.0),
     });
-    if let Some(error) = told.error.filter(|_| status.object_count > 0) {
+    if let Some(error) = told.error.filter(|_| is_worker && status.object_count > 0) {
         answer["error"] = error.into();
     }
     Json(answer).into_response()

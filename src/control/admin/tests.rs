@@ -57,6 +57,7 @@ fn operations(metadata: ControlMetadata) -> (Arc<Operations>, Arc<Budgets>) {
         Arc::clone(&budgets),
         None,
         Rings { cleanup: ring(), drain: ring(), replicate: ring(), trim: ring() },
+        Arc::default(),
         || Timestamp { millis: 1_796_000_000_000 },
     );
     (operations, budgets)

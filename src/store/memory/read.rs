@@ -60,6 +60,7 @@ impl Tables {
                 Answer::Cleanups(found.take(max as usize).map(|(id, blob)| blob.as_cleanup(*id)).collect())
             }
             Query::Restored => Answer::Restored(self.restored),
+            Query::ServiceHolder { .. } => Answer::ServiceHolder(None),
             Query::UnderReplicatedCount { factor, counted, max } => {
                 let thin = self.versions.iter().filter(|(key, live)| self.copies(key, live, &counted) < factor);
                 Answer::Count((thin.count() as u64).min(max))

@@ -5,7 +5,7 @@ use super::alone::one;
 use super::rows::{Columns, Read};
 use super::sessions::{Blamed, Session, Sql, sql};
 use super::{PostgresStore, leftovers, restored};
-use crate::base::{Failure, Timestamp};
+use crate::base::{Failure, Incarnation, Timestamp};
 
 /// Its mark too, so that whoever loses this transaction with the database's last ones sees it. Leases are given and judged by the
 /// database's clock as it is now, also if that was set back (another host took over): by the latest time that it has seen, a run
@@ -30,6 +30,11 @@ static TAKE: Sql = sql!(
      RETURNING s.incarnation",
     TEXT,
     INT8
+);
+static HOLDER: Sql = sql!(
+    "SELECT s.incarnation FROM services s JOIN incarnations i ON i.id = s.incarnation
+     WHERE s.name = $1 AND i.ended IS NULL",
+    TEXT
 );
 static LIVES: Sql = sql!("SELECT ended IS NULL FROM incarnations WHERE id = $1", INT8);
 
@@ -102,5 +107,11 @@ impl PostgresStore {
             Ok(Outcome::TakeService(Err(if lives { Refusal::Busy } else { Refusal::Lost })))
         };
         self.alone(id, taken).await
+    }
+
+    /// Cancel: safe.
+    pub(super) async fn service_holder(&self, service: &str) -> Result<Option<Incarnation>, Failure> {
+        let held = self.shared().await?.query(&HOLDER, &[&service]).await.blamed()?;
+        Ok(held.first().map(|row| Columns::of(row).value()).transpose()?.map(Incarnation))
     }
 }

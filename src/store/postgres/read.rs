@@ -70,6 +70,7 @@ impl PostgresStore {
                 Answer::Cleanups(self.cleanups(dead, backend.as_ref(), after, max).await?)
             }
             Query::Restored => Answer::Restored(restored::is_restored(&*self.shared().await?).await?),
+            Query::ServiceHolder { service } => Answer::ServiceHolder(self.service_holder(&service).await?),
             Query::UnderReplicatedCount { factor, counted, max } => {
                 Answer::Count(self.under_replicated_count(factor, &counted, max).await?)
             }

@@ -75,6 +75,7 @@ impl Reader {
                 Answer::Cleanups(self.cleanups(dead, backend.as_ref(), after, max)?)
             }
             Query::Restored => Answer::Restored(is_restored(&self.conn)?),
+            Query::ServiceHolder { .. } => Answer::ServiceHolder(None),
             Query::UnderReplicatedCount { factor, counted, max } => {
                 Answer::Count(self.under_replicated_count(factor, &counted, max)?)
             }

@@ -1,7 +1,7 @@
 //! Batches of one run that are under way at the same time.
 
 use super::*;
-use crate::store::port::Applied;
+use crate::store::port::{Applied, TakeService};
 use futures_util::future::join_all;
 use std::collections::BTreeSet;
 
@@ -64,6 +64,28 @@ fn a_lost_answer_is_known_whatever_ran_since() {
 
 fn renew(bench: &Bench<OnPostgres>, judge: bool) -> Result<Renewed, Refusal> {
     bench.step(Renew { incarnation: bench.incarnation.get(), judge, leave: false })
+}
+
+#[test]
+fn who_holds_a_job_is_known_to_all_while_it_lives() {
+    let (options, bench) = bench();
+    let other = another(&options, &bench);
+    other.register(&BACKENDS);
+    let holder = |of: &Bench<OnPostgres>| of.query(Query::ServiceHolder { service: "drain".into() });
+    assert_eq!(holder(&other), Answer::ServiceHolder(None));
+    let take =
+        |of: &Bench<OnPostgres>| of.step(TakeService { incarnation: of.incarnation.get(), service: "drain".into() });
+    take(&bench).expect("nobody has it");
+    assert_eq!(take(&other), Err(Refusal::Busy));
+    assert_eq!(holder(&other), Answer::ServiceHolder(Some(bench.incarnation.get())));
+    renew(&other, false).expect("it lives");
+    for _ in 0..3 {
+        bench.advance(4);
+        renew(&other, true).expect("it lives");
+    }
+    assert_eq!(holder(&other), Answer::ServiceHolder(None), "its holder has ended");
+    take(&other).expect("it is free");
+    assert_eq!(holder(&other), Answer::ServiceHolder(Some(other.incarnation.get())));
 }
 
 /// A database that stood still for longer than a term, and for less than calls wait, has failed nobody: who renews first
