@@ -112,6 +112,30 @@ fn a_call_waits_for_the_lender_and_goes_on() {
 }
 
 #[test]
+fn a_call_waits_for_what_is_held_back_and_is_not_told_that_the_month_is_spent() {
+    for turns in [true, false] {
+        let budgets = budgets(&requests(100));
+        let counter = budgets.counters().next().expect("one");
+        let asked = Cell::new(0);
+        // The other instance begins the month before the fifth question, or never.
+        let clock = Sleeper(Cell::new(0), || {
+            if counter.take_wants() != (0, 0) {
+                asked.set(asked.get() + 1);
+                let is_free = turns && asked.get() == 5;
+                counter.lend(&budgets, u64::from(is_free));
+                counter.answered(0, if is_free { 0 } else { 30 }, i64::MIN);
+            }
+        });
+        let done = pin!(budgets.admit(&clock, 1, &GET)).poll(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(done) = done else { panic!("this clock never waits") };
+        assert_eq!(done.map(|_| ()), if turns { Ok(()) } else { Err(Denied::HeldBack) });
+        assert!(asked.get() <= 30, "not asked again at once: {}", asked.get());
+        assert!(Duration::from_nanos(clock.0.get()) < 2 * LENDER_PATIENCE);
+        assert_eq!(budgets.has_room(1, &GET), !turns, "another backend need not be looked for");
+    }
+}
+
+#[test]
 fn a_call_needs_room_in_every_pool_that_holds_it() {
     let pool = |name: &str, calls: CallSet, limit| RequestPool { name: name.into(), calls, limit };
     let reads = CallSet::NONE.with(BackendCall::Get);
