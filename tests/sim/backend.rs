@@ -328,12 +328,12 @@ impl Backend {
         result
     }
 
-    /// For mutants: bytes change their place without any call.
+    /// For mutants: bytes change their place without any call, and stay there when the power goes: that is another's bug.
     pub fn rename(&self, from: &str, to: &str) {
         let (from, to) = (self.place(from), self.place(to));
         self.change(&to, Effect::Appeared, |contents| {
             if let Some(object) = contents.objects.remove(&from) {
-                contents.objects.insert(to.clone(), object);
+                contents.objects.insert(to.clone(), Object { durable: true, made_of: None, ..object });
             }
         });
     }
