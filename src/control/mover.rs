@@ -2,7 +2,7 @@
 
 use super::backend_checks::{Book, check_backends, probe_when_due};
 use super::threads::start_thread;
-use crate::base::{Clock, Failure};
+use crate::base::{Clock, Failure, Timestamp};
 use crate::handlers::ports::Ports;
 use crate::observe::cells::{CoreCells, Service};
 use crate::reactor::jobs::{Ask, EVENTS_MAX, Go, Pass, SyncOrder};
@@ -98,16 +98,20 @@ async fn told(service: Service, cells: &CoreCells, pass: impl Future<Output = Re
     pass
 }
 
+/// What a pass has left though it is due: its backend is slow, or this machine's clock is ahead of the database's.
+const LEFT_DUE: Duration = Duration::from_secs(1);
+
+fn until(due: Timestamp, now: Timestamp) -> Duration {
+    if due <= now { LEFT_DUE } else { due.since(now) }
+}
+
 async fn run_pass(service: Service, go: Go, core: &Rc<CorePorts>, book: &Rc<Book>) -> Result<Pass, Failure> {
     let ports: &CorePorts = core;
     match service {
         Service::Standing => Ok(Pass { failed: !check_backends(core, book).await, ..Pass::default() }),
         Service::Cleanup => {
             let report = cleanup::pass(ports).await?;
-            let due_in = cleanup::next_due(ports).await?.map(|due| {
-                let wait = due.millis.saturating_sub(ports.clock().now().millis);
-                Duration::from_millis(wait.max(0).unsigned_abs())
-            });
+            let due_in = cleanup::next_due(ports).await?.map(|due| until(due, ports.clock().now()));
             Ok(Pass { more: report.more, due_in, ..Pass::default() })
         }
         Service::Replicate => {
@@ -178,6 +182,14 @@ mod tests {
         assert!((0..2).all(|_| tell(item.clone())));
         drop(told);
         assert!(!tell(item), "nobody listens any more");
+    }
+
+    #[test]
+    fn what_was_left_though_it_is_due_is_not_looked_for_without_a_pause() {
+        let at = |millis| Timestamp { millis };
+        for (due, now, want) in [(5_030, 5_000, 30), (5_000, 5_000, 1_000), (1_000, 5_000, 1_000)] {
+            assert_eq!(until(at(due), at(now)), Duration::from_millis(want), "{due} {now}");
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl Found {
     }
 }
 
-/// Pages of one listing: more blobs of one key than that are not looked through.
+/// Pages of one listing: a key that has more blobs than that on a backend is not found there, nor is it absent.
 const PAGES_MAX: usize = 50;
 
 /// The newest blob of a key on one backend.
@@ -216,10 +216,10 @@ async fn list<P: Ports>(ports: &P, bucket: &str, key: &str, backend: usize) -> R
         }
         match page.next {
             Some(next) => after = next,
-            None => break,
+            None => return Ok(Listed { newest, passed_over }),
         }
     }
-    Ok(Listed { newest, passed_over })
+    Err(Failure::backend(format!("{} has more blobs of one key than are looked through", place.name.as_str())))
 }
 
 /// The newest version of which a backend still tells; its other copies go with it.

@@ -71,6 +71,7 @@ class Stub:
         self.port = port
         self.lock = threading.Lock()
         self.objects = {}
+        self.page_max = 1000
         # By id: the name, and parts by number.
         self.uploads = {}
         self.holds = []
@@ -279,7 +280,7 @@ class Stub:
             names = sorted(name for name in self.objects if name.startswith(query.get("prefix", "")))
             sizes = {name: self.objects[name][1] for name in names}
         names = [name for name in names if name > query.get("start-after", "")]
-        page = names[: int(query.get("max-keys", 1000))]
+        page = names[: min(int(query.get("max-keys", 1000)), self.page_max)]
         entries = "".join(f"<Contents><Key>{escape(name)}</Key><Size>{sizes[name]}</Size></Contents>" for name in page)
         truncated = str(len(page) < len(names)).lower()
         return (

@@ -257,6 +257,20 @@ def test_what_was_imported_is_not_said_to_be_absent(tmp_path):
             assert client.get(BUCKET, "nowhere").status == 404
 
 
+def test_more_blobs_than_are_looked_through(tmp_path):
+    """The newest may be among those that were not: nothing older is served in its place."""
+    with stubbed(tmp_path, 1, UNREMEMBERED) as (server, [stub]), server.client() as client:
+        for key, blobs in (("few", 3), ("many", 52)):
+            for body in range(blobs):
+                assert client.put(BUCKET, key, f"body {body}".encode()).status == 200
+        assert len(stub.objects) >= 55, "displaced ones are kept for a while"
+        stub.page_max = 1
+        with broken_database(server, "errors"):
+            harness.wait_for("a search", lambda: client.get(BUCKET, "few").header(DEGRADED) == "searched")
+            assert client.get(BUCKET, "few").body == b"body 2"
+            assert refused(client.get(BUCKET, "many"))
+
+
 def test_metadata_that_the_backend_writes_anew(tmp_path):
     """s3s-fs decodes what is encoded as in RFC 2047 and encodes it again, in words of 75 characters, as AWS does."""
     values = {"short": "ä", "long": "ä€😀 and " * 20, "blanks": "two  blanks", "word": "a =?UTF-8?B?w6Q=?= b", "plain": "me"}
