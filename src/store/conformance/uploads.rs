@@ -305,6 +305,14 @@ pub(super) fn ended_uploads_are_forgotten<S: MetadataStore>(bench: &Bench<S>) {
     let (live, displaced) = (made("live"), made("displaced"));
     let open = bench.upload("open");
     bench.delete("displaced");
+    // Its only copy is given up, and its version comes back with one that was being made.
+    let back = made("back");
+    let copy = bench.step(bench.begin_copy("back", &["b"])).expect("there is room");
+    let (lost, reason) = (key("back"), String::new());
+    let dropped =
+        DropCopy { bucket: bucket(), key: lost, blob: back.blob.id, bytes: Bytes::Gone, only_live: false, reason };
+    assert!(bench.step(dropped).expect("never refused").object_ended);
+    bench.commit("back", &copy).expect("it is reserved");
     // Its backend's own id comes only when all is over.
     let named_late = bench.step(bench.create_upload("late")).unwrap();
     bench.part(&named_late, 1, 10, "e1");
@@ -320,7 +328,9 @@ pub(super) fn ended_uploads_are_forgotten<S: MetadataStore>(bench: &Bench<S>) {
     bench.advance(1);
     forget();
     assert_eq!((bench.shown(&aborted), bench.shown(&displaced), bench.shown(&named_late)), (None, None, None));
-    assert_eq!(bench.parts(&live), vec![(1, "e1".into())], "as long as the version lives");
+    for one in [&live, &back] {
+        assert_eq!(bench.parts(one), vec![(1, "e1".into())], "as long as the version lives");
+    }
     assert!(bench.shown(&open).is_some(), "an open upload is never forgotten");
     // Whatever else is in its batch comes first.
     let delete = Delete { bucket: bucket(), key: key("live"), condition: WriteCondition::default() };

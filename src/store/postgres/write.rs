@@ -238,9 +238,12 @@ static CHARGED: Sql = sql!(
 );
 static FORGET_BATCHES: Sql = sql!("DELETE FROM batches WHERE at < $1", INT8);
 static FORGET_LEASES: Sql = sql!("DELETE FROM budget_leases WHERE period < $1", TEXT);
+/// The version that one made may have come back since it was marked.
 static FORGET_UPLOADS: Sql = sql!(
     "DELETE FROM uploads WHERE upload IN
-         (SELECT upload FROM uploads WHERE forgettable AND ended < $1 ORDER BY ended, upload LIMIT $2)",
+        (SELECT upload FROM uploads u WHERE forgettable AND ended < $1 AND NOT (state = 'done' AND EXISTS
+             (SELECT 1 FROM versions v WHERE v.bucket = u.bucket AND v.key = u.key AND v.version = u.version))
+         ORDER BY ended, upload LIMIT $2)",
     INT8,
     INT8
 );

@@ -214,8 +214,11 @@ impl Transaction<'_> {
 
     pub(super) fn forget_old(&mut self) -> Result<()> {
         self.execute(
-            "DELETE FROM uploads WHERE upload IN (SELECT upload FROM uploads
-                 WHERE forgettable = 1 AND ended < ?1 ORDER BY ended, upload LIMIT ?2)",
+            // The version that it made may have come back since it was marked.
+            "DELETE FROM uploads WHERE upload IN (SELECT upload FROM uploads u
+                 WHERE forgettable = 1 AND ended < ?1 AND NOT (state = 'done' AND EXISTS (SELECT 1 FROM versions v
+                     WHERE v.bucket = u.bucket AND v.key = u.key AND v.version = u.version))
+                 ORDER BY ended, upload LIMIT ?2)",
             params![self.now.minus(UPLOAD_KEPT).millis, FORGET_UPLOADS_MAX],
         )?;
         self.execute("DELETE FROM budget_leases WHERE period < ?1", [oldest_leases(self.now)])?;
