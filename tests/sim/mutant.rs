@@ -72,8 +72,7 @@ impl Mutant {
         (Self::RecoveryPromotes, &["I1-I3", "I2", "I5"]),
         (Self::CleanupByKey, &["I4"]),
         (Self::DeadlockCleansUp, &["I4"]),
-        // I4: nobody had synced what was promoted, and the power goes.
-        (Self::RecoveryReimports, &["I1-I3", "I4"]),
+        (Self::RecoveryReimports, &["I1-I3"]),
         (Self::NoSettleTime, &["I5"]),
         (Self::ResumeOnAnotherVersion, &["I2"]),
         (Self::NoSyncDirectory, &["I4", "I5"]),
