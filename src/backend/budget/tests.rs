@@ -1,6 +1,6 @@
 use super::*;
 use crate::base::{Tick, Timestamp};
-use crate::policy::usage::RequestPool;
+use crate::policy::usage::{CallSet, RequestPool};
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
