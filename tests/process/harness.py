@@ -571,20 +571,23 @@ class Postgres:
         self.wait_gone(first)
 
     def freeze(self):
-        for pid in self.processes():
-            os.kill(pid, signal.SIGSTOP)
+        # The first makes no more once it stands still; of the others some may end by themselves meanwhile.
+        os.kill(self.pid(), signal.SIGSTOP)
+        self.signal_all(signal.SIGSTOP)
 
     def thaw(self):
-        for pid in reversed(self.processes()):
-            os.kill(pid, signal.SIGCONT)
+        self.signal_all(signal.SIGCONT)
 
-    def crash(self):
-        """SIGKILL to all of it, as if its machine had gone."""
+    def signal_all(self, number):
         processes = self.processes()
         for pid in processes:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.wait_gone(processes[0])
+                os.kill(pid, number)
+        return processes
+
+    def crash(self):
+        """SIGKILL to all of it, as if its machine had gone."""
+        self.wait_gone(self.signal_all(signal.SIGKILL)[0])
 
     def wait_gone(self, pid):
         def gone():
@@ -646,6 +649,9 @@ class Postgres:
         return found
 
     def end(self):
+        # What was left frozen by a test that failed cannot be stopped.
+        with contextlib.suppress(OSError):
+            self.thaw()
         self.child.stdin.close()
         self.child.wait(30)
 
