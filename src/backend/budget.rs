@@ -8,7 +8,7 @@
 //!
 //! Limits may be changed while calls are under way (`set_limits`), by the lender alone.
 
-use crate::base::{BackendName, Clock};
+use crate::base::{BackendName, Clock, Tick};
 use crate::policy::usage::{BackendCall, Budget};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
@@ -51,6 +51,14 @@ pub struct Taken {
     limits: u32,
     /// By a call that is never refused, whatever was left.
     unasked: bool,
+}
+
+/// A body that was paid for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fare {
+    /// Its index in the published view.
+    pub backend: usize,
+    pub taken: Taken,
 }
 
 /// Why a call may not be sent.
@@ -199,13 +207,24 @@ impl Budgets {
         }
     }
 
+    /// Asked before each piece of a body is moved. False: the month has ended, or ends, without the next one's having room for
+    /// it, since the database was not told of it in time.
+    pub fn may_go_on(&self, fare: Fare, now: impl Fn() -> Tick) -> bool {
+        self.of(fare.backend).iter().all(|counter| counter.may_go_on(fare.taken, &now))
+    }
+
     pub fn has_turned(&self, taken: Taken) -> bool {
         self.now().month != taken.month
     }
 
-    /// The month has turned over a body of `whole`: only `rest` of it is the new month's. Answers when that was taken.
+    /// The month has turned over a body of `whole`: only `rest` of it is the new month's, or nothing if it was given up. Answers
+    /// when that was taken.
     pub fn body_goes_on(&self, backend: usize, taken: Taken, whole: &Spend, rest: &Spend) -> Taken {
         let now = Taken { month: self.now().month, unasked: true, ..taken };
+        let mut counters = self.of(backend).iter();
+        if counters.any(|counter| counter.bytes(whole) > 0 && counter.is_given_up(taken)) {
+            return taken;
+        }
         for counter in self.of(backend) {
             counter.body_goes_on(taken, now, counter.bytes(whole), counter.bytes(rest));
         }
@@ -220,12 +239,12 @@ impl Budgets {
     }
 
     /// A new month: what was lent of the old one is worth nothing any more. What was taken for bodies that are under way
-    /// is the new month's: it begins with so much less.
+    /// is the new month's: it begins with so much less. That which the new month has no room for is given up: it is cut.
     pub fn turn(&self) {
         let now = self.now();
         let next = Taken { month: now.month.wrapping_add(1), ..now };
         for counter in self.every_counter() {
-            counter.open_month(next);
+            counter.open_month(now, next);
         }
         self.set_now(next);
         for counter in self.every_counter() {

@@ -21,6 +21,7 @@ use crate::observe::metrics::{self, BackendGauges, PoolGauge, Snapshot};
 use crate::observe::process::Process;
 use crate::policy::usage::is_near;
 use crate::proto::date;
+use crate::reactor::clock::monotonic;
 use crate::reactor::jobs::SyncOrder;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::wake::Wake;
@@ -229,7 +230,7 @@ impl Operations {
             lender.answer_nobody();
             return Err(unregistered());
         };
-        lender.run(&self.metadata, incarnation, occasion, (self.now)(), || self.used_this_month()).await
+        lender.run(&self.metadata, incarnation, occasion, (monotonic(), (self.now)()), || self.used_this_month()).await
     }
 
     /// How long usage may wait to be written.

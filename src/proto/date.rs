@@ -165,6 +165,11 @@ pub fn month(at: Timestamp) -> String {
     iso8601(at).as_str()[..7].to_owned()
 }
 
+/// When a month begins, as `month` writes it. None if that is no month.
+pub fn month_begins(month: &str) -> Option<Timestamp> {
+    parse_iso8601(format!("{month}-01T00:00:00Z").as_bytes())
+}
+
 /// The months before and after one, each as `month` writes it. None if that is no month.
 pub fn months_around(month: &str) -> Option<(String, String)> {
     let (year, number) = month.split_once('-')?;
@@ -457,7 +462,9 @@ mod tests {
         assert_eq!(around("2027-01").as_deref(), Some("2026-12 2027-02"));
         for none in ["", "2026", "2026-13", "2026-00", "0000-01", "x-1", "2026-1x"] {
             assert_eq!(around(none), None, "{none}");
+            assert!(none == "0000-01" || month_begins(none).is_none(), "{none}");
         }
+        assert_eq!(month_begins("2026-12"), parse_iso8601(b"2026-12-01T00:00:00Z"));
     }
 
     proptest! {

@@ -160,7 +160,7 @@ async fn splice_in(
         ahead.consume(first);
     }
     let patience = exchange.patience_in();
-    let source = relay::Source::Socket(exchange.stream);
+    let source = relay::Source::Client(exchange.stream);
     let core = exchange.site.core();
     let moved = splice_body(core, source, sink.relay(), size - first as u64, patience, &mut pipe).await;
     sink.moved(moved.bytes);
@@ -192,7 +192,7 @@ async fn copy_in(exchange: &mut ClientExchange<'_>, sinks: &mut [Sink], size: u6
     let mut ahead = exchange.ahead.take();
     let mut nothing = Buffer::roomy(0);
     let patience = exchange.patience_in();
-    let source = relay::Source::Socket(exchange.stream);
+    let source = relay::Source::Client(exchange.stream);
     let mut ends: Vec<_> = sinks.iter_mut().map(Sink::relay).collect();
     let body = Body { wire, size, ahead: ahead.as_mut().unwrap_or(&mut nothing) };
     let moved = copy_body(exchange.site.core(), source, &mut ends, body, &mut intake, patience).await;

@@ -9,6 +9,7 @@ use super::driver::DriverKind;
 use super::fair::Fair;
 use super::outbox::Outbox;
 use super::relay::pipe::PipePool;
+use crate::backend::budget::{Budgets, Fare};
 use crate::base::limits::{BODY_BUFFER_BYTES, HEAD_BYTES_MAX};
 use crate::base::{Failure, Incarnation, Mandate, Tenure};
 use crate::observe::cells::CoreCells;
@@ -48,6 +49,15 @@ pub enum Right {
     Delete(Mandate),
 }
 
+/// What a body to or from a backend rests on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Footing {
+    /// The lease of whoever has reserved what is written.
+    pub writer: Option<Incarnation>,
+    /// What was taken for it of the backend's monthly budget.
+    pub fare: Option<Fare>,
+}
+
 pub struct Core {
     pub driver: DriverKind,
     pub clock: Rc<CoreClock>,
@@ -61,12 +71,29 @@ pub struct Core {
     pub cells: Arc<CoreCells>,
     /// None: nothing on this core writes for a run that has a lease.
     tenure: OnceCell<Arc<Tenure>>,
+    /// None: nothing on this core is paid for.
+    budgets: OnceCell<Arc<Budgets>>,
 }
 
 impl Core {
     /// Whose lease bodies to backends depend on. Called once, before there are any.
     pub fn set_tenure(&self, tenure: Arc<Tenure>) {
         let _ = self.tenure.set(tenure); // the first one is the process's
+    }
+
+    /// What bodies are paid from. Called once, before there are any.
+    pub fn set_budgets(&self, budgets: Arc<Budgets>) {
+        let _ = self.budgets.set(budgets);
+    }
+
+    /// Asked before each piece of a body to or from a backend: otherwise it is cut.
+    pub fn may_go_on(&self, footing: Footing) -> Result<(), Failure> {
+        if let Some(writer) = footing.writer {
+            self.may_write(writer)?;
+        }
+        let (Some(fare), Some(budgets)) = (footing.fare, self.budgets.get()) else { return Ok(()) };
+        let ended = || Failure::metadata("the month that this body was paid for has ended: it is cut");
+        if budgets.may_go_on(fare, monotonic) { Ok(()) } else { Err(ended()) }
     }
 
     /// Asked before every write to a backend, for whoever has begun it. When its lease has passed, others may have given up
@@ -113,6 +140,7 @@ impl Core {
             clock,
             cells,
             tenure: OnceCell::new(),
+            budgets: OnceCell::new(),
         });
         let ticking = Rc::clone(&core);
         monoio::spawn(async move { ticking.tick_for_ever().await });

@@ -588,6 +588,8 @@ pub struct BudgetLease {
     pub free: u64,
     /// And what besides is kept for incarnations that may carry it over from the month before (`store/lending.rs`).
     pub held_back: u64,
+    /// Whether the next month keeps room for what it has under way, should nothing be heard of it until then.
+    pub goes_on: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

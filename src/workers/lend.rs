@@ -5,7 +5,7 @@
 //! more, so whatever answer is lost, no more is spent than the database has lent.
 
 use crate::backend::budget::{Budgets, Counter};
-use crate::base::{Failure, Incarnation, Timestamp};
+use crate::base::{Failure, Incarnation, Tick, Timestamp};
 use crate::policy::usage::{Budget, next_slice};
 use crate::proto::date;
 use crate::store::port::{BudgetAsk, BudgetLease, LeaseBudgets, Metadata, Usage};
@@ -96,14 +96,14 @@ impl Lender {
         self.budgets.counters().for_each(Counter::not_answered);
     }
 
-    /// Asks once, always as the same incarnation. Whoever waits hears the answer, or that there is none. `used` as for
-    /// `set_limits`. Cancel: NOT safe.
+    /// Asks once, always as the same incarnation. Whoever waits hears the answer, or that there is none. `now` on both clocks;
+    /// `used` as for `set_limits`. Cancel: NOT safe.
     pub async fn run<M: Metadata>(
         &mut self,
         meta: &M,
         incarnation: Incarnation,
         occasion: Occasion,
-        now: Timestamp,
+        (tick, now): (Tick, Timestamp),
         used: impl Fn() -> Vec<Usage>,
     ) -> Result<(), Failure> {
         self.turn_with(now, used);
@@ -116,12 +116,14 @@ impl Lender {
         }
         let asks = wants.iter().flatten().cloned().collect();
         let lease = LeaseBudgets { incarnation, period: self.period.clone(), asks };
+        let month_ends = date::month_begins(&date::months_around(&self.period).unwrap_or_default().1);
+        let month_ends = tick.after(month_ends.unwrap_or_default().since(now));
         let answer = meta.step(lease).await;
         let asked = counters().zip(&mut self.ledgers).zip(&wants).filter(|(_, want)| want.is_some());
         match answer {
             Ok(Ok(leased)) => {
                 for (((counter, ledger), _), lease) in asked.zip(leased.leases) {
-                    ledger.take(counter, &budgets, lease);
+                    ledger.take(counter, &budgets, lease, month_ends);
                 }
                 Ok(())
             }
@@ -218,7 +220,9 @@ impl Ledger {
         u64::try_from(held.saturating_sub(counter.left(budgets))).unwrap_or(0)
     }
 
-    fn take(&mut self, counter: &Counter, budgets: &Budgets, lease: BudgetLease) {
+    fn take(&mut self, counter: &Counter, budgets: &Budgets, lease: BudgetLease, month_ends: Tick) {
+        // Before there is anything to take.
+        counter.set_go_on_until((!lease.goes_on).then_some(month_ends));
         if counter.limit() == 0 {
             return counter.answered(0, 0, i64::MIN);
         }

@@ -173,7 +173,7 @@ impl Instance {
             let now = self.world.calendar();
             *self.period.borrow_mut() = date::month(now);
             // Whoever waits is told; the next round asks again.
-            let _ = lender.run(&self.meta, self.incarnation(), occasion, now, Vec::new).await;
+            let _ = lender.run(&self.meta, self.incarnation(), occasion, (self.world.sim.tick(), now), Vec::new).await;
             let since = self.world.sim.tick();
             occasion = Occasion::Regular;
             while self.world.sim.tick().since(since) < Duration::from_millis(250) {

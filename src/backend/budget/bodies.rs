@@ -4,7 +4,7 @@
 //! A body is begun before its bytes are taken, so the sum of what is left and what is under way is never less than what may
 //! still be moved. The turn closes the old month in the same step that reads it: each body is carried over once, or not at all.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 /// A month that was closed is about here; so far no sum of bodies comes.
 const CLOSED: i64 = i64::MIN / 2;
@@ -16,6 +16,8 @@ pub(super) struct Bodies {
     /// Of this month and the last.
     under_way: [AtomicI64; 2],
     ended: [AtomicU64; 2],
+    /// What began in a month before this one was given up: it goes on no more, and comes back no more.
+    given_up_before: AtomicU32,
 }
 
 fn signed(bytes: u64) -> i64 {
@@ -59,9 +61,19 @@ impl Bodies {
         self.ended[(month & 1) as usize].store(0, SeqCst);
     }
 
-    /// From now on this month's bodies are the next one's: so many bytes.
+    /// Before anybody knows the month that follows.
+    pub(super) fn give_up(&self, month: u32) {
+        self.given_up_before.store(month.wrapping_add(1), SeqCst);
+    }
+
+    pub(super) fn is_given_up(&self, month: u32) -> bool {
+        month < self.given_up_before.load(SeqCst)
+    }
+
+    /// From now on this month's bodies, unless they were given up, are the next one's: so many bytes.
     pub(super) fn close(&self, month: u32) -> u64 {
-        let carried = self.slot(month).swap(CLOSED, SeqCst).max(0);
+        let under_way = self.slot(month).swap(CLOSED, SeqCst).max(0);
+        let carried = if self.is_given_up(month) { 0 } else { under_way };
         self.slot(month.wrapping_add(1)).fetch_add(carried, SeqCst);
         carried.unsigned_abs()
     }
@@ -93,6 +105,16 @@ mod tests {
         assert_eq!((bodies.close(1), bodies.under_way(2)), (9, 9));
         assert!(bodies.begin(2, 3) && bodies.end(2, 12));
         assert!(bodies.begin(1, 0) && bodies.end(1, 0), "nothing is always possible");
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_carried_over() {
+        let bodies = Bodies::default();
+        assert!(bodies.begin(0, 5) && !bodies.is_given_up(0));
+        bodies.give_up(0);
+        bodies.open(1);
+        assert_eq!((bodies.close(0), bodies.under_way(1)), (0, 0));
+        assert!(bodies.is_given_up(0) && !bodies.is_given_up(1) && !bodies.end(0, 5));
     }
 
     #[test]

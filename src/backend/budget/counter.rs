@@ -2,7 +2,7 @@
 
 use super::bodies::Bodies;
 use super::{Budgets, Denied, LENDER_PATIENCE, Ring, Spend, Taken};
-use crate::base::{BackendName, Clock};
+use crate::base::{BackendName, Clock, Tick};
 use crate::policy::usage::{Budget, CallSet, RequestPool};
 use crate::store::port::Usage;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -21,6 +21,8 @@ pub const POOL_PREFIX: &str = "pool:";
 fn pool_counter(calls: CallSet, name: &str) -> String {
     if calls == CallSet::ALL && name == ALL_POOL { ALL_REQUESTS.to_owned() } else { format!("{POOL_PREFIX}{name}") }
 }
+
+const FOR_EVER: u64 = u64::MAX;
 
 /// What a budget counts, or would if it had a limit.
 pub(super) struct Wanted {
@@ -72,6 +74,9 @@ pub struct Counter {
     left: [AtomicI64; 2],
     /// What bytes were taken for.
     bodies: Bodies,
+    /// Until when those go on, in nanoseconds of the monotonic clock: to this month's end, or for ever if the next one keeps
+    /// room for them.
+    go_on_until: AtomicU64,
     /// What nobody had been lent when the database was last asked, and what of that was not to be had yet.
     free: AtomicU64,
     held_back: AtomicU64,
@@ -96,6 +101,7 @@ impl Counter {
             what: want.what,
             left: [AtomicI64::new(0), AtomicI64::new(0)],
             bodies: Bodies::default(),
+            go_on_until: AtomicU64::new(FOR_EVER),
             free: AtomicU64::new(want.limit),
             held_back: AtomicU64::new(0),
             low: AtomicI64::new(i64::MIN),
@@ -133,7 +139,10 @@ impl Counter {
     }
 
     /// Before anybody takes by the new month.
-    pub(super) fn open_month(&self, next: Taken) {
+    pub(super) fn open_month(&self, last: Taken, next: Taken) {
+        if !self.counts_calls() && self.go_on_until.load(SeqCst) != FOR_EVER {
+            self.bodies.give_up(last.month);
+        }
         // Used two months ago last: nothing that was taken then is still under way.
         self.slot(next).store(0, SeqCst);
         self.bodies.open(next.month);
@@ -141,7 +150,7 @@ impl Counter {
         self.held_back.store(0, SeqCst);
     }
 
-    /// What bodies have under way is the next month's from now on.
+    /// What bodies have under way is the next month's from now on, unless they were given up.
     pub(super) fn close_month(&self, last: Taken, next: Taken) {
         let carried = self.bodies.close(last.month);
         if self.is_on() {
@@ -176,6 +185,19 @@ impl Counter {
         if self.counts_calls() { 0 } else { self.amount(spend) }
     }
 
+    /// Whether more may be moved of a body that was taken for then.
+    pub(super) fn may_go_on(&self, taken: Taken, now: impl FnOnce() -> Tick) -> bool {
+        if self.counts_calls() || !self.is_on() || self.limit() == 0 {
+            return true;
+        }
+        let until = self.go_on_until.load(SeqCst);
+        !self.is_given_up(taken) && (until == FOR_EVER || now().nanos < until)
+    }
+
+    pub(super) fn is_given_up(&self, taken: Taken) -> bool {
+        self.bodies.is_given_up(taken.month)
+    }
+
     /// False, and nothing has begun: that month is closed.
     pub(super) fn body_begins(&self, at: Taken, whole: u64) -> bool {
         self.bodies.begin(at.month, whole)
@@ -183,33 +205,35 @@ impl Counter {
 
     /// `rest` was not used of what was taken then for a body of `whole`, or for a request.
     pub(super) fn body_ends(&self, taken: Taken, whole: u64, rest: u64) {
-        if whole == 0 {
+        if self.is_given_up(taken) {
+            // It belongs to a month that has ended.
+        } else if whole == 0 {
             self.give_back(taken, rest);
         } else if self.bodies.end(taken.month, whole) {
             // Others may take it only now: no more is ever under way than was lent.
             let given = self.give_back(taken, rest);
             self.bodies.spent(taken.month, whole.saturating_sub(given));
         } else {
-            self.carried_ends(after(taken), whole);
+            self.carried_ends(taken, after(taken), whole);
         }
     }
 
     /// A body was begun then, and its bytes were not taken.
     pub(super) fn never_taken(&self, at: Taken, whole: u64) {
-        if !self.bodies.end(at.month, whole) {
-            self.carried_ends(after(at), whole);
+        if !self.is_given_up(at) && !self.bodies.end(at.month, whole) {
+            self.carried_ends(at, after(at), whole);
         }
     }
 
     pub(super) fn body_goes_on(&self, taken: Taken, now: Taken, whole: u64, rest: u64) {
-        if whole == 0 {
+        if whole == 0 || self.is_given_up(taken) {
             return;
         }
         // Carried over unasked: what the other instances were lent leaves room for it (store/lending.rs), but a limit that
         // was lowered may not.
         let months = now.month.wrapping_sub(taken.month);
         if months > 1 || self.bodies.is_closed(taken.month) {
-            return self.carried_ends(now, whole.saturating_sub(rest));
+            return self.carried_ends(taken, now, whole.saturating_sub(rest));
         }
         // The turn is about to. First what the new month has of it, so that it is in no instant nobody's.
         self.bodies.begin(now.month, rest);
@@ -217,12 +241,15 @@ impl Counter {
             self.take_unasked(now, rest);
         }
         if !self.bodies.end(taken.month, whole) {
-            self.carried_ends(now, whole);
+            self.carried_ends(taken, now, whole);
         }
     }
 
-    /// So many bytes that the turn has carried over are the new month's no more, or never were.
-    fn carried_ends(&self, now: Taken, bytes: u64) {
+    /// So many bytes that were taken then, and that the turn has carried over, are the new month's no more, or never were.
+    fn carried_ends(&self, taken: Taken, now: Taken, bytes: u64) {
+        if self.is_given_up(taken) {
+            return; // the turn has just done so
+        }
         self.bodies.end(now.month, bytes);
         let given = self.give_back(now, bytes);
         self.bodies.spent(now.month, bytes.saturating_sub(given));
@@ -324,6 +351,11 @@ impl Counter {
     /// So much more was lent.
     pub fn lend(&self, budgets: &Budgets, amount: u64) {
         self.add(budgets.now(), amount);
+    }
+
+    /// What is lent from now on goes on until then; none: into the next month too.
+    pub fn set_go_on_until(&self, end: Option<Tick>) {
+        self.go_on_until.store(end.map_or(FOR_EVER, |end| end.nanos.min(FOR_EVER - 1)), SeqCst);
     }
 
     /// Covers what was spent without asking; how much that was.

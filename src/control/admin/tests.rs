@@ -82,7 +82,7 @@ fn who_hangs_up_takes_nothing_along_that_calls_wait_for() {
         let call = calls.try_recv().expect("it was asked");
         let Ask::Change(Change::LeaseBudgets(asked)) = &call.ask else { panic!("{:?}", call.ask) };
         assert_eq!((asked.incarnation, asked.asks[0].waiting), (Incarnation(7), 1));
-        let leases = vec![BudgetLease { granted: 50, free: 50, held_back: 0 }];
+        let leases = vec![BudgetLease { granted: 50, free: 50, held_back: 0, goes_on: false }];
         let answer = Reply::Change(Ok(Outcome::LeaseBudgets(Ok(BudgetsLeased { leases }))));
         assert!(call.reply.send(answer).is_ok(), "somebody waits for it still");
         for _ in 0..10 {

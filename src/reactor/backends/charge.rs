@@ -1,6 +1,6 @@
 //! What a call has taken from its backend's budget and not used yet: given back when nobody holds it any more.
 
-use crate::backend::budget::{Budgets, Spend, Taken};
+use crate::backend::budget::{Budgets, Fare, Spend, Taken};
 use std::sync::Arc;
 
 /// After a failure so much more of a body may have left than the relay has counted (one pipe, or one buffer).
@@ -22,6 +22,10 @@ impl Charge {
     /// `whole` was taken then.
     pub(super) fn new(budgets: &Arc<Budgets>, backend: usize, taken: Taken, whole: Spend) -> Self {
         Self { budgets: Arc::clone(budgets), backend, taken, whole, rest: whole, uncounted: 0 }
+    }
+
+    pub(super) fn fare(&self) -> Fare {
+        Fare { backend: self.backend, taken: self.taken }
     }
 
     /// The request, with a body that is in hand, is on its way: nothing comes back.

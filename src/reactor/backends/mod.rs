@@ -109,6 +109,7 @@ impl CoreBackends {
     pub fn open(core: &Rc<Core>, view: &Arc<View>, parts: BackendParts, health: Rc<Health>) -> io::Result<Self> {
         let resolver = Resolver::open(core, parts.dns)?;
         let patience = view.server.backend_timeout;
+        core.set_budgets(Arc::clone(&parts.budgets));
         let mut reaches = Vec::with_capacity(parts.ways.len());
         for (index, way) in parts.ways.iter().enumerate() {
             let name = view.backends[index].name.as_str();

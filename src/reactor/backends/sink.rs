@@ -11,6 +11,7 @@ use crate::backend::travel::Luggage;
 use crate::base::{Failure, Incarnation, PartNumber, Tick};
 use crate::observe::cells::BackendCall;
 use crate::proto::aws_chunked::SignedFrames;
+use crate::reactor::core::Footing;
 use crate::reactor::disk::Draft;
 use crate::reactor::relay::{self, Cause};
 use crate::reactor::stream::Stream;
@@ -130,9 +131,11 @@ impl Sink {
 
     /// Where the relay writes, after `start`.
     pub fn relay(&mut self) -> relay::Sink<'_> {
+        let fare = self.charge.as_ref().map(|charge| charge.fare());
+        let footing = Footing { writer: Some(self.writer), fare };
         match &mut self.to {
-            To::Remote(to) => to.relay(self.writer),
-            To::Local { draft, .. } => relay::Sink::File(draft, self.writer),
+            To::Remote(to) => to.relay(footing),
+            To::Local { draft, .. } => relay::Sink::File(draft, footing),
         }
     }
 
@@ -208,12 +211,12 @@ impl Sink {
 }
 
 impl ToRemote {
-    fn relay(&mut self, writer: Incarnation) -> relay::Sink<'_> {
+    fn relay(&mut self, footing: Footing) -> relay::Sink<'_> {
         assert!(self.head.is_empty(), "the head goes first");
         let stream: &mut Stream = self.line.as_mut().expect("a sink is not used after a failure");
         match &mut self.signed {
-            Some(signed) => relay::Sink::Signed(stream, signed, writer),
-            None => relay::Sink::Answering(stream, writer),
+            Some(signed) => relay::Sink::Signed(stream, signed, footing),
+            None => relay::Sink::Answering(stream, footing),
         }
     }
 

@@ -7,6 +7,7 @@ use super::remote::Remote;
 use crate::base::failure::Kind;
 use crate::base::{Blame, Failure, Retry};
 use crate::reactor::buffer::Buffer;
+use crate::reactor::core::Footing;
 use crate::reactor::disk::OpenFile;
 use crate::reactor::relay::{self, Cause};
 use crate::reactor::upstream::pool::Lent;
@@ -98,9 +99,10 @@ impl Source {
 
     /// Both at once, for a copy that takes what is in hand first.
     pub fn parts(&mut self) -> (relay::Source<'_>, &mut Buffer) {
+        let footing = Footing { writer: None, fare: self.charge.as_ref().map(|charge| charge.fare()) };
         let relay = match &mut self.from {
-            From::Remote { line, .. } => relay::Source::Socket(line),
-            From::Local { file, .. } => relay::Source::File(file),
+            From::Remote { line, .. } => relay::Source::Backend(line, footing),
+            From::Local { file, .. } => relay::Source::File(file, footing),
         };
         (relay, &mut self.ahead)
     }

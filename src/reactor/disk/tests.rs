@@ -2,9 +2,10 @@
 //! tested with `directory`.
 
 use super::*;
+use crate::base::Clock;
 use crate::base::failure::Kind;
-use crate::base::{Clock, Incarnation};
 use crate::reactor::buffer::Buffer;
+use crate::reactor::core::Footing;
 use crate::reactor::race::race;
 use crate::reactor::relay::copy::{Body, Unseen, Wire, copy_body};
 use crate::reactor::relay::splice::splice_body;
@@ -164,7 +165,7 @@ async fn serve(bench: &Bench, splice: bool, name: &str, size: u64, span: Span, l
     let mut file = bench.disk.read(&bench.directory, name, size, Some(span)).await.expect("it is there");
     let (mut sink, mut taker) = pair(&bench.core);
     let taking = std::thread::spawn(move || receive_pattern(&mut taker, span.from, 1 << 17));
-    let source = Source::File(&mut file);
+    let source = Source::File(&mut file, Footing::default());
     let moved = if splice {
         let mut pipe = bench.core.pipes.take().expect("a pipe");
         splice_body(&bench.core, source, Sink::Socket(&mut sink), len, PATIENCE, &mut pipe).await
@@ -206,7 +207,7 @@ fn a_file_that_became_shorter_fails_its_reader() {
             on_disk.set_len(1 << 20).expect("cut");
             let (mut sink, mut taker) = pair(&bench.core);
             let taking = std::thread::spawn(move || receive_pattern(&mut taker, 0, 1 << 17));
-            let source = Source::File(&mut file);
+            let source = Source::File(&mut file, Footing::default());
             let moved = if splice {
                 let mut pipe = bench.core.pipes.take().expect("a pipe");
                 splice_body(&bench.core, source, Sink::Socket(&mut sink), 2 << 20, PATIENCE, &mut pipe).await
@@ -247,8 +248,8 @@ fn sockets_are_relayed_to_files_and_parts_are_relayed_as_one() {
             let mut draft = created.expect("an open upload");
             let mut ahead = Buffer::from_bytes(&[]);
             let body = Body { wire: Wire::Exact(size), size, ahead: &mut ahead };
-            let sinks = &mut [Sink::File(&mut draft, Incarnation(0))];
-            let moved = copy_body(&bench.core, Source::Socket(&mut source), sinks, body, &mut Unseen, PATIENCE).await;
+            let sinks = &mut [Sink::File(&mut draft, Footing::default())];
+            let moved = copy_body(&bench.core, Source::Client(&mut source), sinks, body, &mut Unseen, PATIENCE).await;
             assert!(matches!(moved.end, End::Done) && moved.bytes == size, "{moved:?}");
             let etag = draft.commit().await.expect("durable").etag;
             let (backend_etag, checksums) = (etag, Vec::new());

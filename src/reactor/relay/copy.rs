@@ -161,7 +161,7 @@ impl Pass<'_, '_> {
         // Behind a framed body may lie the next request: no more is read than `ahead` can keep.
         let limit = if wire_left.is_some() { due } else { ahead.capacity() };
         let done = match &mut self.source {
-            Source::Socket(stream) => {
+            Source::Client(stream) | Source::Backend(stream, _) => {
                 stream.deadline().arm(Phase::Input, self.patience.source);
                 let done = stream.read_at_most(&mut self.buffer, limit).await;
                 if !stream.deadline().hit() {
@@ -169,7 +169,7 @@ impl Pass<'_, '_> {
                 }
                 done.map_err(Cause::from)
             }
-            Source::File(file) => disk_in_time(self.patience.source, file.read(&mut self.buffer, limit)).await,
+            Source::File(file, _) => disk_in_time(self.patience.source, file.read(&mut self.buffer, limit)).await,
         };
         match done {
             Ok(0) => Err(End::SourceFailed(io::ErrorKind::UnexpectedEof.into())),
@@ -185,13 +185,13 @@ impl Pass<'_, '_> {
         if count == 0 || (to_file && !last && count < FILE_BATCH_BYTES.min(self.buffer.capacity() / 2)) {
             return Ok(());
         }
+        self.core.may_go_on(self.source.footing()).map_err(|failure| End::SourceFailed(failure.into()))?;
         let mark = self.buffer.mark();
         let last_sink = self.sinks.len() - 1;
         for number in 0..self.sinks.len() {
             self.buffer.reset(mark);
-            if let Some(writer) = self.sinks[number].writer() {
-                self.core.may_write(writer).map_err(|failure| End::SinkFailed(number, failure.into()))?;
-            }
+            let footing = self.sinks[number].footing();
+            self.core.may_go_on(footing).map_err(|failure| End::SinkFailed(number, failure.into()))?;
             let before = self.buffer.len();
             let done = write_to(&mut self.sinks[number], &mut self.buffer, count, self.patience).await;
             if !matches!(done, Ok(Ready::Writable)) && number == last_sink {

@@ -10,11 +10,12 @@ pub mod splice;
 #[cfg(test)]
 mod tests;
 
+use super::core::Footing;
 use super::deadline::Phase;
 use super::disk::{Draft, OpenFile};
 use super::race::{Won, race};
 use super::stream::Stream;
-use crate::base::{Failure, Incarnation};
+use crate::base::Failure;
 use crate::proto::aws_chunked::SignedFrames;
 use std::fmt;
 use std::io;
@@ -22,25 +23,36 @@ use std::time::Duration;
 
 /// Where a body comes from.
 pub enum Source<'a> {
-    Socket(&'a mut Stream),
+    Client(&'a mut Stream),
+    Backend(&'a mut Stream, Footing),
     /// A span of a blob in a directory.
-    File(&'a mut OpenFile),
+    File(&'a mut OpenFile, Footing),
 }
 
 /// Where a body goes.
 pub enum Sink<'a> {
     Socket(&'a mut Stream),
     /// A peer that may answer before it has read the body (a backend): its answer ends the movement as `Answered`. So does
-    /// the lease of the incarnation that writes, as a failure.
-    Answering(&'a mut Stream, Incarnation),
+    /// the end of what it rests on, as a failure.
+    Answering(&'a mut Stream, Footing),
     /// The same, of a body that goes in signed chunks. It is given plain bytes.
-    Signed(&'a mut Stream, &'a mut SignedFrames, Incarnation),
-    File(&'a mut Draft, Incarnation),
+    Signed(&'a mut Stream, &'a mut SignedFrames, Footing),
+    File(&'a mut Draft, Footing),
 }
 
 impl Source<'_> {
     fn socket(&self) -> Option<&Stream> {
-        if let Self::Socket(stream) = self { Some(stream) } else { None }
+        match self {
+            Self::Client(stream) | Self::Backend(stream, _) => Some(stream),
+            Self::File(..) => None,
+        }
+    }
+
+    fn footing(&self) -> Footing {
+        match self {
+            Self::Client(_) => Footing::default(),
+            Self::Backend(_, footing) | Self::File(_, footing) => *footing,
+        }
     }
 }
 
@@ -52,11 +64,10 @@ impl Sink<'_> {
         }
     }
 
-    /// Of a backend: on whose lease the body depends.
-    fn writer(&self) -> Option<Incarnation> {
+    fn footing(&self) -> Footing {
         match self {
-            Self::Socket(_) => None,
-            Self::Answering(_, writer) | Self::Signed(_, _, writer) | Self::File(_, writer) => Some(*writer),
+            Self::Socket(_) => Footing::default(),
+            Self::Answering(_, footing) | Self::Signed(_, _, footing) | Self::File(_, footing) => *footing,
         }
     }
 }

@@ -28,7 +28,7 @@ pub async fn splice_body(
     patience: Patience,
     pipe: &mut PooledPipe,
 ) -> Moved {
-    let writer = sink.writer();
+    let (from, to) = (source.footing(), sink.footing());
     let (sink, answers) = match sink {
         Sink::Socket(stream) => (&*stream, false),
         Sink::Answering(stream, _) => (&*stream, true),
@@ -58,7 +58,10 @@ pub async fn splice_body(
         // whole pipe, not after one that has paused.
         let more = left > 0 && filled == pipe.pipe().capacity();
         while pipe.pipe().holds() > 0 {
-            if let Some(Err(failure)) = writer.map(|writer| core.may_write(writer)) {
+            if let Err(failure) = core.may_go_on(from) {
+                return Moved::end(moved, End::SourceFailed(failure.into()));
+            }
+            if let Err(failure) = core.may_go_on(to) {
                 return Moved::end(moved, End::SinkFailed(0, failure.into()));
             }
             match pipe.pipe().drain(sink, more) {
@@ -96,8 +99,8 @@ enum Feed<'a> {
 impl<'a> Feed<'a> {
     fn open(source: Source<'a>, patience: Patience) -> io::Result<Self> {
         Ok(match source {
-            Source::File(file) => Self::File(file, patience.source),
-            Source::Socket(stream) => {
+            Source::File(file, _) => Self::File(file, patience.source),
+            Source::Client(stream) | Source::Backend(stream, _) => {
                 let stream: &Stream = stream;
                 stream.deadline().disarm();
                 Self::Socket { stream, patience, _mode: NonBlocking::set(stream)? }

@@ -3,8 +3,11 @@
 use super::copy::{Body, Inspect, Looked, Refused, Unseen, Wire, copy_body};
 use super::splice::splice_body;
 use super::*;
-use crate::base::Tenure;
+use crate::backend::budget::{Budgets, Counter, Fare, Spend};
+use crate::base::{BackendName, Incarnation, Tenure};
+use crate::policy::usage::Budget;
 use crate::reactor::buffer::Buffer;
+use crate::reactor::clock::monotonic;
 use crate::reactor::core::Core;
 use crate::reactor::driver::DriverKind;
 use crate::reactor::stream::Follow;
@@ -20,7 +23,7 @@ use std::sync::Arc;
 use std::thread::{JoinHandle, spawn};
 
 /// There are no leases here.
-const NOBODY: Incarnation = Incarnation(0);
+const NOBODY: Footing = Footing { writer: None, fare: None };
 const PATIENCE: Patience = Patience { source: Duration::from_secs(60), sink: Duration::from_secs(60) };
 const SHORT: Duration = Duration::from_millis(150);
 
@@ -43,7 +46,10 @@ where
 }
 
 async fn relay(core: &Core, how: How, source: &mut Stream, sink: Sink<'_>, len: u64, patience: Patience) -> Moved {
-    let source = Source::Socket(source);
+    relay_from(core, how, Source::Client(source), sink, len, patience).await
+}
+
+async fn relay_from(core: &Core, how: How, source: Source<'_>, sink: Sink<'_>, len: u64, patience: Patience) -> Moved {
     match how {
         How::Splice => {
             let mut pipe = core.pipes.take().expect("a pipe");
@@ -241,6 +247,53 @@ fn only_the_side_that_is_waited_for_is_timed() {
     });
 }
 
+fn written_by(run: i64) -> Footing {
+    Footing { writer: Some(Incarnation(run)), ..NOBODY }
+}
+
+/// Of 2000 bytes 1000 are moved; what then?
+async fn moved_before_the_month_ends(core: Rc<Core>, how: How, spend: Spend, next_has_room: bool) -> Moved {
+    let budget = Budget { egress_bytes: 2000, ingress_bytes: 2000, ..Budget::default() };
+    let budgets = Arc::new(Budgets::new([(&BackendName::new("b"), &budget)], Box::new(|| {})));
+    budgets.counters().for_each(|counter| counter.lend(&budgets, 2000));
+    core.set_budgets(Arc::clone(&budgets));
+    let taken = budgets.admit_now(0, &spend).expect("it was lent");
+    let footing = Footing { writer: None, fare: Some(Fare { backend: 0, taken }) };
+    let ((mut source, mut giver), (mut sink, mut taker)) = (pair(&core), pair(&core));
+    let giving = spawn(move || {
+        giver.write_all(&[1; 1000]).expect("open");
+        taker.read_exact(&mut [0; 1000]).expect("it is moved");
+        let end = (!next_has_room).then(monotonic);
+        budgets.counters().for_each(|counter: &Counter| counter.set_go_on_until(end));
+        let _ = giver.write_all(&[1; 1000]);
+        (giver, taker)
+    });
+    let (source, sink) = if spend.egress > 0 {
+        (Source::Backend(&mut source, footing), Sink::Socket(&mut sink))
+    } else {
+        (Source::Client(&mut source), Sink::Answering(&mut sink, footing))
+    };
+    let moved = relay_from(&core, how, source, sink, 2000, PATIENCE).await;
+    drop(join("all was given", giving).await);
+    moved
+}
+
+#[test]
+fn a_body_is_cut_at_the_end_of_the_month_that_it_was_paid_for() {
+    let (read, written) = (Spend { egress: 2000, ..Spend::default() }, Spend { ingress: 2000, ..Spend::default() });
+    each_way(move |core, how| async move {
+        let moved = moved_before_the_month_ends(core, how, read, false).await;
+        assert!(matches!(moved.end, End::SourceFailed(Cause::Disk(_))) && moved.bytes == 1000, "{moved:?}");
+    });
+    each_way(move |core, how| async move {
+        let moved = moved_before_the_month_ends(core, how, written, false).await;
+        assert!(matches!(moved.end, End::SinkFailed(0, Cause::Disk(_))) && moved.bytes == 1000, "{moved:?}");
+    });
+    each_way(move |core, how| async move {
+        check_done(&moved_before_the_month_ends(core, how, read, true).await, 2000);
+    });
+}
+
 #[test]
 fn nothing_goes_on_under_the_lease_of_a_later_run() {
     each_way(|core, how| async move {
@@ -249,7 +302,7 @@ fn nothing_goes_on_under_the_lease_of_a_later_run() {
         tenure.set_incarnation(Incarnation(2));
         core.set_tenure(Arc::new(tenure));
         giver.write_all(&[1; 1000]).expect("open");
-        let moved = relay(&core, how, &mut source, Sink::Answering(&mut sink, Incarnation(1)), 1000, PATIENCE).await;
+        let moved = relay(&core, how, &mut source, Sink::Answering(&mut sink, written_by(1)), 1000, PATIENCE).await;
         assert!(matches!(moved.end, End::SinkFailed(0, _)) && moved.bytes == 0, "{moved:?}");
         drop((source, sink));
         assert_eq!(join("the end", spawn(|| receive_all(taker))).await, 0);
@@ -257,7 +310,7 @@ fn nothing_goes_on_under_the_lease_of_a_later_run() {
         let ((mut source, mut giver), (mut sink, taker)) = (pair(&core), pair(&core));
         giver.write_all(&[1; 1000]).expect("open");
         check_done(
-            &relay(&core, how, &mut source, Sink::Answering(&mut sink, Incarnation(2)), 1000, PATIENCE).await,
+            &relay(&core, how, &mut source, Sink::Answering(&mut sink, written_by(2)), 1000, PATIENCE).await,
             1000,
         );
         drop((source, sink));
@@ -436,7 +489,7 @@ async fn inspected(
     });
     let body = Body { wire: body.0, size: body.1, ahead: &mut ahead };
     let sinks = &mut [Sink::Socket(&mut sink)];
-    let moved = copy_body(core, Source::Socket(&mut source), sinks, body, toy, PATIENCE).await;
+    let moved = copy_body(core, Source::Client(&mut source), sinks, body, toy, PATIENCE).await;
     sink.end().await.expect("open");
     let got = join("the sink's end", taking).await.expect("a proper end");
     drop(join("the giver is done", giving).await);
@@ -517,7 +570,7 @@ fn several_sinks_get_the_same_bytes() {
         let mut nothing = Buffer::from_bytes(&[]);
         let body = Body { wire: Wire::Exact(3 << 20), size: 3 << 20, ahead: &mut nothing };
         let mut sinks = [Sink::Socket(&mut one), Sink::Answering(&mut two, NOBODY)];
-        let moved = copy_body(&core, Source::Socket(&mut source), &mut sinks, body, &mut Unseen, PATIENCE).await;
+        let moved = copy_body(&core, Source::Client(&mut source), &mut sinks, body, &mut Unseen, PATIENCE).await;
         check_done(&moved, 3 << 20);
         for stream in [&mut one, &mut two] {
             stream.end().await.expect("open");

@@ -18,7 +18,12 @@ fn lease<S: MetadataStore>(bench: &Bench<S>, incarnation: i64, ask: BudgetAsk) -
 }
 
 fn lent(granted: u64, free: u64) -> BudgetLease {
-    BudgetLease { granted, free, held_back: 0 }
+    BudgetLease { granted, free, held_back: 0, goes_on: false }
+}
+
+/// Of a month that has as good as ended, or without a limit.
+fn going_on(lent: BudgetLease) -> BudgetLease {
+    BudgetLease { goes_on: true, ..lent }
 }
 
 pub(super) fn slices_never_exceed_the_limit<S: MetadataStore>(bench: &Bench<S>) {
@@ -72,7 +77,7 @@ pub(super) fn what_is_never_refused_counts<S: MetadataStore>(bench: &Bench<S>) {
     assert_eq!(lease(bench, 2, ask(100, 8, 1, 0)), lent(8, 0));
     assert_eq!(lease(bench, 1, ask(100, 97, 1, 9)), lent(97, 0));
     // An unlimited counter lends nothing, and is counted.
-    assert_eq!(lease(bench, 1, BudgetAsk { counter: "pool:free".into(), ..ask(0, 7, 5, 5) }), lent(7, 0));
+    assert_eq!(lease(bench, 1, BudgetAsk { counter: "pool:free".into(), ..ask(0, 7, 5, 5) }), going_on(lent(7, 0)));
     let Answer::Usage { usage, budgets } = bench.query(Query::Usage { period: MONTH.into() }) else {
         panic!("another query's answer")
     };
@@ -100,7 +105,7 @@ pub(super) fn a_restored_database_lends_nothing_of_a_month_in_doubt<S: MetadataS
     assert_eq!(lease(1, ask(100, 50, 10, 8)), lent(50, 0));
     assert_eq!(lease(2, ask(100, 0, 5, 8)), lent(0, 0));
     assert_eq!(lease(1, BudgetAsk { backend: name("b"), ..ask(100, 0, 5, 8) }), lent(0, 0), "of which no row tells");
-    assert_eq!(lease(1, BudgetAsk { counter: "pool:free".into(), ..ask(0, 7, 5, 5) }), lent(7, 0));
+    assert_eq!(lease(1, BudgetAsk { counter: "pool:free".into(), ..ask(0, 7, 5, 5) }), going_on(lent(7, 0)));
     hold(false);
     assert_eq!(lease(2, ask(100, 0, 5, 8)), lent(0, 0), "the comparison with the backends tells nothing of it");
     assert_eq!(lease(1, ask(100, 40, 0, 0)), lent(40, 10), "what is given back is known");
@@ -117,7 +122,7 @@ pub(super) fn a_month_keeps_what_may_go_on_from_the_one_before<S: MetadataStore>
         let change = LeaseBudgets { incarnation: Incarnation(incarnation), period: period.into(), asks: vec![ask] };
         bench.step(change).expect("a lease is not refused").leases[0]
     };
-    let kept = |granted, free, held_back| BudgetLease { granted, free, held_back };
+    let kept = |granted, free, held_back| BudgetLease { granted, free, held_back, goes_on: false };
     let (december, january) = ("2026-12", "2027-01");
     let using = |used, under_way, ask: BudgetAsk| BudgetAsk { used, under_way, ..ask };
     // Two of the old month: one with 20 under way and 10 of its lease, one with all that it had spent.
@@ -134,11 +139,27 @@ pub(super) fn a_month_keeps_what_may_go_on_from_the_one_before<S: MetadataStore>
     // It has begun the month: what it brought is known.
     assert_eq!(in_month(january, 1, ask(100, 12, 0, 0)), lent(12, 18));
     assert_eq!(in_month(january, 2, ask(100, 70, 90, 0)), lent(88, 0));
-    // One that is not heard of any more.
-    assert_eq!(in_month("2027-07", 1, using(10, 10, ask(100, 60, 0, 0))), lent(60, 40));
-    assert_eq!(in_month("2027-08", 2, ask(100, 0, 1, 0)), kept(1, 39, 60));
+}
+
+pub(super) fn a_month_awaits_who_was_heard_of_before_it_began<S: MetadataStore>(bench: &Bench<S>) {
+    let in_month = |period: &str, incarnation, ask: BudgetAsk| {
+        let change = LeaseBudgets { incarnation: Incarnation(incarnation), period: period.into(), asks: vec![ask] };
+        bench.step(change).expect("a lease is not refused").leases[0]
+    };
+    let kept = |granted, free, held_back| BudgetLease { granted, free, held_back, goes_on: false };
+    let this = date::month(bench.now());
+    let (_, next) = date::months_around(&this).expect("a month");
+    let until_the_turn = || date::month_begins(&next).expect("a month").since(bench.now()).as_secs();
+    let going = BudgetAsk { used: 10, under_way: 5, ..ask(100, 20, 0, 0) };
+    bench.advance(until_the_turn() - 3700);
+    assert_eq!(in_month(&this, 1, going.clone()), lent(20, 80), "too early for what is under way");
+    bench.advance(3700 - 60);
+    assert_eq!(in_month(&this, 2, going.clone()), going_on(lent(20, 60)));
+    assert_eq!(in_month(&next, 3, ask(100, 0, 1, 0)), kept(1, 69, 30), "either may be heard of yet");
+    bench.advance(120);
+    assert_eq!(in_month(&next, 3, ask(100, 1, 1, 0)), kept(2, 83, 15));
     bench.advance(6 * 3600);
-    assert_eq!(in_month("2027-08", 2, ask(100, 1, 99, 0)), lent(100, 0));
+    assert_eq!(in_month(&next, 3, ask(100, 2, 1, 0)), kept(3, 82, 0), "what it was has been spent");
 }
 
 pub(super) fn months_and_counters_are_apart<S: MetadataStore>(bench: &Bench<S>) {
@@ -149,7 +170,7 @@ pub(super) fn months_and_counters_are_apart<S: MetadataStore>(bench: &Bench<S>) 
     let leases = bench.step(LeaseBudgets { incarnation: Incarnation(1), period: MONTH.into(), asks: both });
     assert_eq!(leases.expect("not refused").leases, [lent(100, 0), lent(61, 39)]);
     let old = LeaseBudgets { incarnation: Incarnation(1), period: "2026-01".into(), asks: vec![ask(100, 0, 9, 0)] };
-    assert_eq!(bench.step(old).expect("not refused").leases, [lent(9, 91)]);
+    assert_eq!(bench.step(old).expect("not refused").leases, [going_on(lent(9, 91))]);
     bench.step(ForgetOld).expect("forgetting is not refused");
     let months = ["2026-01", MONTH].map(|period| match bench.query(Query::Usage { period: period.into() }) {
         Answer::Usage { budgets, .. } => budgets.len(),

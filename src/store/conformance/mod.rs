@@ -361,7 +361,7 @@ macro_rules! conforms {
                     what_is_found_on_a_drained_backend],
                 budgets: [slices_never_exceed_the_limit, the_dead_keep_what_they_were_lent, asking_twice_lends_once,
                     what_is_given_back_is_lent_again, recorded_usage_counts, what_is_never_refused_counts,
-                    months_and_counters_are_apart, a_month_keeps_what_may_go_on_from_the_one_before,
+                    months_and_counters_are_apart, a_month_keeps_what_may_go_on_from_the_one_before, a_month_awaits_who_was_heard_of_before_it_began,
                     a_restored_database_lends_nothing_of_a_month_in_doubt],
                 scans: [under_replicated_versions, status_and_usage, facts_and_draining_are_told, what_a_run_has_reserved,
                     blobs_page_by_name],

@@ -30,7 +30,7 @@ impl Tables {
             _ if *period == after => Some(Month::After),
             _ => None,
         };
-        let mut account = Account::default();
+        let mut account = Account::new(period);
         for ((backend, period, counter, of), lent) in &self.budgets {
             if let Some(month) = month(period).filter(|_| *backend == ask.backend && *counter == ask.counter) {
                 account.lease(month, *of, *lent);

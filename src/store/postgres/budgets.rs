@@ -126,7 +126,7 @@ async fn lease_one(
 async fn account(session: &Session, lease: &LeaseBudgets, ask: &BudgetAsk) -> Result<Account, Failure> {
     let [before, this, after] = months_around(&lease.period);
     let budget: Params<'_> = &[&before, &this, &after, &ask.backend.as_str(), &ask.counter];
-    let mut account = Account::default();
+    let mut account = Account::new(&lease.period);
     for row in &session.query(&ACCOUNT, budget).await.blamed()? {
         let mut columns = Columns::of(row);
         let (period, of): (&str, _) = (columns.value()?, Incarnation(columns.value()?));

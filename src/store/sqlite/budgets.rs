@@ -53,7 +53,7 @@ impl Transaction<'_> {
     }
 
     fn account(&self, lease: &LeaseBudgets, ask: &BudgetAsk) -> Result<Account> {
-        let mut account = Account::default();
+        let mut account = Account::new(&lease.period);
         let mut leases = self.conn.prepare_cached(
             "SELECT incarnation, granted, used, under_way, told FROM budget_leases
              WHERE period = ?1 AND backend = ?2 AND counter = ?3",

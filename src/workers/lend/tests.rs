@@ -10,6 +10,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::port::{Answer, BackendLimit, Change, Outcome, Query, Register, Rules, Usage};
 use crate::store::record::Located;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod turns;
@@ -80,7 +81,13 @@ impl Bench {
     /// After so many calls in this month.
     fn run_after(&self, calls: u64, instance: &mut Instance, occasion: Occasion) {
         let lender = &mut instance.lender;
-        let _ = wait_for(lender.run(&self.meta, instance.incarnation, occasion, self.clock.now(), used(calls)));
+        let _ = wait_for(lender.run(
+            &self.meta,
+            instance.incarnation,
+            occasion,
+            (self.clock.tick(), self.clock.now()),
+            used(calls),
+        ));
     }
 
     /// Calls until one is refused for good; how many were admitted.
