@@ -28,7 +28,7 @@ use crate::reactor::wake::Wake;
 use crate::store::board::Board;
 use crate::store::port::{Answer, BackendStatus, Metadata, Query, RecordUsage, Usage};
 use crate::workers::drain;
-use crate::workers::lend::{Lender, Occasion};
+use crate::workers::lend::{Lender, Occasion, TELL_WITHIN};
 use axum::Json;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -237,10 +237,11 @@ impl Operations {
     pub async fn usage_interval(&self) -> Duration {
         let flush = *self.usage_flush.lock().unwrap_or_else(PoisonError::into_inner);
         let lender = self.lender.lock().await;
-        match flush.adaptive_per_mille {
+        let interval = match flush.adaptive_per_mille {
             Some(per_mille) if lender.is_near(|used, limit| is_near(used, limit, per_mille)) => flush.fast_interval,
             _ => flush.interval,
-        }
+        };
+        if lender.has_work() { interval.min(TELL_WITHIN) } else { interval }
     }
 
     pub(super) async fn lender(&self) -> tokio::sync::MutexGuard<'_, Lender> {

@@ -24,6 +24,11 @@ const HEARD: Duration = Duration::from_secs(3600);
 /// Who has not begun a month so long after it was last heard of hardly will: what is kept for it counts as spent.
 const AWAITED: Duration = Duration::from_secs(6 * 3600);
 
+/// What calls take is the month's in which they are sent: what a run leaves of it at its end is nobody's in the next one.
+fn is_of_bodies(counter: &str) -> bool {
+    matches!(counter, "egress_bytes" | "ingress_bytes")
+}
+
 /// The months before and after that of a lease have a say.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Month {
@@ -93,7 +98,7 @@ impl Account {
             return (BudgetLease { granted: holds, free: 0, held_back: 0, goes_on: true }, None);
         }
         let mine = self.recorded.get(&(Month::This, me)).copied().unwrap_or(0);
-        let (awaited, gone) = self.kept(Month::Before, Month::This, me, now);
+        let (awaited, gone) = self.kept(ask, Month::Before, Month::This, me, now);
         let others = self.taken(Month::This, me).saturating_add(gone);
         let free = ask.limit.saturating_sub(others).saturating_sub(mine.max(holds));
         let next = self.next_room(ask, me, now);
@@ -125,19 +130,17 @@ impl Account {
 
     /// For those that may bring something from one month into the next, and have not begun that: what may still be told, and
     /// what never will.
-    fn kept(&self, from: Month, into: Month, but: Incarnation, now: Timestamp) -> (u64, u64) {
+    fn kept(&self, ask: &BudgetAsk, from: Month, into: Month, but: Incarnation, now: Timestamp) -> (u64, u64) {
         let begins = self.begins[usize::from(into == Month::After)];
         let late = self.leases.iter().filter(|((month, of), lent)| {
             // Before it begins, anybody may yet be heard of in time.
             let in_time = now < begins || lent.told > begins.minus(HEARD);
             *month == from && *of != but && *of != SPENT_UNSEEN && in_time && !self.has_lease(into, *of)
         });
-        late.fold((0, 0), |(awaited, gone): (u64, u64), (_, lent)| {
-            if lent.told > now.minus(AWAITED) {
-                (awaited.saturating_add(lent.may_go_on()), gone)
-            } else {
-                (awaited, gone.saturating_add(lent.may_go_on()))
-            }
+        late.fold((0, 0), |(awaited, gone): (u64, u64), (_, lent)| match lent.told > now.minus(AWAITED) {
+            true => (awaited.saturating_add(lent.may_go_on()), gone),
+            false if is_of_bodies(&ask.counter) => (awaited, gone.saturating_add(lent.may_go_on())),
+            false => (awaited, gone),
         })
     }
 
@@ -149,7 +152,7 @@ impl Account {
             return Some(u64::MAX);
         }
         let mine = Lent { granted: ask.holds, used: ask.used, under_way: ask.under_way, told: now };
-        let (awaited, gone) = self.kept(Month::This, Month::After, me, now);
+        let (awaited, gone) = self.kept(ask, Month::This, Month::After, me, now);
         let others = self.taken(Month::After, me).saturating_add(awaited).saturating_add(gone);
         ask.limit.checked_sub(others)?.checked_sub(mine.may_go_on())
     }
@@ -214,6 +217,8 @@ mod tests {
         let mut account = Account::new(MONTH);
         account.lease(Month::Before, OTHER, Lent { told: turn, ..lent(50, 40, 25) });
         check(&account, &ask(0, 0, 0), 65, 0);
+        let calls = BudgetAsk { counter: "api_requests".to_owned(), ..ask(0, 0, 0) };
+        check(&account, &calls, 100, 0);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::policy::usage::{Budget, next_slice};
 use crate::proto::date;
 use crate::store::port::{BudgetAsk, BudgetLease, LeaseBudgets, Metadata, Usage};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The smallest slices, and the largest as a part of the limit.
 const CALLS_SLICE_MIN: u64 = 16;
@@ -17,6 +18,9 @@ const BYTES_SLICE_MIN: u64 = 16 * 1024 * 1024;
 const SLICE_OF_LIMIT: u64 = 16;
 /// With less than this part of a limit free, an instance that does not use its rest gives it back.
 const SCARCE: u64 = 8;
+
+/// Regular runs are no further apart: bodies may go on over a month's turn only if they were told of in the hour before it.
+pub const TELL_WITHIN: Duration = Duration::from_secs(20 * 60);
 
 /// Why the lender runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

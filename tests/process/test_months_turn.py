@@ -4,11 +4,13 @@ import contextlib
 import datetime
 import itertools
 import pathlib
+import socket
 import tempfile
 import threading
 import time
 
 import harness
+import pytest
 import stub
 from test_budgets import asked, asked_probes, budget_of, get, put
 
@@ -111,6 +113,42 @@ def test_budgets_begin_anew_when_the_month_turns(tmp_path):
         # It is the new month after a restart too: nothing of it is lent again.
         server.start()
         assert put(client, "again") == 507
+        server.stop()
+
+
+@pytest.mark.parametrize("told_in_time", [True, False])
+def test_a_body_goes_on_in_the_new_month_if_the_database_was_told_of_it_in_time(tmp_path, told_in_time):
+    """In the hour before it. Otherwise nothing keeps room for it: it is cut, and the rest asked for and paid for anew."""
+    calendar = Calendar(tmp_path, seconds=600 if told_in_time else 7200)
+    size, limit = 64 * harness.MIB, 100 * harness.MIB
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(contextlib.closing(stub.Stub(harness.free_port())))
+        server = harness.Server(
+            tmp_path / "server",
+            [backend.backend("cloud", egress_byte_limit=limit)],
+            {"usage_flush": {"interval": "1h"}},
+            environment=calendar.environment,
+        )
+        stack.callback(server.kill)
+        client = stack.enter_context(server.client())
+        client.ahead = calendar.ahead
+        assert client.put(harness.BUCKET, "key", bytes(size)).status == 200
+        connection = stack.enter_context(contextlib.closing(client.connect()))
+        # So that most of the body waits for us.
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * harness.KIB)
+        connection.send(client.signed("GET", harness.BUCKET, "key").head())
+        received = len(connection.sock.recv(1000))
+        # The status would tell the database: it is asked when the month has turned wherever it is looked at.
+        calendar.turn_in(0)
+        time.sleep(3)
+        client.ahead = calendar.ahead
+        assert server.status()["usage_period"] == calendar.new
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            while received < size and (more := connection.sock.recv(1 << 20)):
+                received += len(more)
+        assert received >= size, "the head of the answer, too"
+        assert server.metric("s3o_read_resumes_total") == (0 if told_in_time else 1)
+        assert client.get(harness.BUCKET, "key").status == 429, "what came of it now is the new month's"
         server.stop()
 
 

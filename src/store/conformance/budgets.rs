@@ -150,6 +150,10 @@ pub(super) fn a_month_awaits_who_was_heard_of_before_it_began<S: MetadataStore>(
     let this = date::month(bench.now());
     let (_, next) = date::months_around(&this).expect("a month");
     let until_the_turn = || date::month_begins(&next).expect("a month").since(bench.now()).as_secs();
+    let ask = |limit, holds, waiting, slice| BudgetAsk {
+        counter: "egress_bytes".into(),
+        ..ask(limit, holds, waiting, slice)
+    };
     let going = BudgetAsk { used: 10, under_way: 5, ..ask(100, 20, 0, 0) };
     bench.advance(until_the_turn() - 3700);
     assert_eq!(in_month(&this, 1, going.clone()), lent(20, 80), "too early for what is under way");

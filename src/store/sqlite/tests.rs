@@ -5,8 +5,10 @@ use super::super::port::*;
 use super::super::record::ObjectRecord;
 use super::*;
 use crate::base::{Clock, Incarnation, Nonce};
+use crate::proto::date;
 use rusqlite::Connection;
 use std::path::PathBuf;
+use std::time::Duration;
 use tempfile::TempDir;
 
 fn place() -> (TempDir, PathBuf) {
@@ -53,6 +55,41 @@ fn commit(incarnation: i64, text: &str, begun: &Begun) -> CommitWrite {
 fn step<T: Step>(store: &SqliteStore, number: u64, step: T) -> T::Outcome {
     let mut applied = wait_for(store.apply(BatchId(0, number), Arc::new([step.into()]))).expect("applied");
     T::outcome(applied.outcomes.remove(0))
+}
+
+#[test]
+fn the_bodies_of_a_process_that_has_ended_go_on_no_more() {
+    let (_directory, path) = place();
+    let clock = TestClock::new();
+    let month = date::month(clock.now());
+    let (_, next) = date::months_around(&month).expect("a month");
+    let turn = date::month_begins(&next).expect("a month");
+    clock.advance(turn.since(clock.now()) - Duration::from_secs(60));
+    let store = open(&path, &clock).expect("a new database");
+    let lease = |store: &SqliteStore, number, incarnation, period: &str, ask: BudgetAsk| {
+        step(store, number, LeaseBudgets { incarnation, period: period.into(), asks: vec![ask] })
+            .expect("never refused")
+            .leases[0]
+    };
+    let ask = |used, waiting| BudgetAsk {
+        backend: name("a"),
+        counter: "egress_bytes".into(),
+        limit: 100,
+        holds: 2 * used,
+        used,
+        under_way: used,
+        least: waiting,
+        waiting,
+        slice: 0,
+    };
+    let killed = step(&store, 1, register(1000)).expect("registered").incarnation;
+    lease(&store, 2, killed, &month, ask(20, 0));
+    drop(store);
+    let store = open(&path, &clock).expect("the same database");
+    let run = step(&store, 3, register(1000)).expect("registered").incarnation;
+    clock.advance(Duration::from_secs(60));
+    let lent = lease(&store, 4, run, &next, ask(0, 100));
+    assert_eq!((lent.granted, lent.held_back), (100, 0));
 }
 
 #[test]
@@ -288,7 +325,7 @@ fn a_million_keys_under_ten_prefixes_are_listed_in_milliseconds() {
             took
         });
         let quickest = quickest.min().expect("nine times");
-        assert!(quickest < std::time::Duration::from_millis(5), "{quickest:?}: {query:?}");
+        assert!(quickest < Duration::from_millis(5), "{quickest:?}: {query:?}");
     }
 }
 

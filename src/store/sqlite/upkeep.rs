@@ -20,6 +20,8 @@ impl Transaction<'_> {
         self.execute("INSERT OR IGNORE INTO deployment (name, value) VALUES ('id', ?1)", [&register.deployment])?;
         let deployment = self.conn.query_row("SELECT value FROM deployment WHERE name = 'id'", [], |row| row.get(0))?;
         let doomed = self.recover()?;
+        // Whoever holds the database is alone: no other run's bodies go on in the next month.
+        self.execute("UPDATE budget_leases SET under_way = 0, told = 0", [])?;
         // The books so far belong to the rows as they were; from here on they are the new incarnation's.
         self.ledger.write(self.conn)?;
         let configured: Vec<BackendName> = register.backends.iter().map(|one| one.name.clone()).collect();
