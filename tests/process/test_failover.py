@@ -9,8 +9,9 @@ import time
 import pytest
 
 import harness
+from test_degraded import exact
 from test_operations import program
-from test_outage import BUCKET, STABLE, Client, History, check_end, check_recovery, exact, fleet, put_all
+from test_outage import BUCKET, STABLE, Client, History, check_end, check_recovery, fleet, put_all
 from test_postgres import check_bytes, two_copies
 
 

@@ -198,7 +198,7 @@ def test_a_backend_that_stands_still(tmp_path):
             with contextlib.suppress(lean.Cut):
                 answer = connection.response()
                 assert answer.status == 503, f"{answer.status}: never an answer that looks whole"
-            assert time.monotonic() - started < 25
+            assert time.monotonic() - started < 45
             connection.close()
             stub.cuts = Times(0)
         for method, body in [("GET", b""), ("PUT", pattern(1, 5_000)), ("PUT", pattern(1, 1_000_000))]:
@@ -206,7 +206,7 @@ def test_a_backend_that_stands_still(tmp_path):
             started = time.monotonic()
             answer = client.request(method, BUCKET, "small", body=body)
             assert (answer.status, answer.code) == (503, "ServiceUnavailable"), f"{method} of {len(body)}: {answer}"
-            assert time.monotonic() - started < 25
+            assert time.monotonic() - started < 45
             stub.silences = Times(0)
             assert client.get(BUCKET, "small").body == pattern(0, 5_000), "what was there is there"
         server.wait_cleaned()

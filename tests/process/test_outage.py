@@ -15,7 +15,7 @@ import harness
 import lean
 from conftest import QUICK_CLEANUP
 from test_crash import POOL, World
-from test_degraded import DEGRADED, refused, state
+from test_degraded import DEGRADED, exact, refused, state
 from test_postgres import check_bytes, two_copies
 
 BUCKET = harness.BUCKET
@@ -251,12 +251,6 @@ def check_signs(servers):
         assert server.metric("s3o_degraded_write_rejections_total", operation="PutObject") > 0
     # The second has never heard of most stable keys before the first outage.
     assert sum(server.metric("s3o_degraded_cache_misses_total") for server in servers) > 0
-
-
-def exact(client, key):
-    """The answer by the database, which has little time for it."""
-    found = lambda answer: answer if answer.status != 503 and answer.header(DEGRADED) is None else None  # noqa: E731
-    return harness.wait_for(f"{key} by the database", lambda: found(client.get(BUCKET, key)))
 
 
 def check_end(postgres, servers, world, folder):

@@ -13,8 +13,8 @@ import pytest
 import harness
 import lean
 from test_crash import POOL
-from test_degraded import DEGRADED, state
-from test_outage import History, digest, exact, fleet
+from test_degraded import DEGRADED, exact, state
+from test_outage import History, digest, fleet
 from test_postgres import check_bytes, two_copies
 
 BUCKET = harness.BUCKET
