@@ -66,7 +66,7 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.server, self.world, self.dice, self.writes = server, world, random.Random(seed), writes
         self.ending = threading.Event()
-        self.wrong, self.refused_after, self.reads, self.refusals, self.degraded = [], [], 0, 0, 0
+        self.wrong, self.slowest_write, self.refused_after, self.reads, self.refusals, self.degraded = [], 0.0, [], 0, 0, 0
 
     def run(self):
         try:
@@ -86,8 +86,10 @@ class Client(threading.Thread):
         body = None if self.dice.random() < 0.3 else POOL[self.dice.randrange(9_000) :][: self.dice.choice([0, 900, 20_000])]
         write, started = self.world.began(key, None if body is None else digest(body)), time.monotonic()
         answer = client.delete(BUCKET, key) if body is None else client.put(BUCKET, key, body)
+        took = time.monotonic() - started
+        self.slowest_write = max(self.slowest_write, took)
         if answer.status == 503:
-            self.refused_after.append(time.monotonic() - started)
+            self.refused_after.append(took)
             # It may have happened, or happen yet: that is known when the database is back, also if that was said meanwhile.
             write.end = None
             self.refusals += 1
@@ -228,8 +230,9 @@ def test_the_database_comes_and_goes(tmp_path):
         assert all(client.refusals > 0 for client in clients if client.writes)
         assert sum(client.degraded for client in clients) > 50
         # One may be late on a machine that stands still.
+        assert max(client.slowest_write for client in clients) < 15
         waits = sorted(wait for client in clients for wait in client.refused_after)
-        assert waits[len(waits) * 9 // 10] < 5 and waits[-1] < 15, waits[-9:]
+        assert waits[len(waits) * 9 // 10] < 5, waits[-9:]
         check_signs(servers)
         world.crashed()
         check_end(postgres, servers, world, tmp_path)
