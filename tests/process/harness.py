@@ -29,6 +29,8 @@ BINARY = pathlib.Path(os.environ.get("S3O_BINARY", "target/testing/s3-orchestrat
 TOOLS = pathlib.Path(os.environ.get("S3O_TOOLS", "target/tools/bin")).absolute()
 BUCKET, ACCESS_KEY, SECRET = "photos", "photoskey", "photossecret"
 GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
+# With the database, of a test that is not about its silence.
+PATIENCE = "20s"
 
 _handed_out = set()
 
@@ -48,14 +50,16 @@ def free_port():
                 return port
 
 
-def wait_for(what, predicate, seconds=20.0, every=0.02):
+def wait_for(what, predicate, seconds=60.0, every=0.02):
     """Waits until the predicate's value is true and returns it; says what never came otherwise."""
     deadline = time.monotonic() + seconds
     while True:
+        # The last look begins at the end or later, however long the machine stood still before it.
+        is_last = time.monotonic() >= deadline
         value = predicate()
         if value:
             return value
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s; last value {value!r}"
+        assert not is_last, f"{what}: not within {seconds} s; last value {value!r}"
         time.sleep(every)
 
 
@@ -94,7 +98,7 @@ class Process:
     def alive(self):
         return self.child.poll() is None
 
-    def end(self, how=signal.SIGTERM, seconds=20.0):
+    def end(self, how=signal.SIGTERM, seconds=60.0):
         """Sends the signal and returns the exit status (negative: the signal that ended it)."""
         if self.alive():
             self.child.send_signal(how)
@@ -149,12 +153,15 @@ class S3sFs(Process):
 
     def stored(self):
         """Sizes by backend key of everything that is an object there and not its own bookkeeping."""
-        base = self.root / self.bucket
-        return {
-            str(path.relative_to(base)): path.stat().st_size
-            for path in base.rglob("*")
-            if path.is_file() and not path.name.startswith(".") and ".s3o" != path.relative_to(base).parts[0]
-        }
+        base, found = self.root / self.bucket, {}
+        for at, _, files in os.walk(base):
+            for name in files:
+                path = os.path.relpath(f"{at}/{name}", base)
+                if not name.startswith(".") and not path.startswith(".s3o/"):
+                    # It may go while we look.
+                    with contextlib.suppress(FileNotFoundError):
+                        found[path] = os.path.getsize(f"{at}/{name}")
+        return found
 
 
 class Moto(Process):
@@ -194,13 +201,15 @@ BLOB_LEAF = re.compile(r"(?:.*[^!])?(?:!!)*![0-7][0-9A-HJKMNP-TV-Z]{25}[0-9A-Z]{
 
 def stored_in(folder):
     """Sizes by blob name of everything that a directory backend holds; what is no blob (temporary files, lost parts) stands
-    under its path. A completed multipart blob is a directory of parts with a manifest, which costs nobody's quota."""
+    under its path. A completed multipart blob is a directory of parts with a manifest, which costs nobody's quota. What goes while
+    we look is not there."""
     found = {}
     for at, folders, files in os.walk(folder):
         inside = os.path.relpath(at, folder)
         if BLOB_LEAF.fullmatch(os.path.basename(at)) and "manifest" in files:
             assert not folders, f"{inside} holds {folders}"
-            found[inside] = sum(os.path.getsize(f"{at}/{name}") for name in files if name != "manifest")
+            with contextlib.suppress(FileNotFoundError):
+                found[inside] = sum(os.path.getsize(f"{at}/{name}") for name in files if name != "manifest")
             continue
         for name in files:
             path = name if inside == "." else f"{inside}/{name}"
@@ -208,7 +217,8 @@ def stored_in(folder):
                 path = bytes.fromhex(path[len(".s3o/n/") : -1].replace("/", "")).decode()
             elif path.startswith(".s3o/"):
                 continue
-            found[path] = os.path.getsize(f"{at}/{name}")
+            with contextlib.suppress(FileNotFoundError):
+                found[path] = os.path.getsize(f"{at}/{name}")
     return found
 
 
@@ -237,7 +247,7 @@ class Server:
                 "server": {"listen_addr": f"127.0.0.1:{self.port}", "reactors": 2, "log_level": "info"},
                 "admin": {"listen_addr": f"127.0.0.1:{self.admin_port}"},
                 # A disk that others keep busy can hold an fsync back for seconds.
-                "database": {"driver": "sqlite", "path": str(self.folder / "metadata.db"), "call_timeout": "20s"},
+                "database": {"driver": "sqlite", "path": str(self.folder / "metadata.db"), "call_timeout": PATIENCE},
                 "buckets": [{"name": BUCKET, "credentials": [{"access_key_id": ACCESS_KEY, "secret_access_key": SECRET}]}],
                 "backends": backends,
             },
@@ -245,6 +255,10 @@ class Server:
         )
         if tls:
             self.config["server"]["tls"] = {"cert_file": str(tls.cert_file), "key_file": str(tls.key_file)}
+        if self.config["database"]["driver"] == "postgres" and self.config["database"]["call_timeout"] == PATIENCE:
+            # Nor does the database give up before.
+            patient = dict.fromkeys(("connect_timeout", "statement_timeout", "lock_timeout"), PATIENCE)
+            self.config["database"] = {**patient, **self.config["database"]}
         # A setting that is laid over as None is none.
         self.config["database"] = {key: value for key, value in self.config["database"].items() if value is not None}
         self.process = None
@@ -281,12 +295,12 @@ class Server:
             env={**os.environ, **self.environment},
         )
 
-    def start(self, seconds=20.0):
+    def start(self, seconds=60.0):
         self.launch()
         self.wait_ready(seconds)
         return self
 
-    def wait_ready(self, seconds=20.0):
+    def wait_ready(self, seconds=60.0):
         deadline = time.monotonic() + seconds
         while not self.ready():
             assert self.process.alive(), f"ended with {self.process.child.returncode} before it was ready:\n{self.process.tail()}"
@@ -299,7 +313,7 @@ class Server:
     def health(self, path="/health"):
         """Status and body of an unsigned request on the main port; (0, "") if nobody answers."""
         try:
-            with lean.Connection(self.address, self.tls and self.tls.context(), timeout=5) as connection:
+            with lean.Connection(self.address, self.tls and self.tls.context(), timeout=30) as connection:
                 connection.send(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
                 answer = connection.response()
                 return answer.status, answer.body.decode()
@@ -309,7 +323,7 @@ class Server:
     def client(self, **more):
         return lean.Client(self.address, ACCESS_KEY, SECRET, tls=self.tls and self.tls.context(), **more)
 
-    def stop(self, seconds=40.0):
+    def stop(self, seconds=60.0):
         """SIGTERM, and a clean exit."""
         if self.process is None:
             return
@@ -339,7 +353,7 @@ class Server:
         if token:
             request.add_header("X-Admin-Token", token)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -371,8 +385,8 @@ class Server:
         return int(re.search(r"VmRSS:\s+(\d+) kB", pathlib.Path(f"/proc/{pid}/status").read_text())[1]) * KIB
 
     def lines(self):
-        """The log's lines as objects; every line must be JSON."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.strip()]
+        """The log's lines as objects; every line must be JSON. The last may not be whole yet."""
+        return [json.loads(line) for line in self.log.read_text().rpartition("\n")[0].splitlines() if line.strip()]
 
     def told(self, *texts):
         """The log, once all of these stand in it: a thread of its own writes it, a moment after what it tells of."""
@@ -384,7 +398,7 @@ class Server:
         text = self.log.read_text(errors="replace")
         assert "panicked" not in text, text[max(0, text.find("panicked") - 300) :][:2000]
 
-    def wait_cleaned(self, seconds=30.0):
+    def wait_cleaned(self, seconds=60.0):
         """Until nothing is reserved and nothing waits for its DELETE."""
 
         def clean():

@@ -48,7 +48,7 @@ class Response:
 class Connection:
     """One connection, one request at a time unless the test pipelines by hand with `send` and `response`."""
 
-    def __init__(self, address, tls=None, timeout=30.0):
+    def __init__(self, address, tls=None, timeout=60.0):
         self.address = address
         self.sock = socket.create_connection(address, timeout=timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -79,7 +79,7 @@ class Connection:
         self.buffer += data
         return bool(data)
 
-    def ended(self, seconds=5.0):
+    def ended(self, seconds=30.0):
         """Whether the server closes (or resets) the connection within that time, without sending anything more."""
         if self.buffer:
             return False
@@ -231,7 +231,7 @@ def crc32_base64(data):
 class Client:
     """Where to send to and as whom; holds one kept-alive connection and opens another when that one ended."""
 
-    def __init__(self, address, access_key="photoskey", secret="photossecret", region="us-east-1", tls=None, timeout=30.0):
+    def __init__(self, address, access_key="photoskey", secret="photossecret", region="us-east-1", tls=None, timeout=60.0):
         self.address, self.access_key, self.secret, self.region = address, access_key, secret, region
         self.tls, self.timeout = tls, timeout
         self.host_header = f"{address[0]}:{address[1]}"

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
 
@@ -57,7 +58,7 @@ class Hold:
         self.method, self.name, self.place = method, name, place
         self.reached, self.gone_on = threading.Event(), threading.Event()
 
-    def wait(self, seconds=20):
+    def wait(self, seconds=60):
         assert self.reached.wait(seconds), f"{self.method} of {self.name} never came to {self.place}"
 
     def let_go(self):
@@ -184,8 +185,10 @@ class Stub:
         path, _, query = target.partition("?")
         name = unquote(path).removeprefix(f"/{BUCKET}").removeprefix("/")
         query = dict(parse_qsl(query, keep_blank_values=True))
-        self.requests.append((method, name))
-        self.fields.append(headers)
+        with self.lock:
+            # Both at the same place.
+            self.requests.append((method, name))
+            self.fields.append(headers)
         length = int(headers.get("content-length", 0))
         if headers.get("expect"):
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -230,7 +233,7 @@ class Stub:
             found = self.uploads.get(query.get("uploadId"))
             status, fields, answer = 200, [], b""
             if "uploads" in query:
-                upload = f"upload-{len(self.requests)}"
+                upload = f"upload-{uuid.uuid4().hex}"
                 self.uploads[upload] = (name, {})
                 answer = f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>".encode()
             elif found is None:

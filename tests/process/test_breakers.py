@@ -16,7 +16,8 @@ from test_failures import COPIES, stubbed, wait_replicated
 
 BUCKET = harness.BUCKET
 BREAKERS = {"backend_circuit_breaker": {"enabled": True, "failure_threshold": 4, "open_timeout": "1s"}}
-QUICK = harness.merged(BREAKERS, {"server": {"backend_timeout": "1s"}})
+# For backends that hang: longer than a machine stands still, or those that do not would be given up as well.
+HANGING = harness.merged(BREAKERS, {"server": {"backend_timeout": "5s"}})
 
 TRANSITIONS = "s3o_circuit_breaker_transitions_total"
 
@@ -25,13 +26,13 @@ def state(server, name):
     return server.metric("s3o_circuit_breaker_state", name=name)
 
 
-def wait_state(server, name, want, seconds=15.0):
-    harness.wait_for(f"breaker {name} in state {want}", lambda: state(server, name) == want, seconds)
+def wait_state(server, name, want):
+    harness.wait_for(f"breaker {name} in state {want}", lambda: state(server, name) == want)
 
 
-def trip(server, client, name="stub-0", seconds=15.0):
+def trip(server, client, name="stub-0"):
     """Asks for the object `key` until the breaker has opened."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 60
     while state(server, name) == 0:
         assert time.monotonic() < deadline, "it does not open"
         with contextlib.suppress(lean.Cut):
@@ -40,8 +41,7 @@ def trip(server, client, name="stub-0", seconds=15.0):
 
 def breaker_lines(server, name):
     """Messages of one breaker, in order."""
-    lines = [json.loads(line) for line in server.log.read_text().splitlines() if "circuit breaker" in line]
-    return [line for line in lines if line.get("name") == name or line.get("fields", {}).get("name") == name]
+    return [line for line in server.lines() if "circuit breaker" in json.dumps(line) and line.get("name") == name]
 
 
 def asked_objects(stub):
@@ -61,7 +61,7 @@ FAULTS = [
 def test_a_breaker_opens_keeps_away_and_closes(tmp_path, fault):
     """Every read succeeds in every phase, writes go elsewhere, and all is as before when the backend is."""
     body = pattern(0, 5_000)
-    with stubbed(tmp_path, 2, harness.merged(QUICK, COPIES)) as (server, stubs), server.client() as client:
+    with stubbed(tmp_path, 2, harness.merged(HANGING, COPIES)) as (server, stubs), server.client() as client:
         first = stubs[0]
         assert client.put(BUCKET, "key", body).status == 200
         wait_replicated(server, 1)
@@ -69,10 +69,12 @@ def test_a_breaker_opens_keeps_away_and_closes(tmp_path, fault):
             first.close()
         for name, value in (fault or {}).items():
             setattr(first, name, Times(value) if name == "cuts" else value)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 120
         # Health alone makes reads prefer the other copy for a moment; writes go on trying.
         while state(server, "stub-0") == 0:
             assert time.monotonic() < deadline, "it does not open"
+            # On whichever core: one that has met a slow answer of the backend prefers the other.
+            client.close()
             answer = client.get(BUCKET, "key")
             assert (answer.status, answer.body == body) == (200, True), answer
             if fault is None or "cuts" not in fault:
@@ -84,13 +86,15 @@ def test_a_breaker_opens_keeps_away_and_closes(tmp_path, fault):
             assert (answer.status, answer.body == body) == (200, True), answer
             assert client.put(BUCKET, f"open/{i}", b"body").status == 200
         if state(server, "stub-0") != 0:
-            assert len(asked_objects(first)) == before, "nothing is asked of it while its breaker is open"
+            # What a worker had begun with an earlier object may arrive later.
+            asked = [request for request in asked_objects(first)[before:] if "/tripping/" not in request[1]]
+            assert not asked, "nothing is asked of it while its breaker is open"
         if fault is None:
             stubs[0] = first = reopened(first)
         first.mend()
         wait_state(server, "stub-0", 0)
         assert server.metric("s3o_backend_usable", backend="stub-0") == 1
-        harness.wait_for("its copies", lambda: server.metric("s3o_replication_pending") == 0, 30)
+        harness.wait_for("its copies", lambda: server.metric("s3o_replication_pending") == 0)
         assert client.get(BUCKET, "key").body == body
         for step in [("closed", "open"), ("open", "half-open"), ("half-open", "closed")]:
             moves = server.metric("s3o_circuit_breaker_transitions_total", name="stub-0", **{"from": step[0], "to": step[1]})
@@ -112,7 +116,7 @@ def reopened(old):
 
 def test_what_is_no_fault_never_trips(tmp_path):
     """4xx, objects that are gone, and clients that go away midway, in either direction."""
-    settings = harness.merged(QUICK, {"backend_circuit_breaker": {"failure_threshold": 1}})
+    settings = harness.merged(BREAKERS, {"backend_circuit_breaker": {"failure_threshold": 1}})
     with stubbed(tmp_path, settings=settings) as (server, (stub,)), server.client() as client:
         assert client.put(BUCKET, "key", pattern(0, 3_000_000)).status == 200
         for status in (400, 403, 404, 409, 412, 416, 429):
@@ -138,7 +142,7 @@ def test_what_is_no_fault_never_trips(tmp_path):
 
 def test_the_only_copy_is_read_whatever_its_breaker_says(tmp_path):
     """Back before its probe is due: reads work at once, and bring the probe forward; writes follow."""
-    settings = harness.merged(QUICK, {"backend_circuit_breaker": {"open_timeout": "10m"}})
+    settings = harness.merged(BREAKERS, {"backend_circuit_breaker": {"open_timeout": "10m"}})
     with stubbed(tmp_path, settings=settings) as (server, (stub,)), server.client() as client:
         assert client.put(BUCKET, "key", b"body").status == 200
         stub.down_with = 500
@@ -148,13 +152,14 @@ def test_the_only_copy_is_read_whatever_its_breaker_says(tmp_path):
         assert client.get(BUCKET, "key").status == 503
         stub.mend()
         assert client.get(BUCKET, "key").body == b"body"
-        wait_state(server, "stub-0", 0, 5)
+        wait_state(server, "stub-0", 0)
         assert client.put(BUCKET, "key", b"other").status == 200
 
 
 def test_a_hung_backend_holds_up_nobody_else(tmp_path):
     """Many readers of its only copies: some wait for it, the rest hear at once, and others are served all the while."""
-    settings = harness.merged(QUICK, {"server": {"reactors": 1, "backend_timeout": "3s"}, "backend_circuit_breaker": {"open_timeout": "10m"}})
+    settings = {"server": {"reactors": 1, "backend_timeout": "12s"}, "backend_circuit_breaker": {"open_timeout": "10m"}}
+    settings = harness.merged(BREAKERS, settings)
     with contextlib.ExitStack() as stack:
         stubs = [Stub(harness.free_port()) for _ in range(2)]
         for stub in stubs:
@@ -178,7 +183,7 @@ def test_a_hung_backend_holds_up_nobody_else(tmp_path):
             for thread in threads:
                 thread.start()
             deadline, waits = time.monotonic() + 2, []
-            while time.monotonic() < deadline:
+            while time.monotonic() < deadline or len(waits) < 20:
                 started = time.monotonic()
                 assert client.get(BUCKET, "well").body == pattern(1, 50_000)
                 waits.append(time.monotonic() - started)
@@ -190,7 +195,8 @@ def test_a_hung_backend_holds_up_nobody_else(tmp_path):
             if wave == 0:
                 wait_state(server, "stub-0", 1)
                 answers.clear()
-        at_once = sum(seconds < 1.0 for _, seconds in answers)
+        # Half of what a backend has: a machine stands still for less.
+        at_once = sum(seconds < 6.0 for _, seconds in answers)
         assert at_once >= 40, f"{at_once} of 60 heard at once: {sorted(seconds for _, seconds in answers)}"
         stubs[0].mend()
         assert client.get(BUCKET, "key").body == pattern(0, 90_000)
@@ -223,8 +229,8 @@ def test_a_backend_that_comes_back_is_noticed_while_another_hangs(tmp_path):
         server = harness.Server(tmp_path / "server", backends, {"server": {"backend_timeout": "5m"}}, start=False)
         server.launch()
         stack.callback(server.kill)
-        harness.wait_for("a look at both", lambda: hung.requests and back.requests, 30)
-        harness.wait_for("the admin port", lambda: harness.accepts(server.admin_port), 30)
+        harness.wait_for("a look at both", lambda: hung.requests and back.requests)
+        harness.wait_for("the admin port", lambda: harness.accepts(server.admin_port))
         assert server.backend_status("back")["healthy"] is False
         back.mend()
         harness.wait_for("its use", lambda: server.backend_status("back")["healthy"], 60)
@@ -235,7 +241,7 @@ def test_a_backend_that_comes_back_is_noticed_while_another_hangs(tmp_path):
 
 def test_deletes_wait_while_the_breaker_is_open_and_their_bytes_stay_charged(tmp_path):
     cleanup = {"cleanup_queue": {"interval": "200ms", "grace": "100ms", "retry_first": "100ms", "max_attempts": 2}}
-    with stubbed(tmp_path, settings=harness.merged(QUICK, cleanup)) as (server, (stub,)), server.client() as client:
+    with stubbed(tmp_path, settings=harness.merged(BREAKERS, cleanup)) as (server, (stub,)), server.client() as client:
         assert client.put(BUCKET, "key", pattern(0, 7_000)).status == 200
         assert client.put(BUCKET, "going", pattern(0, 9_000)).status == 200
         stub.down_with = 500
@@ -253,7 +259,7 @@ def test_deletes_wait_while_the_breaker_is_open_and_their_bytes_stay_charged(tmp
 
 def test_a_backend_that_is_another_after_its_outage_is_refused(tmp_path):
     """The marker is read before the breaker closes: somebody else's bytes are not written to."""
-    with stubbed(tmp_path, settings=QUICK) as (server, (stub,)), server.client() as client:
+    with stubbed(tmp_path, settings=BREAKERS) as (server, (stub,)), server.client() as client:
         assert client.put(BUCKET, "key", b"body").status == 200
         stub.down_with = 500
         trip(server, client)
@@ -274,8 +280,7 @@ def test_a_backend_that_comes_back_before_the_database_is_read_and_then_written_
     with contextlib.ExitStack() as stack:
         postgres = harness.Postgres(tmp_path / "postgres.log")
         stack.callback(postgres.end)
-        quick = {"circuit_breaker": {"open_timeout": "1s"}, "database": postgres.settings(call_timeout="1s")}
-        settings = harness.merged(QUICK, quick)
+        settings = harness.merged(BREAKERS, {"circuit_breaker": {"open_timeout": "1s"}, "database": postgres.settings()})
         server, (stub,) = stack.enter_context(stubbed(tmp_path, settings=settings))
         with server.client() as client:
             assert client.put(BUCKET, "key", b"body").status == 200
@@ -297,7 +302,7 @@ def test_a_backend_that_comes_back_before_the_database_is_read_and_then_written_
             time.sleep(5)
             assert len(stub.requests) == asked, stub.requests[asked:]
             postgres.restart()
-            harness.wait_for("writes", lambda: client.put(BUCKET, "key", b"newer").status == 200, 30)
+            harness.wait_for("writes", lambda: client.put(BUCKET, "key", b"newer").status == 200)
             assert client.get(BUCKET, "key").body == b"newer"
         lines = [line["msg"] for line in breaker_lines(server, "stub-0")]
         assert lines[-1] == "circuit breaker closed", lines
@@ -307,7 +312,7 @@ def test_a_directory_that_goes_away_and_comes_back(tmp_path):
     """Unmounted: nothing is believed gone, nothing is written into the mount point, reads come from the other copy."""
     folders = [tmp_path / name for name in ("one", "two")]
     backends = [harness.directory_backend(folder.name, folder, quota_bytes=harness.GIB) for folder in folders]
-    settings = harness.merged(QUICK_CLEANUP, harness.merged(QUICK, COPIES))
+    settings = harness.merged(QUICK_CLEANUP, harness.merged(BREAKERS, COPIES))
     with harness.Server(tmp_path / "server", backends, settings) as server, server.client() as client:
         bodies = {f"key/{i}": pattern(i, 20_000) for i in range(8)}
         for key, body in bodies.items():
@@ -323,6 +328,6 @@ def test_a_directory_that_goes_away_and_comes_back(tmp_path):
         assert not folders[0].exists() or not harness.stored_in(folders[0])
         shutil.copytree(tmp_path / "out of reach", tmp_path / "elsewhere" / BUCKET, dirs_exist_ok=True)
         shutil.move(tmp_path / "elsewhere", folders[0])
-        harness.wait_for("it is in use", lambda: server.metric("s3o_backend_usable", backend="one") == 1, 30)
-        harness.wait_for("its copies", lambda: server.metric("s3o_replication_pending") == 0, 30)
+        harness.wait_for("it is in use", lambda: server.metric("s3o_backend_usable", backend="one") == 1)
+        harness.wait_for("its copies", lambda: server.metric("s3o_replication_pending") == 0)
         assert client.get(BUCKET, "while").body == b"body"

@@ -238,7 +238,7 @@ def test_sigkill_loses_nothing_acknowledged(place, stack):
 
     end_uploads(server, world, s3s)
     check_every_key(server, world)
-    server.wait_cleaned(60)
+    server.wait_cleaned()
     charged = {one["name"]: one["bytes_used"] for one in server.status()["backends"]}
     server.stop()
     stored = {name: harness.stored_in(place / name) for name in ("near", "nas")}

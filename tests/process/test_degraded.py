@@ -24,44 +24,41 @@ from test_operations import program
 
 BUCKET = harness.BUCKET
 DEGRADED = "x-s3o-degraded"
-QUICK = {
-    "database": {"call_timeout": "1s"},
-    "circuit_breaker": {"failure_threshold": 3, "open_timeout": "1s"},
-    "server": {"backend_timeout": "2s"},
-}
+# Longer than a busy disk holds a sync back; no more, because what fails is tried again for so long.
+QUICK = {"database": {"call_timeout": "3s"}, "circuit_breaker": {"failure_threshold": 3, "open_timeout": "1s"}}
 UNREMEMBERED = harness.merged(QUICK, {"location_cache": {"max_size": 0}})
+# Where the database is silent: longer than a disk holds a sync back, shorter than the silence.
+IMPATIENT = harness.merged(UNREMEMBERED, {"database": {"call_timeout": "5s"}})
 CALLS = ["fcntl", "pread64", "pwrite64", "fdatasync"]
-FAULTS = {"errors": "error=EIO", "silence": "delay_enter=4000000"}
+FAULTS = {"errors": "error=EIO", "silence": "delay_enter=20000000"}
 
 
 @contextlib.contextmanager
 def broken_database(server, fault):
     """The threads that talk to SQLite's files meet this fault at every system call."""
     pid = server.process.child.pid
-    threads = [
-        task.name for task in pathlib.Path(f"/proc/{pid}/task").iterdir() if (task / "comm").read_text().startswith("sqlite-")
-    ]
+    threads = []
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        # Others come and go.
+        with contextlib.suppress(OSError):
+            threads += [task.name] if (task / "comm").read_text().startswith("sqlite-") else []
     assert len(threads) == 3, threads
     calls = CALLS if fault == "errors" else ["fcntl"]
-    command = ["strace", "-q", "-o", "/dev/null", "-e", f"trace={','.join(calls)}"]
+    command = ["strace", "-o", "/dev/null", "-e", f"trace={','.join(calls)}"]
     for call in calls:
         command += ["-e", f"inject={call}:{FAULTS[fault]}"]
     for thread in threads:
         command += ["-p", thread]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-
-        def is_attached():
-            assert tracer.poll() is None, tracer.stderr.read()
-            traced = [pathlib.Path(f"/proc/{pid}/task/{thread}/status").read_text() for thread in threads]
-            return all("TracerPid:\t0\n" not in text for text in traced)
-
-        harness.wait_for("strace to attach", is_attached)
-        time.sleep(0.1)
+        # It says so of each thread when it has stopped it: from then on each call meets the fault.
+        for _ in threads:
+            said = tracer.stderr.readline()
+            assert "attached" in said, said + tracer.stderr.read()
         yield
     finally:
         tracer.terminate()
-        tracer.wait(30)
+        tracer.communicate(timeout=60)
 
 
 def state(server):
@@ -76,6 +73,17 @@ def refused(answer):
     return (answer.status, answer.code, answer.header("retry-after")) == (503, "ServiceUnavailable", "1")
 
 
+def put(client, key, body, **more):
+    """Until it is acknowledged: the database has little time, and the machine may stand still for longer."""
+    harness.wait_for(f"a write of {key}", lambda: client.put(BUCKET, key, body, **more).status == 200)
+
+
+def exact(client, key):
+    """The answer by the database, likewise."""
+    found = lambda answer: answer if answer.status != 503 and answer.header(DEGRADED) is None else None  # noqa: E731
+    return harness.wait_for(f"{key} by the database", lambda: found(client.get(BUCKET, key)))
+
+
 DELETES = b"<Delete><Object><Key>dir/key 1!</Key></Object><Object><Key>dir/key 2!</Key></Object></Delete>"
 METADATA = [("content-type", "text/x-test"), ("x-amz-meta-owner", "me"), ("content-disposition", "inline")]
 
@@ -83,10 +91,11 @@ METADATA = [("content-type", "text/x-test"), ("x-amz-meta-owner", "me"), ("conte
 @pytest.mark.parametrize("fault", list(FAULTS))
 def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
     bodies = {f"dir/key {i}!": pattern(i, 3_000 * i) for i in range(6)}
-    with stubbed(tmp_path, 2, harness.merged(UNREMEMBERED, COPIES)) as (server, stubs), server.client() as client:
+    settings = harness.merged(IMPATIENT if fault == "silence" else UNREMEMBERED, COPIES)
+    with stubbed(tmp_path, 2, settings) as (server, stubs), server.client() as client:
         for key, body in bodies.items():
             for content in (b"old", body):
-                assert client.put(BUCKET, key, content, headers=METADATA).status == 200
+                put(client, key, content, headers=METADATA)
         wait_replicated(server, len(bodies))
         server.wait_cleaned()
         with broken_database(server, fault):
@@ -122,7 +131,7 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
                 checked = [("content-md5", base64.b64encode(hashlib.md5(body).digest()).decode())] if body == DELETES else ()
                 answer = client.request(method, BUCKET, key, query=query, body=body, headers=checked)
                 assert refused(answer), f"{method} {key} {query}: {answer}"
-                assert time.monotonic() - started < 5
+                assert time.monotonic() - started < 15
             for method in ("GET", "HEAD"):
                 absent = client.request(method, BUCKET, "nothing here")
                 assert (absent.status, absent.header(DEGRADED)) == (404, "searched"), "both backends have said so"
@@ -145,7 +154,7 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
                 assert one["breaker"] is None, "they are off"
             shown = program("admin", "--config", server.write_config(), "status").stdout
             assert "NOT ANSWERING" in shown and "stub-0" in shown and "CHARGED" in shown, shown
-            compared = program("sync", "--config", server.write_config(), "--restored", check=False, timeout=20)
+            compared = program("sync", "--config", server.write_config(), "--restored", check=False)
             assert compared.returncode == 1 and "the database does not answer" in compared.stderr, compared
             status, text = server.health()
             assert status == 200 and '"degraded"' in text
@@ -156,17 +165,14 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
             assert server.metric("s3o_degraded_write_rejections_total", operation="DeleteObjects") == 1
             assert server.metric("s3o_degraded_cache_hits_total") >= 1
             assert server.metric("s3o_degraded_cache_misses_total") >= len(bodies)
-        started = time.monotonic()
-        harness.wait_for("its recovery", lambda: state(server) == 0 and '"ok"' in server.health()[1], 30)
-        assert time.monotonic() - started < 30
+        harness.wait_for("its recovery", lambda: state(server) == 0 and '"ok"' in server.health()[1])
         for key, body in bodies.items():
-            answer = client.get(BUCKET, key)
-            assert (answer.body == body, answer.header(DEGRADED)) == (True, None)
-        assert client.put(BUCKET, "new", b"body").status == 200
-        assert client.delete(BUCKET, "dir/key 1!").status == 204
+            assert exact(client, key).body == body
+        put(client, "new", b"body")
+        harness.wait_for("a delete", lambda: client.delete(BUCKET, "dir/key 1!").status == 204)
         assert set(client.list_keys(BUCKET)) == {*bodies, "new"} - {"dir/key 1!"}
         assert server.status()["restored"] is False, "nobody has held it"
-        harness.wait_for("the workers", lambda: server.metric("s3o_replication_pending") == 0, 30)
+        harness.wait_for("the workers", lambda: server.metric("s3o_replication_pending") == 0)
         server.wait_cleaned()
         text = server.told("circuit breaker opened", "circuit breaker half-open", "circuit breaker closed")
         for message in ("circuit breaker opened", "circuit breaker half-open", "circuit breaker closed"):
@@ -178,7 +184,7 @@ def test_reads_go_on_and_everything_else_is_refused(tmp_path, fault):
 def test_what_was_not_acknowledged_is_not_served(tmp_path):
     """A body that reached its backend, but not the database: readers get the version before it."""
     with stubbed(tmp_path, 1, UNREMEMBERED) as (server, (stub,)), server.client() as client:
-        assert client.put(BUCKET, "key", b"old").status == 200
+        put(client, "key", b"old")
         request = client.signed("PUT", BUCKET, "key", body=pattern(0, 200_000))
         with client.connect() as connection:
             connection.send(request.head() + pattern(0, 200_000)[:100_000])
@@ -189,10 +195,10 @@ def test_what_was_not_acknowledged_is_not_served(tmp_path):
                 harness.wait_for("its bytes", lambda: len(stub.blobs()) == 2)
                 answer = client.get(BUCKET, "key")
                 assert (answer.status, answer.body, answer.header(DEGRADED)) == (200, b"old", "searched")
-        harness.wait_for("its recovery", lambda: state(server) == 0, 30)
+        harness.wait_for("its recovery", lambda: state(server) == 0)
         # A 503 is no promise that it did not happen.
-        answer = client.get(BUCKET, "key")
-        assert answer.body in (b"old", pattern(0, 200_000)) and answer.header(DEGRADED) is None
+        answer = exact(client, "key")
+        assert answer.body in (b"old", pattern(0, 200_000))
         server.wait_cleaned()
         assert len(stub.blobs()) == 1 and client.get(BUCKET, "key").body == answer.body
 
@@ -201,7 +207,7 @@ def test_known_locations_are_exact(tmp_path):
     """With SQLite nobody else writes: what the location cache holds is what the database would say."""
     with stubbed(tmp_path, 1, QUICK) as (server, (stub,)), server.client() as client:
         for key in ("read", "unread"):
-            assert client.put(BUCKET, key, key.encode(), headers=METADATA).status == 200
+            put(client, key, key.encode(), headers=METADATA)
         assert client.get(BUCKET, "read").body == b"read"
         with broken_database(server, "errors"):
             assert refused(client.put(BUCKET, "new", b"body"))
@@ -214,7 +220,7 @@ def test_known_locations_are_exact(tmp_path):
 def test_degraded_reads_can_be_turned_off(tmp_path):
     settings = harness.merged(UNREMEMBERED, {"circuit_breaker": {"degraded_reads_enabled": False}})
     with stubbed(tmp_path, 1, settings) as (server, _), server.client() as client:
-        assert client.put(BUCKET, "key", b"body").status == 200
+        put(client, "key", b"body")
         with broken_database(server, "errors"):
             for _ in range(5):
                 assert refused(client.get(BUCKET, "key"))
@@ -231,7 +237,7 @@ def test_directories_answer_without_the_database(tmp_path, parallel):
         for key in keys:
             # The first takes a small one, the next version has no room there.
             for body in (b"small", pattern(1, 20_000)):
-                assert client.put(BUCKET, key, body, headers=METADATA).status == 200, key
+                put(client, key, body, headers=METADATA)
         with broken_database(server, "errors"):
             for key in keys:
                 answer = client.get(BUCKET, key)
@@ -263,7 +269,7 @@ def test_more_blobs_than_are_looked_through(tmp_path):
     with stubbed(tmp_path, 1, displaced_stay) as (server, [stub]), server.client() as client:
         for key, blobs in (("few", 3), ("many", 52)):
             for body in range(blobs):
-                assert client.put(BUCKET, key, f"body {body}".encode()).status == 200
+                put(client, key, f"body {body}".encode())
         assert len(stub.objects) >= 55, "displaced ones are there"
         stub.page_max = 1
         with broken_database(server, "errors"):
@@ -281,33 +287,33 @@ def test_metadata_that_the_backend_writes_anew(tmp_path):
         stack.callback(upstream.end)
         server = stack.enter_context(harness.Server(tmp_path / "server", [upstream.backend("one")], UNREMEMBERED))
         client = stack.enter_context(server.client())
-        assert client.put(BUCKET, "key", b"body", headers=metadata).status == 200
+        put(client, "key", b"body", headers=metadata)
         told = lambda answer: [answer.header(name) for name, _ in metadata]  # noqa: E731
         before = client.get(BUCKET, "key")
         assert told(before) == [value.encode().decode("latin-1") for _, value in metadata]
         with broken_database(server, "errors"):
-            answer = harness.wait_for("a search", lambda: (a := client.get(BUCKET, "key")).header(DEGRADED) == "searched" and a, 20)
+            answer = harness.wait_for("a search", lambda: (a := client.get(BUCKET, "key")).header(DEGRADED) == "searched" and a)
             assert (answer.status, answer.body, told(answer)) == (200, b"body", told(before))
 
 
 def test_a_database_that_takes_no_changes_is_read_exactly(tmp_path):
-    """Somebody holds its write lock: writes are 503 within five seconds, reads and listings as ever."""
-    with stubbed(tmp_path, 1, UNREMEMBERED) as (server, (stub,)), server.client() as client:
-        assert client.put(BUCKET, "key", b"body").status == 200
+    """Somebody holds its write lock: writes are 503 when the call's time is over, reads and listings as ever."""
+    with stubbed(tmp_path, 1, IMPATIENT) as (server, (stub,)), server.client() as client:
+        put(client, "key", b"body")
         holder = sqlite3.connect(server.database, isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
         for _ in range(5):
             started = time.monotonic()
             assert refused(client.put(BUCKET, "key", b"other"))
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 15
             answer = client.get(BUCKET, "key")
             assert (answer.status, answer.body, answer.header(DEGRADED)) == (200, b"body", None)
             assert client.list_keys(BUCKET) == ["key"]
         assert state(server) != 0 and '"degraded"' in server.health()[1]
         holder.execute("ROLLBACK")
         holder.close()
-        harness.wait_for("its recovery", lambda: state(server) == 0, 30)
-        assert client.put(BUCKET, "key", b"other").status == 200
+        harness.wait_for("its recovery", lambda: state(server) == 0)
+        put(client, "key", b"other")
         assert client.get(BUCKET, "key").body == b"other"
         server.wait_cleaned()
 
@@ -315,9 +321,9 @@ def test_a_database_that_takes_no_changes_is_read_exactly(tmp_path):
 def test_readers_all_the_while(tmp_path):
     """Several readers while the database comes and goes: not one read fails in any phase."""
     bodies = {f"key/{i}": pattern(i, 10_000) for i in range(10)}
-    with stubbed(tmp_path, 2, harness.merged(UNREMEMBERED, COPIES)) as (server, _), server.client() as client:
+    with stubbed(tmp_path, 2, harness.merged(IMPATIENT, COPIES)) as (server, _), server.client() as client:
         for key, body in bodies.items():
-            assert client.put(BUCKET, key, body).status == 200
+            put(client, key, body)
         wait_replicated(server, len(bodies))
         stop, wrong, count = threading.Event(), [], [0]
 
@@ -339,16 +345,16 @@ def test_readers_all_the_while(tmp_path):
             reader.start()
         for fault in ("errors", "silence"):
             with broken_database(server, fault):
-                harness.wait_for("the breaker", lambda: state(server) != 0, 20)
+                harness.wait_for("the breaker", lambda: state(server) != 0)
                 time.sleep(2)
-            harness.wait_for("its recovery", lambda: state(server) == 0, 30)
+            harness.wait_for("its recovery", lambda: state(server) == 0)
             time.sleep(0.5)
         stop.set()
         for reader in readers:
             reader.join()
         assert not wrong, wrong[:5]
         assert count[0] > 100 and server.metric("s3o_degraded_reads_total") > 0
-        assert client.put(BUCKET, "key/0", b"new").status == 200
+        put(client, "key/0", b"new")
 
 
 assert os.geteuid() == 0 or pathlib.Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip() == "0", (

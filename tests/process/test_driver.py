@@ -59,5 +59,5 @@ def test_a_ring_that_was_asked_for_and_cannot_be_had_is_an_error(tmp_path):
         start=False,
     )
     server.launch()
-    assert server.process.child.wait(20) != 0
+    assert server.process.child.wait(60) != 0
     assert "Cannot allocate memory" in server.process.tail()

@@ -37,8 +37,7 @@ def stubbed(folder, count=1, settings=None, **backend):
             stack.callback(stub.close)
         quota = {"quota_bytes": 8 * harness.GIB, **backend}
         backends = [stub.backend(f"stub-{i}", **quota) for i, stub in enumerate(stubs)]
-        merged = harness.merged({**QUICK_CLEANUP, "server": {"backend_timeout": "3s"}}, settings or {})
-        server = stack.enter_context(harness.Server(folder / "server", backends, merged))
+        server = stack.enter_context(harness.Server(folder / "server", backends, harness.merged(QUICK_CLEANUP, settings or {})))
         yield server, stubs
 
 
@@ -167,7 +166,8 @@ READ_FAULTS = [
 def test_reads_fail_over_to_another_copy(tmp_path, fault):
     """Whatever one copy's backend does: the object comes from the other one, whole."""
     bodies = {"big": pattern(0, 5_000_000), "small": pattern(3, 5_000)}
-    with stubbed(tmp_path, 2, {**COPIES, "server": {"backend_timeout": "1s"}}) as (server, stubs), server.client() as client:
+    # Longer than a machine stands still: the other copy's backend would be given up as well.
+    with stubbed(tmp_path, 2, {**COPIES, "server": {"backend_timeout": "5s"}}) as (server, stubs), server.client() as client:
         for key, body in bodies.items():
             assert unsigned_put(client, key, body).status == 200
         wait_replicated(server, len(bodies))
@@ -184,7 +184,7 @@ def test_reads_fail_over_to_another_copy(tmp_path, fault):
 
 def test_a_backend_that_stands_still(tmp_path):
     """No answer, or none any more: an error or a cut after `backend_timeout`, and nobody else waits for it."""
-    settings = {"server": {"reactors": 1, "backend_timeout": "2s"}}
+    settings = {"server": {"reactors": 1, "backend_timeout": "6s"}}
     with stubbed(tmp_path, settings=settings) as (server, (stub,)), server.client() as client, server.client() as other:
         for key, size in [("big", BIG), ("small", 5_000)]:
             assert unsigned_put(client, key, pattern(0, size)).status == 200
@@ -194,11 +194,11 @@ def test_a_backend_that_stands_still(tmp_path):
             connection.send(client.signed("GET", BUCKET, key).head())
             started = time.monotonic()
             assert other.request("HEAD", BUCKET, "small").status == 200 and other.list_keys(BUCKET) == ["big", "small"]
-            assert time.monotonic() - started < 1.9, "others are served meanwhile"
+            assert time.monotonic() - started < 5.9, "others are served meanwhile"
             with contextlib.suppress(lean.Cut):
                 answer = connection.response()
                 assert answer.status == 503, f"{answer.status}: never an answer that looks whole"
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 45
             connection.close()
             stub.cuts = Times(0)
         for method, body in [("GET", b""), ("PUT", pattern(1, 5_000)), ("PUT", pattern(1, 1_000_000))]:
@@ -206,7 +206,7 @@ def test_a_backend_that_stands_still(tmp_path):
             started = time.monotonic()
             answer = client.request(method, BUCKET, "small", body=body)
             assert (answer.status, answer.code) == (503, "ServiceUnavailable"), f"{method} of {len(body)}: {answer}"
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 45
             stub.silences = Times(0)
             assert client.get(BUCKET, "small").body == pattern(0, 5_000), "what was there is there"
         server.wait_cleaned()
@@ -263,7 +263,8 @@ def test_a_write_fails_over_before_its_body_is_consumed(tmp_path):
             assert client.get(BUCKET, f"small/{i}").body == pattern(i, 10_000)
         first.refuse, first.put_cut_after = {}, 1_000_000
         statuses = set()
-        for turn in range(4):
+        # More than once if the first is not avoided any more by then.
+        for turn in range(10):
             with contextlib.suppress(lean.Cut):
                 answer = client.put(BUCKET, "key", pattern(turn, 8 * harness.MIB))
                 statuses.add(answer.status)
@@ -284,9 +285,10 @@ def test_an_answer_that_never_came_leaves_no_bytes(tmp_path):
         first.swallow_answers = True
         answer = client.put(BUCKET, "key", pattern(0, 5000))
         assert answer.status in (200, 503), answer
-        assert first.blobs(), "the fault did not happen"
+        # The stray itself may be gone by now.
+        assert any(method == "PUT" and not name.startswith(".s3o/") for method, name in first.requests), "the fault did not happen"
         first.swallow_answers = False
-        harness.wait_for("the stray is deleted", lambda: not first.blobs(), 20)
+        harness.wait_for("the stray is deleted", lambda: not first.blobs())
         server.wait_cleaned()
         if answer.status == 200:
             assert client.get(BUCKET, "key").body == pattern(0, 5000)
@@ -363,7 +365,7 @@ def test_quotas_overflow_to_the_next_backend_and_then_507(tmp_path):
         assert client.get(BUCKET, "none").status == 404
         # What is deleted makes room as soon as somebody needs it.
         assert client.delete(BUCKET, "a/0").status == 204
-        harness.wait_for("room", lambda: client.put(BUCKET, "again", pattern(9, 300_000)).status == 200, 15, every=0.2)
+        harness.wait_for("room", lambda: client.put(BUCKET, "again", pattern(9, 300_000)).status == 200, every=0.2)
         for folder in folders:
             assert sum(harness.stored_in(folder).values()) <= 1_000_000
         server.wait_cleaned()
@@ -475,7 +477,8 @@ def test_a_backend_at_another_place_is_measured_again(tmp_path):
 
 def test_in_flight_requests_finish_on_sigterm(tmp_path):
     backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
-    settings = {"server": {"shutdown_delay": "1s", "shutdown_timeout": "20s"}}
+    # A delay in which it is seen to be leaving, however busy the machine.
+    settings = {"server": {"shutdown_delay": "8s", "shutdown_timeout": "60s"}}
     body = os.urandom(30 * harness.MIB)
     server = harness.Server(tmp_path / "server", backends, settings)
     with server.client() as client:
@@ -490,18 +493,19 @@ def test_in_flight_requests_finish_on_sigterm(tmp_path):
         download.head()
         server.process.child.send_signal(signal.SIGTERM)
         # During the delay it still serves, but says that it is leaving.
-        harness.wait_for("not ready", lambda: server.health("/health/ready")[0] == 503, 3)
+        harness.wait_for("not ready", lambda: server.health("/health/ready")[0] == 503)
         assert server.health("/health")[0] == 200
-        harness.wait_for("no new connections", lambda: not harness.accepts(server.port), 5)
+        harness.wait_for("no new connections", lambda: not harness.accepts(server.port))
         assert idle.ended(), "an idle connection is closed"
         time.sleep(0.5)
         upload.send(body[1_000_000:])
         answer = upload.response("PUT")
         assert answer.status == 200 and answer.header("connection", "").lower() == "close", answer
         assert download.body(len(body)) == body
-        assert server.process.child.wait(20) == 0
+        assert server.process.child.wait(60) == 0
     server.process = None
     server.check_log()
+    server.config["server"].pop("shutdown_delay")
     with server.start(), server.client() as client:
         assert client.get(BUCKET, "late").body == body, "what was acknowledged on the way out is there"
 
@@ -515,7 +519,8 @@ def test_shutdown_is_bounded(tmp_path):
         time.sleep(0.3)
         started = time.monotonic()
         server.stop()
-        assert time.monotonic() - started < 8
+        # The default is 30 s.
+        assert time.monotonic() - started < 20
 
 
 def test_a_stop_in_the_middle_of_the_start_is_an_orderly_one(tmp_path):
@@ -537,13 +542,13 @@ def test_a_second_process_is_refused(tmp_path):
         # Another port, the same database.
         second = harness.Server(tmp_path / "second", backends, {"database": {"path": str(server.database)}}, start=False)
         second.launch()
-        assert second.process.child.wait(20) != 0
+        assert second.process.child.wait(60) != 0
         assert "metadata.db" in second.process.tail() and "another" in second.process.tail().lower(), second.process.tail()
         # Another database, the same port: a port shared by two would give each half of the connections.
         folder = harness.directory_backend("else", tmp_path / "else", quota_bytes=harness.GIB)
         third = harness.Server(tmp_path / "third", [folder], {"server": {"listen_addr": f"127.0.0.1:{server.port}"}}, start=False)
         third.launch()
-        assert third.process.child.wait(20) != 0
+        assert third.process.child.wait(60) != 0
         assert str(server.port) in third.process.tail() and "in use" in third.process.tail(), third.process.tail()
         for _ in range(20):
             client.close()
@@ -557,14 +562,14 @@ def test_it_survives_running_out_of_descriptors(tmp_path):
             assert client.put(BUCKET, "key", pattern(0, 500_000)).status == 200
         crowd = []
         for _ in range(400):
-            connection = socket.create_connection(server.address, timeout=5)
+            connection = socket.create_connection(server.address, timeout=60)
             crowd.append(connection)
-        harness.wait_for("descriptors run out", lambda: descriptor_count(server) >= 195, 5)
+        harness.wait_for("descriptors run out", lambda: descriptor_count(server) >= 195)
         time.sleep(0.5)
         assert server.process.alive()
         for connection in crowd:
             connection.close()
-        harness.wait_for("it serves again", lambda: serves(server), 15)
+        harness.wait_for("it serves again", lambda: serves(server))
         assert server.metric("s3o_accept_errors_total") > 0
 
 
@@ -593,24 +598,25 @@ def test_too_many_connections_are_turned_away(tmp_path):
             with contextlib.suppress(OSError, lean.Cut), server.client(timeout=3) as client:
                 assert client.request("HEAD", BUCKET).status == 503
             assert all(client.request("HEAD", BUCKET).status == 200 for client in held), "those that are in stay"
-        harness.wait_for("room again", lambda: server.ready(), 10)
+        harness.wait_for("room again", lambda: server.ready())
 
 
 def test_idle_connections_are_let_go(tmp_path):
     backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
-    with harness.Server(tmp_path / "server", backends, {"server": {"idle_timeout": "2s"}}) as server, server.client() as client:
+    with harness.Server(tmp_path / "server", backends, {"server": {"idle_timeout": "8s"}}) as server, server.client() as client:
         connection = client.connect()
         for pause in (0, 0.5, 1):
             time.sleep(pause)
+            started = time.monotonic()
             connection.send(client.signed("HEAD", BUCKET).head())
             assert connection.response("HEAD").status == 200, "the same connection serves again"
-        started = time.monotonic()
-        assert connection.ended(10) and 1.5 < time.monotonic() - started < 8
+        # The default is two minutes.
+        assert connection.ended(60) and 7.5 < time.monotonic() - started < 60
 
 
 def test_tls(tmp_path, certificates):
     backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
-    settings = {"server": {"read_header_timeout": "1s"}}
+    settings = {"server": {"read_header_timeout": "5s"}}
     body = os.urandom(5_000_000)
     with harness.Server(tmp_path / "server", backends, settings, tls=certificates) as server:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
@@ -625,12 +631,18 @@ def test_tls(tmp_path, certificates):
             lean.Connection(server.address, ssl.create_default_context())
         with lean.Connection(server.address) as connection:
             connection.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-            connection.sock.settimeout(5)
+            connection.sock.settimeout(30)
             with contextlib.suppress(ConnectionResetError):
                 while data := connection.sock.recv(4096):
                     assert not data.startswith(b"HTTP/1.1 200")
-        with lean.Connection(server.address) as connection:
-            assert connection.ended(4), "a handshake has the head's time"
+
+        def is_let_go_in_time():
+            started = time.monotonic()
+            with lean.Connection(server.address) as connection:
+                return connection.ended() and time.monotonic() - started < 8
+
+        # And not its default of 10 s: now and then the machine stands still for the difference.
+        harness.wait_for("the end of a handshake after the head's time", is_let_go_in_time)
         # A body that TLS cut off (no close_notify) is no object.
         with server.client() as client:
             connection = client.connect()
@@ -679,15 +691,15 @@ def test_an_https_backend_is_verified(tmp_path, certificates, stack):
         if untrusting.process.alive():
             with untrusting.client() as client:
                 assert client.put(BUCKET, "key", b"body").status in (503, 507)
+        harness.wait_for("the reason", lambda: "certificate" in untrusting.log.read_text().lower())
     finally:
         untrusting.kill()
-    assert "certificate" in untrusting.log.read_text().lower()
 
 
 def test_deletes_on_a_hung_backend_hold_up_no_others(tmp_path):
     """There are more of them than are made at once, and each waits for an answer that does not come."""
     quick = {"concurrency": 2, "interval": "100ms", "grace": "0s", "retry_first": "10m"}
-    settings = {"cleanup_queue": quick, "server": {"backend_timeout": "2s"}}
+    settings = {"cleanup_queue": quick, "server": {"backend_timeout": "10s"}}
     with stubbed(tmp_path, 2, settings, quota_bytes=40_000) as (server, stubs), server.client() as client:
         for i in range(40):
             assert client.put(BUCKET, f"there/{i}", pattern(i, 1_000)).status == 200
@@ -697,13 +709,14 @@ def test_deletes_on_a_hung_backend_hold_up_no_others(tmp_path):
         for i in range(40):
             assert client.delete(BUCKET, f"there/{i}").status == 204
         assert client.delete(BUCKET, "here").status == 204
-        harness.wait_for("the delete on the other one", lambda: not stubs[1].blobs(), 25)
+        # Behind all the others it would come after 200 s.
+        harness.wait_for("the delete on the other one", lambda: not stubs[1].blobs())
         stubs[0].mend()
 
 
 def test_copies_from_a_hung_backend_hold_up_no_others(tmp_path):
     """The factor is raised while the backend that holds nearly everything hangs: what is written elsewhere is copied all the same."""
-    settings = {"server": {"backend_timeout": "2s"}, "replication": {"worker_interval": "300ms", "concurrency": 2}}
+    settings = {"server": {"backend_timeout": "10s"}, "replication": {"worker_interval": "300ms", "concurrency": 2}}
     with stubbed(tmp_path, 3, settings, quota_bytes=40_000) as (server, stubs), server.client() as client:
         for i in range(40):
             assert client.put(BUCKET, f"a/{i}", pattern(i, 1_000)).status == 200
@@ -712,8 +725,8 @@ def test_copies_from_a_hung_backend_hold_up_no_others(tmp_path):
         server.config["replication"]["factor"] = 2
         server.write_config()
         server.process.child.send_signal(signal.SIGHUP)
-        harness.wait_for("the new factor", lambda: server.metric("s3o_replication_pending") >= 40, 30)
+        harness.wait_for("the new factor", lambda: server.metric("s3o_replication_pending") >= 40)
         assert client.put(BUCKET, "new", pattern(0, 1_000)).status == 200
-        harness.wait_for("its second copy", lambda: [len(stub.blobs()) for stub in stubs[1:]] == [1, 1], 30)
+        harness.wait_for("its second copy", lambda: [len(stub.blobs()) for stub in stubs[1:]] == [1, 1])
         stubs[0].mend()
         harness.wait_for("the rest", lambda: server.metric("s3o_replication_pending") == 0, 60)

@@ -17,7 +17,7 @@ KEYS = {"a": b"", "a//b": POOL[:1], "ä/../%2e": POOL[:70_000], "z" * 1000: b"en
 
 def migrate(config, source):
     command = [harness.BINARY, "migrate-store", "--config", config, "--from", source]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=150)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def old(tmp_path, ended):
         etag = put_part(client, begun, "begun", 1, POOL[: 5 * harness.MIB])
         halves = [half_a_write(server, "half", []), half_a_write(server, "begun", [("partNumber", "2"), *begun])]
         under_way = "SELECT 1 FROM part_attempts UNION ALL SELECT 1 FROM blobs WHERE state = 'reserved' AND upload IS NULL"
-        harness.wait_for("both halves", lambda: len(harness.rows(server.database, under_way)) == 2, 10)
+        harness.wait_for("both halves", lambda: len(harness.rows(server.database, under_way)) == 2)
     server.kill()
     for connection in halves:
         connection.close()
@@ -109,7 +109,7 @@ def test_everything_moves(tmp_path, ended, old):
         assert owner.get("made", "inside").body == b"inside"
         # What the old instance left is given up, and the upload goes on where it was.
         left = "SELECT 1 AS one FROM part_attempts UNION ALL SELECT 1 FROM blobs WHERE state = 'reserved' AND upload IS NULL"
-        harness.wait_for("the end of the old instance", lambda: postgres.rows(left) == [], 30)
+        harness.wait_for("the end of the old instance", lambda: postgres.rows(left) == [])
         listed = client.request("GET", harness.BUCKET, "begun", begun)
         assert lean.xml_texts(listed.body, "PartNumber") == ["1"]
         etags = [etag, put_part(client, begun, "begun", 2, b"tail")]
@@ -121,7 +121,7 @@ def test_everything_moves(tmp_path, ended, old):
 
     # The old file serves no more, and the move is not made twice.
     server.launch()
-    assert server.process.child.wait(20) != 0
+    assert server.process.child.wait(60) != 0
     assert "was moved to the PostgreSQL database s3o on 127.0.0.1" in server.process.tail()
     server.process = None
     again = migrate(new.write_config(), server.database)

@@ -94,11 +94,13 @@ def test_budgets_begin_anew_when_the_month_turns(tmp_path):
 
         calendar.turn_in(3)
         client.ahead = calendar.ahead
-        assert put(client, "refused") == 507, "until the very end"
-        harness.wait_for("the new month", lambda: server.status()["usage_period"] == calendar.new, 30, every=0.1)
+        # It may come after the end, where the machine stands still.
+        early = put(client, "refused") == 200
+        assert not early or calendar.shows() == calendar.new, "refused until the very end"
+        harness.wait_for("the new month", lambda: server.status()["usage_period"] == calendar.new, every=0.1)
         looks = budget_of(server, "pool:gets")["used"]
-        assert looks < GETS / 2 and budget_of(server, "pool:puts")["used"] == 0
-        assert until_refused(put, 507) == PUTS, "all of it, and not one more"
+        assert looks < GETS / 2 and budget_of(server, "pool:puts")["used"] == early
+        assert until_refused(put, 507) == PUTS - early, "all of it, and not one more"
         assert GETS / 2 < until_refused(lambda client, _: get(client, "k0"), 429) <= GETS - looks
         assert asked(backend, "PUT") + asked_probes(backend) == 2 * PUTS
         assert server.status()["usage_period"] == calendar.new
@@ -236,7 +238,7 @@ def test_two_instances_and_their_database_turn_to_a_new_month(tmp_path):
         harness.wait_for("the new month's calls", lambda: made() >= 2 * limit, 60)
         # The first may have made them all before the second's month turned.
         shown = lambda: {server.status()["usage_period"] for server in servers}  # noqa: E731
-        harness.wait_for("the new month at both", lambda: shown() == {first.new}, 30)
+        harness.wait_for("the new month at both", lambda: shown() == {first.new})
         writers.refuse_again()
         writers.end()
         assert made() == 2 * limit, "all of the new month, and not one call more"

@@ -65,7 +65,7 @@ def test_request_ids_and_audit_lines(server):
         lines = {line.get("request_id"): line for line in server.lines() if line.get("audit")}
         return lines if ids <= set(lines) else None
 
-    lines = harness.wait_for("audit lines", audited, 10)
+    lines = harness.wait_for("audit lines", audited)
     for request_id, (method, key, status, sent, received) in wanted.items():
         line = lines[request_id]
         assert (line["method"], line.get("key"), line["status"]) == (method, key, status), line
@@ -100,10 +100,7 @@ def test_status(server):
     assert [one["bytes_limit"] for one in status["backends"]] == [harness.GIB, 2 * harness.GIB]
     assert [one["core"] for one in status["reactors"]] == ["0", "1"] and all("connections" in one for one in status["reactors"])
     assert sum(one["requests"] for one in status["reactors"]) > 0
-    ingress = harness.wait_for(
-        "usage is written", lambda: sum(one["ingress_bytes"] for one in server.status()["backends"]) >= 6000, 60
-    )
-    assert ingress
+    harness.wait_for("usage is written", lambda: sum(one["ingress_bytes"] for one in server.status()["backends"]) >= 6000, 120)
 
 
 def test_metrics(server):
@@ -113,7 +110,9 @@ def test_metrics(server):
         for i in range(10):
             assert client.put(BUCKET, f"metrics/{i}", bytes(5000)).status == 200
             assert client.get(BUCKET, f"metrics/{i}").status == 200
-    assert server.metric("s3o_requests_total", method="PUT", status_code="200") == before + 10
+    # A request is counted behind its answer.
+    done = lambda: server.metric("s3o_requests_total", method="PUT", status_code="200") == before + 10  # noqa: E731
+    harness.wait_for("the last one to be counted", done)
     found = server.metrics()
     names = {name for name, _, _ in found}
     for name in [
@@ -176,7 +175,7 @@ def test_the_admin_token(tmp_path):
             assert json.loads(server.admin("/admin/api/status")[1])["error"].startswith("unauthorized")
 
 
-def run(*arguments, seconds=20, **more):
+def run(*arguments, seconds=60, **more):
     return subprocess.run([harness.BINARY, *map(str, arguments)], capture_output=True, text=True, timeout=seconds, **more)
 
 
@@ -236,6 +235,7 @@ def test_the_example_configuration_is_valid():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(600)
 def test_dev_is_a_session_to_paste(tmp_path):
     """The first thing a user does: start, paste what was printed, and it works; stop, start again, the data is there."""
     port, admin = harness.free_port(), harness.free_port()
@@ -262,7 +262,7 @@ def test_dev_is_a_session_to_paste(tmp_path):
             script = "\n".join([*script, "aws s3 cp s3://photos/kept -"])
             environment = {"PATH": f"{scripts}:/usr/bin:/bin", "HOME": str(tmp_path)}
             done = subprocess.run(
-                ["bash", "-euc", script], env=environment, capture_output=True, text=True, timeout=90, cwd=tmp_path
+                ["bash", "-euc", script], env=environment, capture_output=True, text=True, timeout=250, cwd=tmp_path
             )
             assert done.returncode == 0 and done.stdout.endswith("kept\n"), (script, done.stdout, done.stderr)
             assert turn == 1 or "\nhello\n" in done.stdout, done.stdout
@@ -294,7 +294,7 @@ def test_whoever_reads_the_log_and_stands_still_holds_up_nobody(tmp_path):
         reading = threading.Thread(target=lambda: log.extend(process.stdout))
         process.terminate()
         reading.start()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         reading.join()
     finally:
         process.kill()
@@ -322,7 +322,7 @@ def test_the_last_audit_lines_wait_for_whoever_begins_to_read(tmp_path):
         process.terminate()
         harness.wait_for("the end of its listeners", lambda: not harness.accepts(server.port))
         told = [line for line in process.stdout if b'"audit":true' in line and b'"key":"kkk' in line]
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         assert len(told) == asked - dropped
     finally:
         process.kill()

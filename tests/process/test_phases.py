@@ -19,7 +19,8 @@ from stub import Stub, pattern
 from test_crash import manifest_of
 
 BUCKET = harness.BUCKET
-LEASE = 4
+# Longer than a machine stands still: nobody loses it before it is stopped.
+LEASE = 8
 SETTINGS = {
     "server": {"reactors": 1, "backend_timeout": "90s", "body_progress_timeout": "90s"},
     "cleanup_queue": {"interval": "200ms", "grace": "500ms", "retry_first": "500ms"},
@@ -89,8 +90,8 @@ class Fleet:
     def thaw(self):
         """The first goes on, and is another run before anybody asks it for anything."""
         self.first.process.child.send_signal(signal.SIGCONT)
-        harness.wait_for("another run of it", lambda: len(self.living()) == 2, 30)
-        harness.wait_for("that it knows", lambda: "registered anew" in self.first.log.read_text(), 30)
+        harness.wait_for("another run of it", lambda: len(self.living()) == 2)
+        harness.wait_for("that it knows", lambda: "registered anew" in self.first.log.read_text())
 
     def check(self, expected):
         """Both say the same of each key, and the backends hold what is charged."""
@@ -414,7 +415,7 @@ def test_a_copy(tmp_path, stack, how):
     fleet.wait_given_up()
     meanwhile(fleet, by_the_other)
     there = sum(body is not None for body in expected.values()) + 2
-    harness.wait_for("the other's copies", lambda: [len(fleet.live(i)) for i in range(2)] == [there, there], 30)
+    harness.wait_for("the other's copies", lambda: [len(fleet.live(i)) for i in range(2)] == [there, there])
     if how == "killed":
         fleet.first.start()
     else:

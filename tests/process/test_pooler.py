@@ -50,7 +50,9 @@ def behind(folder, mode, **database):
         stack.callback(postgres.end)
         pooler = Pooler(folder, postgres, mode)
         stack.callback(pooler.end)
-        _, servers = stack.enter_context(fleet(folder, postgres, port=pooler.port, **database))
+        # Nor does the database give up what takes its time.
+        patient = dict.fromkeys(("connect_timeout", "statement_timeout", "lock_timeout"), harness.PATIENCE)
+        _, servers = stack.enter_context(fleet(folder, postgres, port=pooler.port, **{**patient, **database}))
         for server in servers:
             # Nobody is to lose it here, however slow the machine is.
             server.config["write_path"]["lease"] = "60s"
@@ -95,7 +97,7 @@ def test_prepared_statements_in_transaction_mode(tmp_path):
         harness.wait_for("its port", lambda: server.health()[0] == 200)
         said = "statements find other sessions: behind a pooler in transaction mode"
         server.told(said)
-        (line,) = [line for line in server.lines() if said in line.get("failure", "")]
+        line, *_ = [line for line in server.lines() if said in line.get("failure", "")]
         assert "set database.prepared_statements: false" in line["failure"]
         with server.client() as client:
             assert client.put(BUCKET, "key", b"body").status == 503

@@ -60,7 +60,7 @@ def test_the_main_flows(place, stack, postgres):
             assert sorted(client.list_keys(harness.BUCKET)) == sorted([*keys, "big", "parts"])
         server.stop()
         server.start()
-    harness.wait_for("copies", lambda: server.metric("s3o_replication_pending") == 0 and two_copies(postgres), 30)
+    harness.wait_for("copies", lambda: server.metric("s3o_replication_pending") == 0 and two_copies(postgres))
     server.wait_cleaned()
     folder = place / "flows"
     check_bytes(postgres, {"near": harness.stored_in(folder / "near"), "nas": harness.stored_in(folder / "nas"), "cloud": s3s.stored()})

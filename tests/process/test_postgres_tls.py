@@ -115,5 +115,5 @@ def test_roots_that_are_none(place, postgres):
     empty.write_text("no certificate\n")
     for file, said in [(empty, "no certificate is in it"), (place / "missing.pem", "No such file")]:
         server = server_with(place, postgres, ssl_mode="verify-full", ssl_root_cert=str(file))
-        assert server.process.child.wait(20) != 0
+        assert server.process.child.wait(60) != 0
         assert f"database.ssl_root_cert: {file}" in server.process.tail() and said in server.process.tail(), server.process.tail()

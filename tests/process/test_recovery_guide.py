@@ -128,11 +128,14 @@ def test_status(tmp_path):
 def test_the_database_does_not_answer(tmp_path):
     # What else this section and "Several instances" promise: test_outage.py, test_degraded.py and test_instances.py.
     with contextlib.closing(harness.Postgres(tmp_path / "postgres.log")) as postgres:
-        path = {**QUICK_CLEANUP["write_path"], "lease": "400ms"}
-        place = Deployment(tmp_path, database=postgres.settings(), circuit_breaker={"open_timeout": "1s"}, write_path=path)
+        place = Deployment(tmp_path, database=postgres.settings(), circuit_breaker={"open_timeout": "1s"})
         (block,) = BLOCKS["The database does not answer"]
         with place.server.start():
             place.put(5)
+        # So short that it is renewed often; nobody writes any more who could lose it.
+        place.server.config["write_path"]["lease"] = "400ms"
+        with place.server.start():
+            place.check()
             postgres.stop()
             harness.wait_for("degraded", lambda: '"degraded"' in place.server.health()[1])
             harness.wait_for("it opens", lambda: "circuit breaker opened" in place.server.log.read_text())
@@ -154,6 +157,7 @@ def test_the_database_does_not_answer(tmp_path):
             assert messages.count("the lease could not be renewed") in (1, 2), messages
             postgres.restart()
             harness.wait_for("it closes", lambda: "circuit breaker closed" in place.server.log.read_text())
+            place.server.told("circuit breaker half-open")
             told = place.run(block)
             assert "database healthy" in told and '"circuit breaker half-open"' in told, told
             place.check()
@@ -171,12 +175,14 @@ def test_redis_does_not_answer(tmp_path):
             before = used()
             redis.end()
             harness.wait_for("it opens", lambda: place.server.metric("s3o_circuit_breaker_state", name="redis") > 0)
-            assert place.server.metric("s3o_redis_fallback_active") == 1
+            harness.wait_for("it falls back", lambda: place.server.metric("s3o_redis_fallback_active") == 1)
+            place.server.told("circuit breaker opened")
             told = place.run(block)
             assert '"circuit breaker opened"' in told and '"name":"redis"' in told and f'"ingress_bytes": {before["near"]}' in told, told
             place.check()
             redis.start()
             harness.wait_for("it closes", lambda: place.server.metric("s3o_redis_fallback_active") == 0, 60)
+            place.server.told("circuit breaker closed")
             assert '"circuit breaker closed"' in place.run(block)
             assert used() == before, "nothing was written meanwhile"
     finally:
@@ -190,7 +196,7 @@ def test_a_lost_backend(tmp_path):
         (block,) = BLOCKS["A backend that is lost for good"]
         told = place.run(block)
         assert "0 objects have no other copy" in told and "backend removed: 5 copies forgotten, 0 objects lost" in told, told
-        assert place.drain_status("cloud")["status"] == "drained"
+        harness.wait_for("drained", lambda: place.drain_status("cloud")["status"] == "drained")
         place.check()
     place.server.config["backends"] = place.server.config["backends"][:1]
     place.server.config["replication"]["factor"] = 1
@@ -203,8 +209,14 @@ def test_a_drain(tmp_path):
     with place.server.start():
         place.put(5)
         (block,) = BLOCKS["A backend that is to be given up, and still answers"]
+        with place.server.client() as client:
+            started = client.request("POST", BUCKET, "upload", [("uploads", "")])
+            upload = [("uploadId", harness.lean.xml_texts(started.body, "UploadId")[0])]
+        # It waits for the upload, however long the commands take.
         told = place.run(block)
         assert "draining near" in told and "near: draining" in told and "near is not drained any more" in told, told
+        with place.server.client() as client:
+            assert client.delete(BUCKET, "upload", query=upload).status == 204
         place.run(block.splitlines()[0])
         harness.wait_for("drained", lambda: place.drain_status("near")["status"] == "drained", 60)
         place.check()
@@ -265,9 +277,8 @@ def test_a_restored_database(tmp_path):
 def test_a_restored_postgres(tmp_path, running):
     with contextlib.closing(harness.Postgres(tmp_path / "postgres.log")) as postgres:
         environment = {"PGHOST": str(postgres.directory), "PGPORT": str(postgres.port), "PGUSER": "s3o"}
-        path = {**QUICK_CLEANUP["write_path"], "lease": "1s"}
-        quick = {"write_path": path, "circuit_breaker": {"open_timeout": "1s"}}
-        place = Deployment(tmp_path, environment=environment, database=postgres.settings(call_timeout="5s"), **quick)
+        quick = {"circuit_breaker": {"open_timeout": "1s"}}
+        place = Deployment(tmp_path, environment=environment, database=postgres.settings(), **quick)
         _, backup, _, restore, verify = BLOCKS["The database is restored from a backup"]
         with place.server.start():
             place.put(10, "before")

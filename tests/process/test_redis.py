@@ -25,7 +25,7 @@ class Redis(harness.Process):
 
     def ask(self, *words, password=None):
         """One command; simple answers, numbers, texts and lists of them."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection, connection.makefile("rb") as answers:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection, connection.makefile("rb") as answers:
             for command in ([["AUTH", password]] if password else []) + [list(words)]:
                 parts = [str(part).encode() for part in command]
                 connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(one), one) for one in parts))
@@ -95,7 +95,8 @@ def test_counts_are_exact_after_redis_was_away_and_came_back_empty(place, redis)
         work(server, 20)
         told(server, redis)
         assert usage(server)["nas:egress_bytes"] == 20_000 == usage(server)["nas:ingress_bytes"]
-        assert (fallback(server), breaker(server)) == (0, 0)
+        # A machine that stood still may have cost a call.
+        harness.wait_for("it is used", lambda: (fallback(server), breaker(server)) == (0, 0))
         for _ in range(2):
             redis.end()
             work(server, 20)

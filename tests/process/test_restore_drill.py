@@ -30,10 +30,8 @@ def fleet(tmp_path):
         postgres = harness.Postgres(tmp_path / "postgres.log")
         stack.callback(postgres.end)
         backends = [harness.directory_backend(name, tmp_path / name, quota_bytes=harness.GIB) for name in NAMES]
-        path = {**QUICK_CLEANUP["write_path"], "lease": "1s"}
-        database = postgres.settings(call_timeout="5s")
         replication = {"factor": 2, "worker_interval": "300ms"}
-        settings = {**QUICK_CLEANUP, "write_path": path, "database": database, "replication": replication}
+        settings = {**QUICK_CLEANUP, "database": postgres.settings(), "replication": replication}
         servers = [harness.Server(tmp_path / name, backends, settings) for name in ("first", "second")]
         for server in servers:
             stack.callback(server.kill)
@@ -45,7 +43,7 @@ def copied(server, count):
 
 
 def check_all(postgres, server, folder, names=NAMES):
-    server.wait_cleaned(60)
+    server.wait_cleaned()
     check_bytes(postgres, {name: harness.stored_in(folder / name) for name in names})
 
 
@@ -70,7 +68,7 @@ def test_a_drain_passes_to_another_instance(fleet):
         assert one["told_by"] != other["told_by"]
         return one["worked_by"] == other["worked_by"] and one["worked_by"] in (one["told_by"], other["told_by"])
 
-    harness.wait_for("that one works at it, and both know who", told_by_both, 30)
+    harness.wait_for("that one works at it, and both know who", told_by_both)
     first.kill()
     told = harness.wait_for(
         "moved by the other", lambda: (s := admin(second, "drain-status", "near"))["objects_remaining"] == 0 and s, 60
@@ -255,7 +253,7 @@ def test_the_restore_drill(fleet, running):
         for server in (first, second):
             harness.wait_for("it is noticed", lambda: noticed(server), 60, every=0.2)
         with first.client() as client:
-            harness.wait_for("writes", lambda: client.put(BUCKET, "while/held", b"1").status == 200, 30, every=0.1)
+            harness.wait_for("writes", lambda: client.put(BUCKET, "while/held", b"1").status == 200, every=0.1)
         put_all(first, {"while/held": b"22"})
         time.sleep(4)
         assert sum(one["cleanup_queue"] for one in second.status()["backends"]) > 0, "nothing is deleted meanwhile"
@@ -292,8 +290,7 @@ def test_a_write_that_was_reserved_in_the_dump(tmp_path):
         postgres = harness.Postgres(tmp_path / "postgres.log")
         stack.callback(postgres.end)
         backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
-        path = {**QUICK_CLEANUP["write_path"], "lease": "4s"}
-        settings = {**QUICK_CLEANUP, "write_path": path, "database": postgres.settings(call_timeout="5s")}
+        settings = {**QUICK_CLEANUP, "database": postgres.settings()}
         server = harness.Server(tmp_path / "server", backends, settings)
         stack.callback(server.kill)
         body = os.urandom(400_000)
@@ -355,8 +352,8 @@ def test_what_a_sleeping_instance_was_about_to_delete(tmp_path):
         stack.callback(stub.close)
         settings = {
             "cleanup_queue": {**QUICK_CLEANUP["cleanup_queue"], "concurrency": 1},
-            "write_path": {**QUICK_CLEANUP["write_path"], "lease": "1s"},
-            "database": postgres.settings(call_timeout="5s"),
+            "write_path": {**QUICK_CLEANUP["write_path"], "lease": "6s"},
+            "database": postgres.settings(),
         }
         server = harness.Server(tmp_path / "server", [stub.backend("cloud", quota_bytes=harness.GIB)], settings)
         stack.callback(server.kill)
@@ -379,7 +376,7 @@ def test_what_a_sleeping_instance_was_about_to_delete(tmp_path):
         held.wait()
         server.process.child.send_signal(signal.SIGSTOP)
         dropped_and_restored(postgres, dump)
-        time.sleep(1.2)  # longer than its lease
+        time.sleep(6.5)  # longer than its lease
         held.let_go()
         server.process.child.send_signal(signal.SIGCONT)
 
@@ -421,7 +418,7 @@ def test_what_a_kill_cut_off_after_the_backup(tmp_path):
                 source.backup(target)
             half_an_upload(client, "deep/cut")
             connection = half_a_put(client, "deep/half", os.urandom(400_000))
-            harness.wait_for("a temporary file", lambda: len(unfinished()) == 3, 30)
+            harness.wait_for("a temporary file", lambda: len(unfinished()) == 3)
             server.kill()
             connection.close()
         for file in database.parent.glob("metadata.db*"):

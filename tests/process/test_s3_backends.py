@@ -173,9 +173,8 @@ def test_backends_are_sent_nothing_that_nobody_asked_for(place, boto, stub):
 def test_a_client_is_kept_waiting_while_a_copy_is_streamed(place, stub, boto, monkeypatch):
     """As AWS does: 200 and white space, the result or the error at the end of the document."""
     monkeypatch.setattr(stub, "copies", False)
-    backends = [stub.backend("stub", quota_bytes=harness.GIB)]
-    more = {"server": {"backend_timeout": "14s"}}
-    with harness.Server(place / "waiting", backends, more) as server, server.client(timeout=60.0) as client:
+    server = harness.Server(place / "waiting", [stub.backend("stub", quota_bytes=harness.GIB)])
+    with server, server.client() as client:
         assert client.put(BUCKET, "a", b"x").status == 200
         source = [("x-amz-copy-source", f"{BUCKET}/a")]
         quick = client.request("PUT", BUCKET, "b", headers=source)
@@ -186,8 +185,10 @@ def test_a_client_is_kept_waiting_while_a_copy_is_streamed(place, stub, boto, mo
         assert slow.status == 200 and slow.header("transfer-encoding") == "chunked" and time.monotonic() - begun > 11
         assert xml.etree.ElementTree.fromstring(slow.body).tag.endswith("CopyObjectResult")
         assert boto(server).get_object(Bucket=BUCKET, Key="b")["Body"].read() == b"x"
+    stub.mend()
+    server.config["server"]["backend_timeout"] = "14s"
+    with server.start(), server.client() as client:
         # An error that comes late stands in the document, and the connection goes on.
-        stub.mend()
         stub.silences = Times(1_000)
         late = client.request("PUT", BUCKET, "b", headers=source)
         root = xml.etree.ElementTree.fromstring(late.body)

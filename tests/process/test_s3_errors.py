@@ -35,7 +35,7 @@ def server(place, stack):
     keys = [{"access_key_id": harness.ACCESS_KEY, "secret_access_key": harness.SECRET}]
     others = [{"access_key_id": "otherskey", "secret_access_key": "otherssecret"}]
     settings = {
-        "server": {"region": REGION, "max_object_size": "4MiB", "body_progress_timeout": "1s", "max_header_bytes": "16KiB"},
+        "server": {"region": REGION, "max_object_size": "4MiB", "max_header_bytes": "16KiB"},
         "buckets": [
             {"name": BUCKET, "credentials": keys, "cors": [{"allowed_origins": [APP], "allowed_methods": ["GET"]}]},
             {"name": "others", "credentials": others},
@@ -184,10 +184,13 @@ def form(edit=lambda fields: None, cut=None, pad=0, policy=None):
 
 
 def half_a_put(server, client, key, query=(), headers=(), size=600_000):
+    """It is under way: its bytes are reserved."""
+    reserved = lambda: server.backend_status("disk")["bytes_reserved"]  # noqa: E731
     connection = client.connect()
+    harness.wait_for("the end of others", lambda: reserved() < size)
     signed = client.signed("PUT", BUCKET, key, query, [*headers, ("content-length", str(size))], payload_hash=lean.UNSIGNED)
     connection.send(signed.head() + b"x" * (size // 2))
-    time.sleep(0.2)
+    harness.wait_for("its reservation", lambda: reserved() >= size)
     return connection
 
 
@@ -219,8 +222,12 @@ def same_part_twice(server):
 
 
 def body_that_stands_still(server):
-    with server.client(region=REGION) as client, half_a_put(server, client, "slow") as connection:
-        return finish(connection, "PUT"), f"/{BUCKET}/slow"
+    """On a server of its own: where clients have so little time, others' bodies may stand still with the machine."""
+    folder = server.folder.parent / "impatient"
+    disk = harness.directory_backend("disk", folder / "disk", quota_bytes=harness.GIB)
+    with harness.Server(folder / "server", [disk], {"server": {"body_progress_timeout": "1s"}}) as other, other.client() as client:
+        with half_a_put(other, client, "slow") as connection:
+            return finish(connection, "PUT"), f"/{BUCKET}/slow"
 
 
 def body_that_ends_early(server):

@@ -403,17 +403,19 @@ def test_uploads_that_nobody_finishes_are_aborted(place, stack, boto):
         harness.directory_backend("disk", place / "stale-disk", quota_bytes=harness.GIB),
         s3s.backend("s3s", quota_bytes=harness.GIB),
     ]
-    quick = {"interval": "200ms", "grace": "1s", "retry_first": "500ms", "multipart_stale_timeout": "4s"}
+    quick = {"interval": "200ms", "grace": "1s", "retry_first": "500ms"}
     more = {"routing_strategy": "spread", "cleanup_queue": quick, "write_path": {"settle": "1s"}}
-    with harness.Server(place / "stale", backends, more) as server:
+    server = harness.Server(place / "stale", backends, more)
+    with server:
         s3 = boto(server)
         uploads = {f"stale/{i}": begin(s3, f"stale/{i}") for i in range(4)}
         for key, upload in uploads.items():
             send(s3, key, upload, 1, os.urandom(100_000))
         assert len(s3.list_multipart_uploads(Bucket=BUCKET)["Uploads"]) == 4
         assert sum(one["bytes_reserved"] for one in server.status()["backends"]) == 400_000
-
-        harness.wait_for("stale uploads are aborted", lambda: "Uploads" not in s3.list_multipart_uploads(Bucket=BUCKET), 30)
+    server.config["cleanup_queue"]["multipart_stale_timeout"] = "1s"
+    with server.start():
+        harness.wait_for("stale uploads are aborted", lambda: "Uploads" not in s3.list_multipart_uploads(Bucket=BUCKET))
         server.wait_cleaned()
         for key, upload in uploads.items():
             assert code_of(send, s3, key, upload, 2, b"late") == (404, "NoSuchUpload")

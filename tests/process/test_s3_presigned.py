@@ -170,7 +170,7 @@ def test_time(server, monkeypatch):
         return send(server, "GET", presign(server, "GET", f"/{BUCKET}?list-type=2", expires=expires, at=at, monkeypatch=monkeypatch))
 
     week = 7 * 24 * 3600
-    assert get(0, week).status == 200 and get(5 - week, week).status == 200 and get(800, 60).status == 200
+    assert get(0, week).status == 200 and get(60 - week, week).status == 200 and get(800, 60).status == 200
     for at, expires, text in [(-62, 60, "Request has expired"), (-week - 2, week, "Request has expired"), (960, week, "Request is not valid yet")]:
         answer = get(at, expires)
         assert (answer.status, answer.code, message(answer)) == (403, "AccessDenied", text)

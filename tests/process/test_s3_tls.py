@@ -114,7 +114,7 @@ def test_a_new_certificate_without_a_restart(serve, place, how):
         replace(server, other)
         if how == "signal":
             server.process.child.send_signal(signal.SIGHUP)
-        harness.wait_for("the new certificate", lambda: newer(server, other, first), 30, every=0.2)
+        harness.wait_for("the new certificate", lambda: newer(server, other, first), every=0.2)
         assert client.get(BUCKET, "open").body == body
         assert client.connection is kept, "the open connection went on"
         # Files that are no pair: the former one stays in force.

@@ -85,7 +85,7 @@ def test_rclone_and_s3cmd(server, place):
         [*s3cmd, "del", "-r", "-f", f"s3://{BUCKET}"],
     ):
         done = subprocess.run(
-            list(map(str, command)), env=harness.clean_environment(HOME=str(place), **rclone), capture_output=True, text=True, timeout=60
+            list(map(str, command)), env=harness.clean_environment(HOME=str(place), **rclone), capture_output=True, text=True, timeout=150
         )
         assert done.returncode == 0, f"{command}: {done.stdout[-1000:]} {done.stderr[-2000:]}"
     assert back.read_bytes() == file.read_bytes()

@@ -21,7 +21,7 @@ def fleet(tmp_path):
         backends = [harness.directory_backend("near", tmp_path / "near", quota_bytes=harness.GIB)]
 
         def start(staleness):
-            settings = {"database": postgres.settings(call_timeout="5s"), "location_cache": {"max_staleness": f"{staleness}s"}}
+            settings = {"database": postgres.settings(), "location_cache": {"max_staleness": f"{staleness}s"}}
             for name in ("first", "second"):
                 server = harness.Server(tmp_path / name, backends, settings)
                 stack.callback(server.kill)

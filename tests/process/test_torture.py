@@ -13,7 +13,7 @@ import pytest
 import harness
 import lean
 from test_crash import POOL
-from test_degraded import DEGRADED, state
+from test_degraded import DEGRADED, exact, state
 from test_outage import History, digest, fleet
 from test_postgres import check_bytes, two_copies
 
@@ -33,7 +33,7 @@ class Torturer(threading.Thread):
         super().__init__(daemon=True)
         self.up, self.world, self.dice = up, world, random.Random(seed)
         self.ending = threading.Event()
-        self.wrong, self.steps, self.degraded, self.cut = [], 0, 0, 0
+        self.wrong, self.steps, self.degraded, self.cut, self.server = [], 0, 0, 0, None
 
     def run(self):
         while not self.ending.is_set() and not self.wrong:
@@ -42,7 +42,8 @@ class Torturer(threading.Thread):
                 time.sleep(0.02)
                 continue
             try:
-                with self.dice.choice(up).client(timeout=20) as client:
+                self.server = self.dice.choice(up)
+                with self.server.client(timeout=20) as client:
                     for _ in range(self.dice.randrange(1, 60)):
                         if not self.ending.is_set():
                             self.step(client)
@@ -71,6 +72,8 @@ class Torturer(threading.Thread):
 
     def read(self, client, key):
         asked_at = time.monotonic()
+        # An outage that one instance sees can be several of the database's.
+        outage_began = min(asked_at - OUTAGE_MAX, self.world.answered_at.get(self.server, 0))
         before = self.world.allowed(key, asked_at)
         answer = client.get(BUCKET, key)
         found = {200: digest(answer.body), 404: None}.get(answer.status, answer)
@@ -81,18 +84,25 @@ class Torturer(threading.Thread):
         if answer.header(DEGRADED) is None:
             if found not in allowed:
                 self.wrong.append(f"{key}: {answer} ({found}) is none of {allowed}")
+            self.world.answered_at[self.server] = asked_at
             return
         self.degraded += 1
         with self.world.lock:
             ever = {write.digest for write in self.world.history.get(key, [])}
-        if found not in (self.world.allowed(key, asked_at - OUTAGE_MAX) if found is None else ever):
+        if found not in (self.world.allowed(key, outage_began) if found is None else ever):
             self.wrong.append(f"{key}: {answer} is none of what it ever was")
 
 
-def torture(up, postgres, dice, writers):
+def torture(up, postgres, dice, writers, world):
     """One thing after another is killed and comes back, sometimes before the other is back."""
     kills, until = {"instance": 0, "database": 0}, time.monotonic() + SECONDS
-    while time.monotonic() < until and not any(writer.wrong for writer in writers):
+
+    def is_enough():
+        """Longer where the machine is slow: less would mean nothing."""
+        is_loaded = world.acknowledged > 5 * SECONDS and any(writer.degraded for writer in writers)
+        return time.monotonic() >= until and min(kills.values()) >= 2 and is_loaded
+
+    while not is_enough() and not any(writer.wrong for writer in writers):
         time.sleep(dice.uniform(0.5, 2.5))
         server = dice.choice(up)
         what = dice.choice(["instance", "database", "both"])
@@ -120,6 +130,8 @@ def test_torture(tmp_path):
     seed = os.environ.get("S3O_TEST_SEED") or str(random.randrange(1 << 30))
     print(f"S3O_TEST_SEED={seed}")
     dice, world = random.Random(seed), History()
+    # By instance: when the last read was asked that it answered by the database.
+    world.answered_at = {}
     with fleet(tmp_path) as (postgres, servers):
         for server in servers:
             server.start()
@@ -127,9 +139,9 @@ def test_torture(tmp_path):
         writers = [Torturer(up, world, f"{seed}/{number}") for number in range(WRITERS)]
         for writer in writers:
             writer.start()
-        kills = torture(up, postgres, dice, writers)
+        kills = torture(up, postgres, dice, writers, world)
         for server in servers:
-            harness.wait_for("its recovery", lambda: state(server) == 0, 30)
+            harness.wait_for("its recovery", lambda: state(server) == 0)
         time.sleep(1)
         for writer in writers:
             writer.ending.set()
@@ -138,10 +150,9 @@ def test_torture(tmp_path):
         assert not [wrong for writer in writers for wrong in writer.wrong]
         acknowledged, degraded = world.acknowledged, sum(writer.degraded for writer in writers)
         print(f"{kills}, {acknowledged} writes acknowledged, {degraded} reads without the database")
-        assert min(kills.values()) >= 2 and acknowledged > 5 * SECONDS and degraded > 0, "too little to mean anything"
         for server in servers:
             with server.client() as client:
-                harness.wait_for("writes", lambda: client.put(BUCKET, "after", b"after").status == 200, 30)
+                harness.wait_for("writes", lambda: client.put(BUCKET, "after", b"after").status == 200)
         check_end(postgres, servers, world, tmp_path)
 
 
@@ -149,17 +160,18 @@ def check_end(postgres, servers, world, folder):
     with servers[0].client() as one, servers[1].client() as two:
         for key in KEYS:
             asked_at = time.monotonic()
-            answers = [client.get(BUCKET, key) for client in (one, two)]
-            found = [(answer.header(DEGRADED), {200: digest(answer.body), 404: None}.get(answer.status, answer)) for answer in answers]
+            answers = [exact(client, key) for client in (one, two)]
+            found = [{200: digest(answer.body), 404: None}.get(answer.status, answer) for answer in answers]
             assert found[0] == found[1], f"{key}: the instances differ"
-            assert found[0][0] is None and found[0][1] in world.allowed(key, asked_at), f"{key}: {found[0]}"
-            world.settle(key, found[0][1])
+            assert found[0] in world.allowed(key, asked_at), f"{key}: {found[0]}"
+            world.settle(key, found[0])
         there = {key for key in KEYS if world.writes.get(key) and world.writes[key][-1].digest is not None}
         for client in (one, two):
+            harness.wait_for("a listing", lambda: client.request("GET", BUCKET, query=[("list-type", "2")]).status == 200)
             assert set(client.list_keys(BUCKET)) == there | {"after"}
     harness.wait_for("copies", lambda: two_copies(postgres), 60)
     for server in servers:
-        server.wait_cleaned(60)
+        server.wait_cleaned()
     check_bytes(postgres, {name: harness.stored_in(folder / name) for name in ("near", "nas")})
     assert "deadlock detected" not in (postgres.directory / "server.log").read_text(errors="replace")
     for server in servers:

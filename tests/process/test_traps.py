@@ -232,7 +232,7 @@ def test_xml_floods(server, name):
         assert answer.status in (200, 400), answer
         assert answer.status == 200 or answer.code in ("MalformedXML", "MaxMessageLengthExceeded", "EntityTooLarge"), answer
         # Seconds on a busy machine; what grows with the square takes minutes.
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 40
 
 
 def test_an_empty_object_over_another_is_copied(tmp_path):
