@@ -31,7 +31,8 @@ def fleet(tmp_path):
         stack.callback(postgres.end)
         backends = [harness.directory_backend(name, tmp_path / name, quota_bytes=harness.GIB) for name in NAMES]
         replication = {"factor": 2, "worker_interval": "300ms"}
-        settings = {**QUICK_CLEANUP, "database": postgres.settings(), "replication": replication}
+        path = {**QUICK_CLEANUP["write_path"], "lease": "6s"}
+        settings = {**QUICK_CLEANUP, "write_path": path, "database": postgres.settings(), "replication": replication}
         servers = [harness.Server(tmp_path / name, backends, settings) for name in ("first", "second")]
         for server in servers:
             stack.callback(server.kill)
