@@ -18,6 +18,7 @@ import socket
 import sqlite3
 import ssl
 import subprocess
+import threading
 import time
 import urllib.request
 
@@ -51,8 +52,10 @@ def free_port():
 
 
 def wait_for(what, predicate, seconds=60.0, every=0.02):
-    """Waits until the predicate's value is true and returns it; says what never came otherwise."""
-    deadline = time.monotonic() + seconds
+    """Waits until the predicate's value is true and returns it; says what never came otherwise. What takes long is looked at less
+    often: a look may be a program that starts."""
+    started = time.monotonic()
+    deadline = started + seconds
     while True:
         # The last look begins at the end or later, however long the machine stood still before it.
         is_last = time.monotonic() >= deadline
@@ -60,7 +63,7 @@ def wait_for(what, predicate, seconds=60.0, every=0.02):
         if value:
             return value
         assert not is_last, f"{what}: not within {seconds} s; last value {value!r}"
-        time.sleep(every)
+        time.sleep(max(every, min(0.1, (time.monotonic() - started) / 20)))
 
 
 def accepts(port):
@@ -223,10 +226,11 @@ def stored_in(folder):
 
 
 def merged(base, changes):
-    """`base` with the nested changes laid over it."""
+    """`base` with the nested changes laid over it; nothing of either is shared."""
     result = copy.deepcopy(base)
     for key, value in changes.items():
-        result[key] = merged(result[key], value) if isinstance(value, dict) and isinstance(result.get(key), dict) else value
+        is_nested = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if is_nested else copy.deepcopy(value)
     return result
 
 
@@ -552,6 +556,8 @@ class Postgres:
         self.directory, self.port = pathlib.Path(line[0]), int(line[1])
         # The server after a restart.
         self.again = None
+        # What `rows` asks by: a program that starts, many times a second, is dear.
+        self.session, self.lock = None, threading.Lock()
 
     def settings(self, **more):
         """The product's `database` section."""
@@ -622,12 +628,37 @@ class Postgres:
 
     def rows(self, query):
         """A query's rows as objects. What is not text must be made so by the query."""
-        command = ["psql", "-h", self.directory, "-p", str(self.port), "-U", "s3o", "-d", "s3o", "-XAtc"]
-        wrapped = f"SELECT coalesce(json_agg(found), '[]') FROM ({query}) AS found"
-        done = subprocess.run([*command, wrapped], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        with self.lock:
+            # A session ends with its server: the next one is asked.
+            answer = self.ask(query) or self.ask(query)
+        assert answer and answer.startswith("["), answer or "no session"
+        return json.loads(answer)
 
+    def ask(self, query):
+        """What the session says up to an empty line, errors too; None if it has ended."""
+        if self.session is None:
+            command = ["psql", "-h", self.directory, "-p", str(self.port), "-U", "s3o", "-d", "s3o", "-XAtq"]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+            self.session = subprocess.Popen(command, text=True, **pipes)
+        with contextlib.suppress(BrokenPipeError):
+            self.session.stdin.write(f"SELECT coalesce(json_agg(found), '[]') FROM ({query}) AS found;\n\\echo\n")
+            self.session.stdin.flush()
+        told = ""
+        while (line := self.session.stdout.readline()) != "\n":
+            if not line:
+                self.end_session()
+                return None
+            told += line
+        return told
+
+    def end_session(self):
+        session, self.session = self.session, None
+        if session:
+            # Closing it writes what could not be written.
+            with contextlib.suppress(BrokenPipeError):
+                session.stdin.close()
+            session.wait(60)
+            session.stdout.close()
     def run(self, statement):
         """A statement without rows."""
         command = ["psql", "-h", self.directory, "-p", str(self.port), "-U", "s3o", "-d", "s3o", "-XAqtc", statement]
@@ -666,6 +697,7 @@ class Postgres:
         # What was left frozen by a test that failed cannot be stopped.
         with contextlib.suppress(OSError):
             self.thaw()
+        self.end_session()
         self.child.stdin.close()
         self.child.wait(30)
 

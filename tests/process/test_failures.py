@@ -184,7 +184,7 @@ def test_reads_fail_over_to_another_copy(tmp_path, fault):
 
 def test_a_backend_that_stands_still(tmp_path):
     """No answer, or none any more: an error or a cut after `backend_timeout`, and nobody else waits for it."""
-    settings = {"server": {"reactors": 1, "backend_timeout": "6s"}}
+    settings = {"server": {"reactors": 1, "backend_timeout": "4s"}}
     with stubbed(tmp_path, settings=settings) as (server, (stub,)), server.client() as client, server.client() as other:
         for key, size in [("big", BIG), ("small", 5_000)]:
             assert unsigned_put(client, key, pattern(0, size)).status == 200
@@ -194,7 +194,7 @@ def test_a_backend_that_stands_still(tmp_path):
             connection.send(client.signed("GET", BUCKET, key).head())
             started = time.monotonic()
             assert other.request("HEAD", BUCKET, "small").status == 200 and other.list_keys(BUCKET) == ["big", "small"]
-            assert time.monotonic() - started < 5.9, "others are served meanwhile"
+            assert time.monotonic() - started < 3.9, "others are served meanwhile"
             with contextlib.suppress(lean.Cut):
                 answer = connection.response()
                 assert answer.status == 503, f"{answer.status}: never an answer that looks whole"
