@@ -9,6 +9,8 @@ use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Barrier, OnceLock};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 /// What to do, how often, how wide.
@@ -96,14 +98,24 @@ impl Mix {
 
 struct Shared<'a> {
     plan: &'a Plan,
-    start: Instant,
+    /// Where everybody waits until each has all that it needs: what that costs is none of the target's.
+    ready: Barrier,
+    started: OnceLock<Instant>,
     next: AtomicU64,
     stop: AtomicBool,
     done: ProgressBar,
 }
 
+impl Shared<'_> {
+    /// Waits for the others; when the load began.
+    #[allow(clippy::disallowed_methods)] // a load generator's clock is the wall's
+    fn start(&self) -> Instant {
+        self.ready.wait();
+        *self.started.get_or_init(Instant::now)
+    }
+}
+
 /// Runs the plan to its end.
-#[allow(clippy::disallowed_methods)] // a load generator's clock is the wall's
 pub fn run(plan: &Plan) -> Report {
     let bar = match (plan.quiet, plan.operations) {
         (true, _) => ProgressBar::hidden(),
@@ -116,21 +128,30 @@ pub fn run(plan: &Plan) -> Report {
         "{wide_bar} {pos}/{len} s {msg}"
     };
     bar.set_style(ProgressStyle::with_template(template).expect("a fixed template is valid"));
-    let shared =
-        Shared { plan, start: Instant::now(), next: AtomicU64::new(0), stop: AtomicBool::new(false), done: bar };
-    let per_thread: Vec<_> = std::thread::scope(|scope| {
+    let connections = plan.connections.max(1);
+    let timekeepers = usize::from(plan.operations.is_none());
+    let shared = Shared {
+        plan,
+        ready: Barrier::new(connections + timekeepers + 1),
+        started: OnceLock::new(),
+        next: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        done: bar,
+    };
+    let (start, per_thread) = std::thread::scope(|scope| {
         let worker = |n| {
             let shared = &shared;
             scope.spawn(move || Worker::new(shared, n).work())
         };
-        let workers: Vec<_> = (0..plan.connections.max(1) as u64).map(worker).collect();
-        if plan.operations.is_none() {
-            scope.spawn(|| timekeeper(&shared));
-        }
-        let results = workers.into_iter().map(|worker| worker.join().expect("a load thread does not panic")).collect();
+        let workers: Vec<_> = (0..connections as u64).map(worker).collect();
+        (0..timekeepers).for_each(|_| drop(scope.spawn(|| timekeeper(&shared))));
+        let start = shared.start();
+        let join = |worker: ScopedJoinHandle<'_, _>| worker.join().expect("a load thread does not panic");
+        let per_thread: Vec<BTreeMap<&'static str, Figures>> = workers.into_iter().map(join).collect();
         shared.stop.store(true, Ordering::Relaxed);
-        results
+        (start, per_thread)
     });
+    let elapsed = start.elapsed();
     shared.done.finish_and_clear();
     let mut operations: BTreeMap<&'static str, Figures> = BTreeMap::new();
     for figures in per_thread {
@@ -138,15 +159,16 @@ pub fn run(plan: &Plan) -> Report {
             operations.entry(name).or_default().add(&one);
         }
     }
-    Report { elapsed: shared.start.elapsed(), operations }
+    Report { elapsed, operations }
 }
 
 #[allow(clippy::disallowed_methods)]
 fn timekeeper(shared: &Shared<'_>) {
-    while shared.start.elapsed() < shared.plan.duration && !shared.stop.load(Ordering::Relaxed) {
-        let left = shared.plan.duration.saturating_sub(shared.start.elapsed());
+    let start = shared.start();
+    while start.elapsed() < shared.plan.duration && !shared.stop.load(Ordering::Relaxed) {
+        let left = shared.plan.duration.saturating_sub(start.elapsed());
         std::thread::sleep(left.min(Duration::from_millis(100)));
-        shared.done.set_position(shared.start.elapsed().as_secs());
+        shared.done.set_position(start.elapsed().as_secs());
         shared.done.set_message(format!("{} operations", shared.next.load(Ordering::Relaxed)));
     }
     shared.stop.store(true, Ordering::Relaxed);
@@ -175,7 +197,9 @@ impl<'a> Worker<'a> {
     #[allow(clippy::disallowed_methods)]
     fn work(mut self) -> BTreeMap<&'static str, Figures> {
         let (shared, plan) = (self.shared, self.shared.plan);
-        let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
+        let meant = Verb::ALL.into_iter().filter(|&verb| plan.mix.weight(verb) > 0);
+        let mut figures: BTreeMap<_, _> = meant.map(|verb| (verb.name(), Figures::default())).collect();
+        let start = shared.start();
         loop {
             let turn = shared.next.fetch_add(1, Ordering::Relaxed);
             if plan.operations.is_some_and(|total| turn >= total) {
@@ -184,8 +208,8 @@ impl<'a> Worker<'a> {
             let due = match plan.rate {
                 None => Instant::now(),
                 Some(rate) => {
-                    let due = shared.start + Duration::from_secs_f64(turn as f64 / rate);
-                    let end = plan.operations.is_none().then_some(shared.start + plan.duration);
+                    let due = start + Duration::from_secs_f64(turn as f64 / rate);
+                    let end = plan.operations.is_none().then_some(start + plan.duration);
                     std::thread::sleep(end.map_or(due, |end| due.min(end)).saturating_duration_since(Instant::now()));
                     if end.is_some_and(|end| due > end) {
                         return figures;

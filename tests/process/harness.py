@@ -66,6 +66,53 @@ def wait_for(what, predicate, seconds=60.0, every=0.02):
         time.sleep(max(every, min(0.1, (time.monotonic() - started) / 20)))
 
 
+class Pulse(threading.Thread):
+    """Tells for how long the machine stood still, so that a limit of time can be asked of the product alone: its beats sleep and
+    have a few bytes written to the disk, over and over, and what one takes too long nobody else had either.
+    """
+
+    BEAT = 0.05
+    # What a beat may take beside others' work.
+    GRACE = 0.2
+
+    def __init__(self, folder):
+        super().__init__(daemon=True)
+        self.path = folder / "pulse"
+        self.ending = threading.Event()
+        self.pauses = []
+        self.began = time.monotonic()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ending.set()
+        self.join()
+
+    def run(self):
+        with open(self.path, "wb") as file:
+            self.began = time.monotonic()
+            while not self.ending.wait(self.BEAT):
+                file.seek(0)
+                file.write(b"beat")
+                file.flush()
+                os.fdatasync(file.fileno())
+                ended = time.monotonic()
+                if self.is_late(ended):
+                    self.pauses.append((self.began, ended))
+                self.began = ended
+
+    def is_late(self, now):
+        return now - self.began > self.BEAT + self.GRACE
+
+    def seconds(self, began, ended):
+        """From `began` to `ended`, but for the pauses."""
+        lasting = [(self.began, ended)] if self.is_late(ended) else []
+        pauses = [(max(began, since), min(ended, until)) for since, until in [*self.pauses, *lasting]]
+        return ended - began - sum(max(0.0, until - since) for since, until in pauses)
+
+
 def accepts(port):
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True

@@ -28,6 +28,8 @@ SETTINGS = {
 # `cache_ttl` and a fifth of it: so old may be what an instance has found on the backends. The other may write again before
 # this one has the database back.
 FOUND_SECONDS = 2.4
+# A write is answered within that, whatever the database does.
+ANSWERED_SECONDS = 5
 # Never written again: whoever reads one gets it, in any phase.
 STABLE = {f"stable/{i}": POOL[i : i + 3_000 * i] for i in range(16)}
 CHANGING = [f"changing/{i}" for i in range(12)]
@@ -66,7 +68,7 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.server, self.world, self.dice, self.writes = server, world, random.Random(seed), writes
         self.ending = threading.Event()
-        self.wrong, self.slowest_write, self.refused_after, self.reads, self.refusals, self.degraded = [], 0.0, [], 0, 0, 0
+        self.wrong, self.slow_writes, self.reads, self.refusals, self.degraded = [], [], 0, 0, 0
 
     def run(self):
         try:
@@ -86,10 +88,9 @@ class Client(threading.Thread):
         body = None if self.dice.random() < 0.3 else POOL[self.dice.randrange(9_000) :][: self.dice.choice([0, 900, 20_000])]
         write, started = self.world.began(key, None if body is None else digest(body)), time.monotonic()
         answer = client.delete(BUCKET, key) if body is None else client.put(BUCKET, key, body)
-        took = time.monotonic() - started
-        self.slowest_write = max(self.slowest_write, took)
+        if (ended := time.monotonic()) - started >= ANSWERED_SECONDS:
+            self.slow_writes.append((started, ended, answer))
         if answer.status == 503:
-            self.refused_after.append(took)
             # It may have happened, or happen yet: that is known when the database is back, also if that was said meanwhile.
             write.end = None
             self.refusals += 1
@@ -162,7 +163,7 @@ def stands_still(server):
     return moved_by_workers(server) == before
 
 
-def check_outage(servers, postgres):
+def check_outage(servers, pulse):
     """What holds while the database is away."""
     for server in servers:
         harness.wait_for("the breaker", lambda: state(server) != 0)
@@ -179,7 +180,7 @@ def check_outage(servers, postgres):
                 started = time.monotonic()
                 answer = client.request(method, BUCKET, key, query=query)
                 assert refused(answer), f"{method} {key}: {answer}"
-                assert time.monotonic() - started < 15
+                assert pulse.seconds(started, time.monotonic()) < ANSWERED_SECONDS
     # What they had begun ends, however slow the disk is.
     harness.wait_for("workers to pause", lambda: all(stands_still(server) for server in servers))
 
@@ -203,7 +204,7 @@ FAULTS = {
 @pytest.mark.timeout(240)
 def test_the_database_comes_and_goes(tmp_path):
     world = History()
-    with fleet(tmp_path) as (postgres, servers):
+    with fleet(tmp_path) as (postgres, servers), harness.Pulse(tmp_path) as pulse:
         for server in servers:
             server.start()
         put_all(servers[0], STABLE)
@@ -215,7 +216,7 @@ def test_the_database_comes_and_goes(tmp_path):
             time.sleep(1)
             begin(postgres)
             try:
-                check_outage(servers, postgres)
+                check_outage(servers, pulse)
             finally:
                 end(postgres)
             check_recovery(servers)
@@ -231,10 +232,8 @@ def test_the_database_comes_and_goes(tmp_path):
         assert all(client.reads > 100 for client in clients if not client.writes), "readers went on"
         assert all(client.refusals > 0 for client in clients if client.writes)
         assert sum(client.degraded for client in clients) > 50
-        # One may be late on a machine that stands still.
-        assert max(client.slowest_write for client in clients) < 15
-        waits = sorted(wait for client in clients for wait in client.refused_after)
-        assert waits[len(waits) * 9 // 10] < 5, waits[-9:]
+        slow = [write for client in clients for write in client.slow_writes]
+        assert not [write for write in slow if pulse.seconds(*write[:2]) >= ANSWERED_SECONDS], pulse.pauses
         check_signs(servers)
         world.crashed()
         check_end(postgres, servers, world, tmp_path)

@@ -19,6 +19,7 @@ use std::time::Duration;
 const WRITERS: [usize; 2] = [16, 64];
 const BYTES: u64 = 1024;
 const RATE_MIN: f64 = 5000.0;
+const WARM_SECONDS: f64 = 0.2;
 
 /// A product on one database under so many writers.
 struct Series<'p> {
@@ -94,6 +95,8 @@ impl Series<'_> {
     }
 
     fn window(&self, prefix: &str, seconds: f64) -> Result<Window> {
+        // Its connections and its plans shall be warm, and the cores awake.
+        put(self.product.address, self.writers, &format!("{prefix}warm/"), WARM_SECONDS)?;
         let server_cpu = || self.server.map_or(Ok(Duration::ZERO), Postgres::cpu);
         let (own, server) = (self.product.process.cpu()?, server_cpu()?);
         let report = put(self.product.address, self.writers, prefix, seconds)?;

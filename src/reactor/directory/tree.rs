@@ -277,14 +277,14 @@ mod tests {
         let page = |after: &str, now: Tick| directory.list("", after, 2, now).expect("listed").blobs;
         let look = |now: Tick| directory.adopt(directory.look().expect("open").root, now);
         let keeps = || directory.walks().folder.is_some();
-        let later = NOW.plus(FOLDER_IDLE_MAX);
+        let later = NOW.after(FOLDER_IDLE_MAX);
         page("", NOW);
         look(later);
         assert!(keeps(), "it may go on");
         page("b", later);
-        look(later.plus(FOLDER_IDLE_MAX));
+        look(later.after(FOLDER_IDLE_MAX));
         assert!(keeps(), "it went on");
-        look(later.plus(FOLDER_IDLE_MAX + Duration::from_millis(1)));
+        look(later.after(FOLDER_IDLE_MAX + Duration::from_millis(1)));
         assert!(!keeps());
         assert_eq!(page("d", later), [("e".to_owned(), 1), ("f".to_owned(), 1)], "and it may go on all the same");
 

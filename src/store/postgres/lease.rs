@@ -51,7 +51,7 @@ impl PostgresStore {
                 self.told_mark.set(mark);
                 self.told_at.set(now);
                 self.renewed_at.set(now);
-                self.tenure.renew(asked.plus(self.lease));
+                self.tenure.renew(asked.after(self.lease));
             }
             Some(Outcome::Renew(Err(_))) => self.tenure.end(),
             _ => {}

@@ -113,7 +113,7 @@ impl PostgresStore {
         self.recall.borrow_mut().clear();
         // Who it is first: what the former run has begun must not go on under this one's lease.
         self.tenure.set_incarnation(incarnation);
-        self.tenure.renew(asked.plus(self.lease));
+        self.tenure.renew(asked.after(self.lease));
     }
 
     /// Everything up to the COMMIT.
