@@ -18,7 +18,7 @@ from test_outage import History, digest, fleet
 from test_postgres import check_bytes, two_copies
 
 BUCKET = harness.BUCKET
-SECONDS = float(os.environ.get("S3O_TORTURE_SECONDS", "25"))
+SECONDS = float(os.environ.get("S3O_TORTURE_SECONDS", "60"))
 KEYS = [f"key/{i}" for i in range(72)]
 WRITERS = 6
 # What a search without the database found is remembered to the end of the outage (PROTOCOL.md), that nothing is there too. For
