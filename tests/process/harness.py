@@ -706,6 +706,7 @@ class Postgres:
                 session.stdin.close()
             session.wait(60)
             session.stdout.close()
+
     def run(self, statement):
         """A statement without rows."""
         command = ["psql", "-h", self.directory, "-p", str(self.port), "-U", "s3o", "-d", "s3o", "-XAqtc", statement]
