@@ -1,4 +1,4 @@
-//! A blocking S3 client over one keep-alive connection: the verbs of the load, bodies made and checked by `body`.
+//! An S3 client over one keep-alive connection: the verbs of the load, bodies made and checked by `body`.
 
 use crate::body;
 use crate::sign::{Credentials, Line, Signer};
@@ -95,44 +95,48 @@ impl Client {
     }
 
     /// Writes the whole object of `seed`: at once, or in parts if it is larger than `part_size`.
-    pub fn put(&mut self, key: &str, seed: u64, size: u64, part_size: Option<u64>) -> Result<u64> {
-        self.closing(|client| {
+    pub async fn put(&mut self, key: &str, seed: u64, size: u64, part_size: Option<u64>) -> Result<u64> {
+        self.closing(async |client| {
             let path = client.path(key);
             match part_size.filter(|&part| size > part) {
-                Some(part) => client.put_in_parts(&path, seed, size, part)?,
-                None => drop(client.put_span(&path, "", Span { seed, from: 0, to: size })?),
+                Some(part) => client.put_in_parts(&path, seed, size, part).await?,
+                None => drop(client.put_span(&path, "", Span { seed, from: 0, to: size }).await?),
             }
             Ok(size)
         })
+        .await
     }
 
     /// Reads an object; `verify`: every byte and the size must be what `put` wrote.
-    pub fn get(&mut self, key: &str, seed: u64, size: u64, verify: bool) -> Result<u64> {
-        self.closing(|client| {
-            let answer = client.ask("GET", &client.path(key), "", b"")?;
-            let got = client.wire.read_body(&answer, |at, bytes| !verify || body::matches(seed, at, bytes))?;
+    pub async fn get(&mut self, key: &str, seed: u64, size: u64, verify: bool) -> Result<u64> {
+        self.closing(async |client| {
+            let answer = client.ask("GET", &client.path(key), "", b"").await?;
+            let got = client.wire.read_body(&answer, |at, bytes| !verify || body::matches(seed, at, bytes)).await?;
             ensure!(!verify || got == size, "body of {got} bytes, expected {size}");
             Ok(got)
         })
+        .await
     }
 
-    pub fn head(&mut self, key: &str) -> Result<()> {
-        self.closing(|client| {
-            let answer = client.ask("HEAD", &client.path(key), "", b"")?;
-            client.wire.read_body(&answer, |_, _| true).map(drop)
+    pub async fn head(&mut self, key: &str) -> Result<()> {
+        self.closing(async |client| {
+            let answer = client.ask("HEAD", &client.path(key), "", b"").await?;
+            client.wire.read_body(&answer, |_, _| true).await.map(drop)
         })
+        .await
     }
 
-    pub fn delete(&mut self, key: &str) -> Result<()> {
-        self.closing(|client| {
-            let answer = client.ask("DELETE", &client.path(key), "", b"")?;
-            client.wire.read_body(&answer, |_, _| true).map(drop)
+    pub async fn delete(&mut self, key: &str) -> Result<()> {
+        self.closing(async |client| {
+            let answer = client.ask("DELETE", &client.path(key), "", b"").await?;
+            client.wire.read_body(&answer, |_, _| true).await.map(drop)
         })
+        .await
     }
 
     /// One page of the keys below `prefix`, from where `token` says.
-    pub fn list(&mut self, prefix: &str, token: Option<&str>) -> Result<Page> {
-        self.closing(|client| {
+    pub async fn list(&mut self, prefix: &str, token: Option<&str>) -> Result<Page> {
+        self.closing(async |client| {
             let mut query = Vec::new();
             if let Some(token) = token {
                 query.extend_from_slice(b"continuation-token=");
@@ -142,12 +146,13 @@ impl Client {
             write!(query, "list-type=2&max-keys={PAGE_KEYS_MAX}&prefix=")?;
             encode_query_into(&mut query, prefix.as_bytes());
             let path = format!("/{}", client.bucket);
-            let answer = client.ask("GET", &path, std::str::from_utf8(&query)?, b"")?;
-            let text = client.wire.read_text(&answer)?;
+            let answer = client.ask("GET", &path, std::str::from_utf8(&query)?, b"").await?;
+            let text = client.wire.read_text(&answer).await?;
             let keys = text.split("<Key>").skip(1).filter_map(|rest| Some(rest.split_once("</Key>")?.0.to_owned()));
             let token = element(&text, "NextContinuationToken").map(str::to_owned);
             Ok(Page { keys: keys.collect(), bytes: text.len() as u64, token })
         })
+        .await
     }
 
     fn path(&self, key: &str) -> String {
@@ -155,37 +160,37 @@ impl Client {
     }
 
     /// After an error nobody knows what is still to come on the connection, unless it was an answer read to its end.
-    fn closing<T>(&mut self, operation: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let outcome = operation(self);
+    async fn closing<T>(&mut self, operation: impl AsyncFnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let outcome = operation(self).await;
         if outcome.as_ref().is_err_and(|error| !error.is::<Refused>()) {
             self.wire.close();
         }
         outcome
     }
 
-    fn put_in_parts(&mut self, path: &str, seed: u64, size: u64, part: u64) -> Result<()> {
-        let answer = self.ask("POST", path, "uploads=", b"")?;
-        let text = self.wire.read_text(&answer)?;
+    async fn put_in_parts(&mut self, path: &str, seed: u64, size: u64, part: u64) -> Result<()> {
+        let answer = self.ask("POST", path, "uploads=", b"").await?;
+        let text = self.wire.read_text(&answer).await?;
         let upload = element(&text, "UploadId").unwrap_or("").to_owned();
         ensure!(!upload.is_empty(), "an answer without an upload id: {text}");
         let mut manifest = String::from("<CompleteMultipartUpload>");
         for (number, from) in (1..).zip((0..size).step_by(part as usize)) {
             let span = Span { seed, from, to: (from + part).min(size) };
-            let (etag, crc32) = self.put_span(path, &format!("partNumber={number}&uploadId={upload}"), span)?;
+            let (etag, crc32) = self.put_span(path, &format!("partNumber={number}&uploadId={upload}"), span).await?;
             let crc32 = crc32.map_or_else(String::new, |crc32| format!("<ChecksumCRC32>{crc32}</ChecksumCRC32>"));
             manifest +=
                 &format!("<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag>{crc32}</Part>");
         }
         manifest += "</CompleteMultipartUpload>";
-        let answer = self.ask("POST", path, &format!("uploadId={upload}"), manifest.as_bytes())?;
-        let text = self.wire.read_text(&answer)?;
+        let answer = self.ask("POST", path, &format!("uploadId={upload}"), manifest.as_bytes()).await?;
+        let text = self.wire.read_text(&answer).await?;
         // S3 may find that it cannot complete after it has answered 200.
         ensure!(!text.contains("<Error>"), "not completed: {}", element(&text, "Code").unwrap_or(&text));
         Ok(())
     }
 
     /// Sends a request whose body is in hand, and reads the answer's head.
-    fn ask(&mut self, method: &str, path: &str, query: &str, body: &[u8]) -> Result<Answer> {
+    async fn ask(&mut self, method: &str, path: &str, query: &str, body: &[u8]) -> Result<Answer> {
         let hash = match body {
             [] => EMPTY_SHA256,
             body => digest::digest(&digest::SHA256, body).as_ref().try_into().expect("SHA-256 has 32 bytes"),
@@ -193,31 +198,31 @@ impl Client {
         let creates_in_chunks = query == "uploads=" && self.is_chunked();
         let extra: &[_] = if creates_in_chunks { &[("x-amz-checksum-algorithm", "CRC32".to_owned())] } else { &[] };
         let length = (method == "POST").then_some(body.len() as u64);
-        self.start(method, path, query, length, extra, PayloadMode::DeclaredSha256(hash))?;
+        self.start(method, path, query, length, extra, PayloadMode::DeclaredSha256(hash)).await?;
         self.head.extend_from_slice(body);
-        self.wire.send(&self.head)?;
-        self.answer(method == "HEAD")
+        self.wire.send(&self.head).await?;
+        self.answer(method == "HEAD").await
     }
 
     /// PUTs a span; its ETag and, if it was sent as a trailer, its CRC32.
-    fn put_span(&mut self, path: &str, query: &str, span: Span) -> Result<(String, Option<String>)> {
+    async fn put_span(&mut self, path: &str, query: &str, span: Span) -> Result<(String, Option<String>)> {
         let size = span.to - span.from;
         let mode = match self.payload {
             Payload::Unsigned => PayloadMode::Unsigned,
             Payload::Auto if size > HASHED_BYTES_MAX => PayloadMode::Unsigned,
-            Payload::Auto | Payload::Signed => PayloadMode::DeclaredSha256(span.sha256()?),
+            Payload::Auto | Payload::Signed => PayloadMode::DeclaredSha256(span.sha256()),
             Payload::AwsChunked => PayloadMode::StreamingSigned { trailer: true },
             Payload::AwsChunkedUnsigned => PayloadMode::StreamingUnsignedTrailer,
         };
         let crc32 = if self.is_chunked() {
-            Some(self.send_in_chunks(path, query, span, mode)?)
+            Some(self.send_in_chunks(path, query, span, mode).await?)
         } else {
-            self.start("PUT", path, query, Some(size), &[], mode)?;
-            self.send_plain(span)?;
+            self.start("PUT", path, query, Some(size), &[], mode).await?;
+            self.send_plain(span).await?;
             None
         };
-        let answer = self.answer(false)?;
-        self.wire.read_body(&answer, |_, _| true)?;
+        let answer = self.answer(false).await?;
+        self.wire.read_body(&answer, |_, _| true).await?;
         Ok((answer.etag, crc32))
     }
 
@@ -225,24 +230,22 @@ impl Client {
         matches!(self.payload, Payload::AwsChunked | Payload::AwsChunkedUnsigned)
     }
 
-    fn send_plain(&mut self, span: Span) -> Result<()> {
-        let together = span.to - span.from <= TOGETHER_BYTES_MAX;
-        if !together {
-            self.wire.send(&self.head)?;
+    async fn send_plain(&mut self, span: Span) -> Result<()> {
+        if span.to - span.from <= TOGETHER_BYTES_MAX {
+            span.each(|piece| self.head.extend_from_slice(piece));
+            return self.wire.send(&self.head).await;
         }
-        let Self { head, wire, .. } = self;
-        span.each(|piece| {
-            if together {
-                head.extend_from_slice(piece);
-                return Ok(());
-            }
-            wire.send(piece)
-        })?;
-        if together { self.wire.send(&self.head) } else { Ok(()) }
+        self.wire.send(&self.head).await?;
+        let mut left = span;
+        let mut scratch = [0; 8];
+        while let Some(piece) = left.next(&mut scratch) {
+            self.wire.send(piece).await?;
+        }
+        Ok(())
     }
 
     /// Its CRC32, which is the trailer.
-    fn send_in_chunks(&mut self, path: &str, query: &str, span: Span, mode: PayloadMode) -> Result<String> {
+    async fn send_in_chunks(&mut self, path: &str, query: &str, span: Span, mode: PayloadMode) -> Result<String> {
         let size = span.to - span.from;
         let form = |signer: Option<ChunkSigner>| match signer {
             Some(signer) => Form::SignedTrailer(Box::new(signer)),
@@ -261,7 +264,7 @@ impl Client {
             mode,
         ));
         let length = Encoder::encoded_length(&placeholder, size, CHUNK_BYTES, Some(Algorithm::Crc32));
-        let signer = self.start("PUT", path, query, Some(length), &extra, mode)?;
+        let signer = self.start("PUT", path, query, Some(length), &extra, mode).await?;
         let mut encoder = Encoder::new(form(signer));
         let mut crc32 = crc32fast::Hasher::new();
         let mut at = span.from;
@@ -269,25 +272,22 @@ impl Client {
         while at < span.to {
             let end = (at + CHUNK_BYTES).min(span.to);
             chunk.clear();
-            Span { from: at, to: end, ..span }.each(|piece| {
-                chunk.extend_from_slice(piece);
-                Ok(())
-            })?;
+            Span { from: at, to: end, ..span }.each(|piece| chunk.extend_from_slice(piece));
             crc32.update(&chunk);
             encoder.chunk(&mut self.head, &chunk);
-            self.wire.send(&self.head)?;
+            self.wire.send(&self.head).await?;
             self.head.clear();
             at = end;
         }
         let sum = crc32.finalize().to_be_bytes();
         let sum = Checksum::new(Algorithm::Crc32, &sum).expect("a CRC32 has 4 bytes");
         encoder.finish(&mut self.head, Some(&sum));
-        self.wire.send(&self.head)?;
+        self.wire.send(&self.head).await?;
         Ok(sum.to_base64())
     }
 
     /// Makes the head of a request in `self.head`, on an open connection. For signed chunks, what signs them.
-    fn start(
+    async fn start(
         &mut self,
         method: &str,
         path: &str,
@@ -296,7 +296,7 @@ impl Client {
         extra: &[(&str, String)],
         mode: PayloadMode,
     ) -> Result<Option<ChunkSigner>> {
-        self.wire.open()?;
+        self.wire.open().await?;
         let mut fields = vec![("host", self.wire.address())];
         fields.extend(extra.iter().map(|(name, value)| (*name, value.as_str())));
         self.head.clear();
@@ -314,35 +314,39 @@ impl Client {
     }
 
     /// The head of a good answer.
-    fn answer(&mut self, is_head: bool) -> Result<Answer> {
-        let answer = self.wire.read_head(is_head)?;
+    async fn answer(&mut self, is_head: bool) -> Result<Answer> {
+        let answer = self.wire.read_head(is_head).await?;
         if (200..300).contains(&answer.status) {
             return Ok(answer);
         }
-        let text = self.wire.read_text(&answer)?;
+        let text = self.wire.read_text(&answer).await?;
         bail!(Refused { status: answer.status, code: element(&text, "Code").unwrap_or("").to_owned() })
     }
 }
 
 impl Span {
-    fn each(self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let (mut at, mut scratch) = (self.from, [0; 8]);
-        while at < self.to {
-            let want = (self.to - at).min(PIECE_BYTES) as usize;
-            let piece = body::window(self.seed, at, want, &mut scratch);
-            take(piece)?;
-            at += piece.len() as u64;
+    /// Takes the first piece of it away.
+    fn next<'s>(&mut self, scratch: &'s mut [u8; 8]) -> Option<&'s [u8]> {
+        if self.from == self.to {
+            return None;
         }
-        Ok(())
+        let want = (self.to - self.from).min(PIECE_BYTES) as usize;
+        let piece = body::window(self.seed, self.from, want, scratch);
+        self.from += piece.len() as u64;
+        Some(piece)
     }
 
-    fn sha256(self) -> Result<[u8; 32]> {
+    fn each(mut self, mut take: impl FnMut(&[u8])) {
+        let mut scratch = [0; 8];
+        while let Some(piece) = self.next(&mut scratch) {
+            take(piece);
+        }
+    }
+
+    fn sha256(self) -> [u8; 32] {
         let mut running = digest::Context::new(&digest::SHA256);
-        self.each(|piece| {
-            running.update(piece);
-            Ok(())
-        })?;
-        Ok(running.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
+        self.each(|piece| running.update(piece));
+        running.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 }
 

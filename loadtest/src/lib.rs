@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod client;
+mod cores;
 pub mod load;
 pub mod report;
 pub mod sign;

@@ -1,17 +1,19 @@
-//! The load: a thread per connection, each doing one operation after the other (closed loop), or at times fixed beforehand
-//! (open loop: `rate`). In the open loop a latency counts from the time at which the operation was due, so that a slow
+//! The load: connections that do one operation after the other each (closed loop), or at times fixed beforehand (open loop:
+//! `rate`). In the open loop a latency counts from the time at which the operation was due, so that a slow
 //! answer is not hidden by the requests it held up.
 
-use crate::body;
 use crate::client::{Client, Payload, Refused, Target};
 use crate::report::{Figures, Report};
+use crate::{body, cores};
 use anyhow::{Result, ensure};
+use futures_util::future::join_all;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, OnceLock};
-use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// What to do, how often, how wide.
 #[derive(Clone, Debug)]
@@ -96,12 +98,19 @@ impl Mix {
     }
 }
 
+/// Figures of each kind of operation.
+type Measured = BTreeMap<&'static str, Figures>;
+
 struct Shared<'a> {
     plan: &'a Plan,
     /// Where everybody waits until each has all that it needs: what that costs is none of the target's.
     ready: Barrier,
     started: OnceLock<Instant>,
+    /// The number of the next operation, and how many there are.
     next: AtomicU64,
+    end: AtomicU64,
+    /// Operations that are due and not begun.
+    due: Semaphore,
     stop: AtomicBool,
     done: ProgressBar,
 }
@@ -129,33 +138,31 @@ pub fn run(plan: &Plan) -> Report {
     };
     bar.set_style(ProgressStyle::with_template(template).expect("a fixed template is valid"));
     let connections = plan.connections.max(1);
-    let timekeepers = usize::from(plan.operations.is_none());
+    let threads = cores::count(connections);
+    let (timekeepers, pacers) = (usize::from(plan.operations.is_none()), usize::from(plan.rate.is_some()));
     let shared = Shared {
         plan,
-        ready: Barrier::new(connections + timekeepers + 1),
+        ready: Barrier::new(threads + timekeepers + pacers),
         started: OnceLock::new(),
         next: AtomicU64::new(0),
+        end: AtomicU64::new(plan.operations.unwrap_or(u64::MAX)),
+        due: Semaphore::new(0),
         stop: AtomicBool::new(false),
         done: bar,
     };
-    let (start, per_thread) = std::thread::scope(|scope| {
-        let worker = |n| {
-            let shared = &shared;
-            scope.spawn(move || Worker::new(shared, n).work())
-        };
-        let workers: Vec<_> = (0..connections as u64).map(worker).collect();
+    let per_thread: Vec<Measured> = std::thread::scope(|scope| {
         (0..timekeepers).for_each(|_| drop(scope.spawn(|| timekeeper(&shared))));
-        let start = shared.start();
-        let join = |worker: ScopedJoinHandle<'_, _>| worker.join().expect("a load thread does not panic");
-        let per_thread: Vec<BTreeMap<&'static str, Figures>> = workers.into_iter().map(join).collect();
+        plan.rate.iter().for_each(|rate| drop(scope.spawn(|| pacer(&shared, *rate))));
+        let measured =
+            cores::on_each(threads, async |number| work(&shared, (number..connections).step_by(threads)).await);
         shared.stop.store(true, Ordering::Relaxed);
-        (start, per_thread)
+        measured
     });
-    let elapsed = start.elapsed();
+    let elapsed = shared.started.get().map_or(Duration::ZERO, Instant::elapsed);
     shared.done.finish_and_clear();
-    let mut operations: BTreeMap<&'static str, Figures> = BTreeMap::new();
-    for figures in per_thread {
-        for (name, one) in figures {
+    let mut operations = Measured::new();
+    for measured in per_thread {
+        for (name, one) in measured {
             operations.entry(name).or_default().add(&one);
         }
     }
@@ -174,9 +181,40 @@ fn timekeeper(shared: &Shared<'_>) {
     shared.stop.store(true, Ordering::Relaxed);
 }
 
+/// Lets an operation begin when its time has come, to the very end of the plan.
+#[allow(clippy::disallowed_methods)]
+fn pacer(shared: &Shared<'_>, rate: f64) {
+    let start = shared.start();
+    let last = shared.plan.operations.is_none().then_some(start + shared.plan.duration);
+    let mut released = 0;
+    while shared.plan.operations.is_none_or(|total| released < total) {
+        let due = start + Duration::from_secs_f64(released as f64 / rate);
+        std::thread::sleep(last.map_or(due, |last| due.min(last)).saturating_duration_since(Instant::now()));
+        if last.is_some_and(|last| due > last) {
+            break;
+        }
+        shared.due.add_permits(1);
+        released += 1;
+    }
+    shared.end.store(released, Ordering::Relaxed);
+    // Who waits for one that will not come ends.
+    shared.due.add_permits(shared.plan.connections.max(1));
+}
+
+/// All connections of a thread, by their numbers.
+async fn work(shared: &Shared<'_>, numbers: impl Iterator<Item = usize>) -> Measured {
+    let meant = Verb::ALL.into_iter().filter(|&verb| shared.plan.mix.weight(verb) > 0);
+    let measured = RefCell::new(meant.map(|verb| (verb.name(), Figures::default())).collect());
+    let workers: Vec<_> = numbers.map(|number| Worker::new(shared, &measured, number as u64)).collect();
+    let start = shared.start();
+    join_all(workers.into_iter().map(|worker| worker.work(start))).await;
+    measured.into_inner()
+}
+
 /// One connection.
 struct Worker<'a> {
     shared: &'a Shared<'a>,
+    measured: &'a RefCell<Measured>,
     client: Client,
     dice: u64,
     /// Where its walk through the listing has come to: the token of the next page, and the last key seen.
@@ -184,10 +222,11 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(shared: &'a Shared<'a>, number: u64) -> Self {
+    fn new(shared: &'a Shared<'a>, measured: &'a RefCell<Measured>, number: u64) -> Self {
         let plan = shared.plan;
         Self {
             shared,
+            measured,
             client: Client::new(plan.target.clone(), plan.payload),
             dice: 0x2545_f491_4f6c_dd1d_u64.wrapping_mul(number + 1) | 1,
             walk: None,
@@ -195,37 +234,25 @@ impl<'a> Worker<'a> {
     }
 
     #[allow(clippy::disallowed_methods)]
-    fn work(mut self) -> BTreeMap<&'static str, Figures> {
+    async fn work(mut self, start: Instant) {
         let (shared, plan) = (self.shared, self.shared.plan);
-        let meant = Verb::ALL.into_iter().filter(|&verb| plan.mix.weight(verb) > 0);
-        let mut figures: BTreeMap<_, _> = meant.map(|verb| (verb.name(), Figures::default())).collect();
-        let start = shared.start();
         loop {
+            if plan.rate.is_some() {
+                shared.due.acquire().await.expect("it is never closed").forget();
+            }
             let turn = shared.next.fetch_add(1, Ordering::Relaxed);
-            if plan.operations.is_some_and(|total| turn >= total) {
-                return figures;
+            if turn >= shared.end.load(Ordering::Relaxed) || shared.stop.load(Ordering::Relaxed) {
+                return;
             }
-            let due = match plan.rate {
-                None => Instant::now(),
-                Some(rate) => {
-                    let due = start + Duration::from_secs_f64(turn as f64 / rate);
-                    let end = plan.operations.is_none().then_some(start + plan.duration);
-                    std::thread::sleep(end.map_or(due, |end| due.min(end)).saturating_duration_since(Instant::now()));
-                    if end.is_some_and(|end| due > end) {
-                        return figures;
-                    }
-                    due
-                }
-            };
-            if shared.stop.load(Ordering::Relaxed) {
-                return figures;
-            }
+            let due = plan.rate.map_or_else(Instant::now, |rate| start + Duration::from_secs_f64(turn as f64 / rate));
             let roll = self.roll();
             let verb = plan.mix.pick(roll);
             // Puts take the keys in turn, so that `put` fills exactly the keys that `get` reads; others choose at random.
             let index = if verb == Verb::Put { turn } else { self.roll() } % plan.keys;
-            let entry = figures.entry(verb.name()).or_default();
-            match self.perform(verb, index) {
+            let outcome = self.perform(verb, index).await;
+            let mut measured = self.measured.borrow_mut();
+            let entry = measured.entry(verb.name()).or_default();
+            match outcome {
                 Ok(bytes) => entry.success(due.elapsed(), bytes),
                 Err(why) => entry.error(format!("{why:#}")),
             }
@@ -243,7 +270,7 @@ impl<'a> Worker<'a> {
     }
 
     /// One operation; the body bytes that it moved.
-    fn perform(&mut self, verb: Verb, index: u64) -> Result<u64> {
+    async fn perform(&mut self, verb: Verb, index: u64) -> Result<u64> {
         let plan = self.shared.plan;
         let key = format!("{}{index:08}", plan.prefix);
         let size = plan.sizes[(index % plan.sizes.len() as u64) as usize];
@@ -254,18 +281,18 @@ impl<'a> Worker<'a> {
             outcome => outcome,
         };
         match verb {
-            Verb::Put => self.client.put(&key, seed, size, plan.part_size),
-            Verb::Get => may_be_gone(self.client.get(&key, seed, size, plan.verify)),
-            Verb::Head => may_be_gone(self.client.head(&key).map(|()| 0)),
-            Verb::Delete => self.client.delete(&key).map(|()| 0),
-            Verb::List => self.list(),
+            Verb::Put => self.client.put(&key, seed, size, plan.part_size).await,
+            Verb::Get => may_be_gone(self.client.get(&key, seed, size, plan.verify).await),
+            Verb::Head => may_be_gone(self.client.head(&key).await.map(|()| 0)),
+            Verb::Delete => self.client.delete(&key).await.map(|()| 0),
+            Verb::List => self.list().await,
         }
     }
 
     /// The next page of this connection's walk; after the last one the walk begins anew.
-    fn list(&mut self) -> Result<u64> {
+    async fn list(&mut self) -> Result<u64> {
         let (token, mut last) = self.walk.take().unzip();
-        let page = self.client.list(&self.shared.plan.prefix, token.as_deref())?;
+        let page = self.client.list(&self.shared.plan.prefix, token.as_deref()).await?;
         if self.shared.plan.verify {
             for key in page.keys {
                 ensure!(last.as_ref().is_none_or(|last| *last < key), "the listing is out of order at {key:?}");

@@ -5,7 +5,8 @@
 //! arrived, and what is measured are its timers. What the proxies' own sockets hold is up to them.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Each way. The kernel reserves twice what it is asked for.
 const ASKED_BYTES: usize = 512 * 1024;
@@ -13,12 +14,12 @@ const ASKED_BYTES: usize = 512 * 1024;
 const BACKLOG: i32 = 1024;
 
 /// Connects to the first address of `host:port` that answers.
-pub(crate) fn connect(address: &str) -> io::Result<TcpStream> {
+pub(crate) async fn connect(address: &str) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
-        let socket = bounded(address)?;
-        match socket.connect(&address.into()) {
-            Ok(()) => return Ok(socket.into()),
+        let socket = TcpSocket::from_std_stream(bounded(address)?.into());
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
             Err(cause) => failure = cause,
         }
     }
@@ -41,20 +42,22 @@ fn bounded(address: SocketAddr) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     socket.set_recv_buffer_size(ASKED_BYTES)?;
     socket.set_send_buffer_size(ASKED_BYTES)?;
+    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cores::event_loop;
     use std::io::{Read, Write};
 
     #[test]
     fn both_ends_hold_little() {
         let listener = listen("127.0.0.1:0").unwrap();
-        let mut near = connect(&listener.local_addr().unwrap().to_string()).unwrap();
-        let (mut far, _) = listener.accept().unwrap();
-        near.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let connected = event_loop().block_on(async { connect(&address).await?.into_std() });
+        let (mut near, mut far) = (connected.unwrap(), listener.accept().unwrap().0);
         let piece = [1; 64 * 1024];
         let mut held = 0;
         while let Ok(count) = near.write(&piece) {
@@ -68,6 +71,6 @@ mod tests {
 
     #[test]
     fn a_name_without_an_address_is_an_error() {
-        assert!(connect("nowhere.invalid:1").is_err());
+        assert!(event_loop().block_on(connect("nowhere.invalid:1")).is_err());
     }
 }

@@ -1,12 +1,13 @@
-//! One keep-alive HTTP/1.1 connection, blocking: as little machinery as a load generator can do with. Called by `client`,
-//! which says what the bytes mean. Answers come with Content-Length; a chunked one is an error, never an empty body.
+//! One keep-alive HTTP/1.1 connection: as little machinery as a load generator can do with. Called by `client`, which says
+//! what the bytes mean. Answers come with Content-Length; a chunked one is an error, never an empty body.
 
 use crate::socket;
 use anyhow::{Context, Result, ensure};
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::io;
 use std::ops::Range;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// No progress for so long is an error.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -46,27 +47,31 @@ impl Wire {
     }
 
     /// Connects if there is no connection.
-    pub(crate) fn open(&mut self) -> Result<()> {
+    pub(crate) async fn open(&mut self) -> Result<()> {
         if self.stream.is_none() {
-            let stream = socket::connect(&self.address).context("connect")?;
+            let stream = socket::connect(&self.address).await.context("connect")?;
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(SILENCE_MAX))?;
-            stream.set_write_timeout(Some(SILENCE_MAX))?;
             self.stream = Some(stream);
         }
         Ok(())
     }
 
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.as_mut().context("no connection")?.write_all(bytes).context("send")
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let stream = self.stream.as_mut().context("no connection")?;
+        let mut left = bytes;
+        while !left.is_empty() {
+            let n = in_time(stream.write(left)).await.context("send")?;
+            left = &left[n..];
+        }
+        Ok(())
     }
 
     /// `is_head`: the answer to a HEAD has no body, whatever length it tells.
-    pub(crate) fn read_head(&mut self, is_head: bool) -> Result<Answer> {
+    pub(crate) async fn read_head(&mut self, is_head: bool) -> Result<Answer> {
         let stream = self.stream.as_mut().context("no connection")?;
         let mut held = 0;
         loop {
-            let n = read(stream, &mut self.input[held..])?;
+            let n = in_time(stream.read(&mut self.input[held..])).await.context("read")?;
             ensure!(n > 0, "connection closed before an answer");
             held += n;
             if let Some((mut answer, used)) = parse(&self.input[..held])? {
@@ -82,13 +87,17 @@ impl Wire {
     }
 
     /// Reads the answer's body; `right` says of each piece, with its offset, whether it is what it should be.
-    pub(crate) fn read_body(&mut self, answer: &Answer, mut right: impl FnMut(u64, &[u8]) -> bool) -> Result<u64> {
+    pub(crate) async fn read_body(
+        &mut self,
+        answer: &Answer,
+        mut right: impl FnMut(u64, &[u8]) -> bool,
+    ) -> Result<u64> {
         let stream = self.stream.as_mut().context("no connection")?;
         let mut at = answer.early.len() as u64;
         ensure!(right(0, &self.input[answer.early.clone()]), "wrong bytes at offset 0");
         while at < answer.length {
             let want = (answer.length - at).min(self.input.len() as u64) as usize;
-            let n = read(stream, &mut self.input[..want]).context("in a body")?;
+            let n = in_time(stream.read(&mut self.input[..want])).await.context("in a body")?;
             ensure!(n > 0, "body cut after {at} of {} bytes", answer.length);
             ensure!(right(at, &self.input[..n]), "wrong bytes at offset {at}");
             at += n as u64;
@@ -99,22 +108,22 @@ impl Wire {
         Ok(at)
     }
 
-    pub(crate) fn read_text(&mut self, answer: &Answer) -> Result<String> {
+    pub(crate) async fn read_text(&mut self, answer: &Answer) -> Result<String> {
         ensure!(answer.length <= TEXT_BYTES_MAX, "a text of {} bytes", answer.length);
         let mut text = Vec::new();
         self.read_body(answer, |_, piece| {
             text.extend_from_slice(piece);
             true
-        })?;
+        })
+        .await?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }
 
-fn read(stream: &mut TcpStream, room: &mut [u8]) -> Result<usize> {
-    stream.read(room).map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow::anyhow!("no answer within {SILENCE_MAX:?}"),
-        _ => anyhow::Error::new(error).context("read"),
-    })
+/// An error if nothing has moved for too long.
+async fn in_time(transfer: impl Future<Output = io::Result<usize>>) -> io::Result<usize> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no progress within {SILENCE_MAX:?}"));
+    tokio::time::timeout(SILENCE_MAX, transfer).await.map_err(late)?
 }
 
 /// The head at the start of `bytes` and its length; None while it is not complete.
@@ -145,6 +154,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Answer, usize)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use std::net::TcpListener;
 
     /// What a server that answers `reply` and closes makes the client see: status and body, or the error's text.
@@ -155,10 +165,13 @@ mod tests {
             let (mut stream, _) = listener.accept().expect("the client comes");
             stream.write_all(reply.as_bytes()).expect("the client reads");
         });
-        let mut wire = Wire::new(address);
-        wire.open().expect("the server listens");
-        server.join().expect("no panic");
-        let got = wire.read_head(false).and_then(|answer| Ok((answer.status, wire.read_text(&answer)?)));
+        let got: Result<(u16, String)> = crate::cores::event_loop().block_on(async {
+            let mut wire = Wire::new(address);
+            wire.open().await.expect("the server listens");
+            server.join().expect("no panic");
+            let answer = wire.read_head(false).await?;
+            Ok((answer.status, wire.read_text(&answer).await?))
+        });
         match (got, want) {
             (Ok((status, text)), Ok(want)) => assert_eq!((status, text.as_str()), want, "{reply:?}"),
             (Err(error), Err(want)) => assert!(format!("{error:#}").contains(want), "{reply:?}: {error:#}"),

@@ -16,6 +16,10 @@ fn target() -> Target {
     Target { address, bucket: "photos".to_owned(), credentials: Credentials::new("key", "secret", "us-east-1") }
 }
 
+fn answer<T>(of: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an event loop").block_on(of)
+}
+
 fn plan(target: Target, mix: Mix, operations: u64) -> Plan {
     Plan {
         target,
@@ -58,18 +62,18 @@ fn what_is_put_in_any_form_is_read_back() {
 #[test]
 fn what_is_wrong_is_an_error() {
     let target = target();
-    let mut client = Client::new(target.clone(), Payload::Auto);
-    client.put("a", 1, 100_000, None).expect("the stub takes it");
-    let check = |client: &mut Client, seed: u64, size: u64, want: &str| {
-        let error = client.get("a", seed, size, true).expect_err("not what was put");
-        assert!(format!("{error:#}").contains(want), "seed {seed}, {size} bytes: {error:#}");
-    };
-    check(&mut client, 2, 100_000, "wrong bytes at offset 0");
-    check(&mut client, 1, 99_999, "body of 100000 bytes");
-    client.get("a", 1, 100_000, true).expect("the client goes on after an error");
-    let error = client.get("b", 1, 1, true).expect_err("there is none");
-    let refused = error.downcast_ref::<Refused>().expect("an answer");
-    assert_eq!((refused.status, refused.code.as_str()), (404, "NoSuchKey"));
+    answer(async {
+        let mut client = Client::new(target.clone(), Payload::Auto);
+        client.put("a", 1, 100_000, None).await.expect("the stub takes it");
+        for (seed, size, want) in [(2, 100_000, "wrong bytes at offset 0"), (1, 99_999, "body of 100000 bytes")] {
+            let error = client.get("a", seed, size, true).await.expect_err("not what was put");
+            assert!(format!("{error:#}").contains(want), "seed {seed}, {size} bytes: {error:#}");
+        }
+        client.get("a", 1, 100_000, true).await.expect("the client goes on after an error");
+        let error = client.get("b", 1, 1, true).await.expect_err("there is none");
+        let refused = error.downcast_ref::<Refused>().expect("an answer");
+        assert_eq!((refused.status, refused.code.as_str()), (404, "NoSuchKey"));
+    });
     let report = load::run(&plan(target, Mix::only(Verb::Get), 8));
     assert_eq!(counts(&report), (0, 8));
     assert!(report.table().contains("8 x get: status 404 NoSuchKey"), "{}", report.table());
@@ -80,17 +84,19 @@ fn a_walk_sees_every_key_once_and_in_order() {
     let target = target();
     let put = plan(target.clone(), Mix::only(Verb::Put), 2500);
     assert_eq!(counts(&load::run(&put)), (2500, 0));
-    let mut client = Client::new(target, Payload::Auto);
-    let mut keys = Vec::new();
-    let mut token: Option<String> = None;
-    loop {
-        let page = client.list("load/", token.as_deref()).expect("a page");
-        keys.extend(page.keys);
-        token = page.token;
-        if token.is_none() {
-            break;
+    let keys = answer(async {
+        let mut client = Client::new(target, Payload::Auto);
+        let mut keys = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let page = client.list("load/", token.as_deref()).await.expect("a page");
+            keys.extend(page.keys);
+            token = page.token;
+            if token.is_none() {
+                return keys;
+            }
         }
-    }
+    });
     assert_eq!(keys, (0..2500).map(|n| format!("load/{n:08}")).collect::<Vec<_>>());
     assert_eq!(counts(&load::run(&Plan { mix: Mix::only(Verb::List), operations: Some(9), ..put })), (9, 0));
 }

@@ -2,9 +2,10 @@
 //! body, but no S3.
 
 use s3_orchestrator::proto::checksum::Algorithm;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::io;
 use std::ops::Range;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const INPUT_BYTES: usize = 256 * 1024;
 
@@ -45,47 +46,47 @@ impl Connection {
     }
 
     /// The next request; None when the peer has closed.
-    pub(super) fn read_head(&mut self) -> io::Result<Option<Head>> {
+    pub(super) async fn read_head(&mut self) -> io::Result<Option<Head>> {
         loop {
             if let Some((head, used)) = parse(&self.input[self.held.clone()])? {
                 self.held.start += used;
                 return Ok(Some(head));
             }
-            if !self.read_more()? {
+            if !self.read_more().await? {
                 return Ok(None);
             }
         }
     }
 
     /// Reads the request's body, handing what it carries to `each` piece by piece.
-    pub(super) fn read_body(&mut self, head: &Head, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(super) async fn read_body(&mut self, head: &Head, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         if !head.is_chunked {
-            return self.read_bytes(head.length, each);
+            return self.read_bytes(head.length, each).await;
         }
         let mut left = head.length;
         loop {
-            let line = self.read_line()?;
+            let line = self.read_line().await?;
             let digits = line.split(';').next().unwrap_or("");
             let size = u64::from_str_radix(digits, 16).map_err(|_| bad(format!("chunk line {line:?}")))?;
             left = left.checked_sub(line.len() as u64 + 2).ok_or_else(|| bad("a chunk beyond the body".to_owned()))?;
             if size == 0 {
                 // The trailers.
-                return self.read_bytes(left, |_| ());
+                return self.read_bytes(left, |_| ()).await;
             }
             left = left.checked_sub(size + 2).ok_or_else(|| bad("a chunk beyond the body".to_owned()))?;
-            self.read_bytes(size, &mut each)?;
-            self.read_bytes(2, |_| ())?;
+            self.read_bytes(size, &mut each).await?;
+            self.read_bytes(2, |_| ()).await?;
         }
     }
 
     /// Reads the body away; the seed that its first bytes say, 0 if it is too short for one.
-    pub(super) fn discard(&mut self, head: &Head) -> io::Result<u64> {
+    pub(super) async fn discard(&mut self, head: &Head) -> io::Result<u64> {
         let mut first = Vec::with_capacity(8);
-        self.read_body(head, |piece| first.extend(piece.iter().take(8 - first.len())))?;
+        self.read_body(head, |piece| first.extend(piece.iter().take(8 - first.len()))).await?;
         Ok(first.try_into().map_or(0, u64::from_le_bytes))
     }
 
-    pub(super) fn reply(&mut self, status: u16, fields: &str, body: &[u8]) -> io::Result<()> {
+    pub(super) async fn reply(&mut self, status: u16, fields: &str, body: &[u8]) -> io::Result<()> {
         let length = body.len();
         let mut answer = if status == 204 {
             format!("HTTP/1.1 204 No Content\r\n{fields}\r\n")
@@ -94,11 +95,11 @@ impl Connection {
         }
         .into_bytes();
         answer.extend_from_slice(body);
-        self.stream.write_all(&answer)
+        self.stream.write_all(&answer).await
     }
 
     /// False when the peer has closed.
-    fn read_more(&mut self) -> io::Result<bool> {
+    async fn read_more(&mut self) -> io::Result<bool> {
         if self.held.start > 0 {
             self.input.copy_within(self.held.clone(), 0);
             self.held = 0..self.held.len();
@@ -106,15 +107,15 @@ impl Connection {
         if self.held.end == self.input.len() {
             return Err(bad("a head or line longer than the buffer".to_owned()));
         }
-        let n = self.stream.read(&mut self.input[self.held.end..])?;
+        let n = self.stream.read(&mut self.input[self.held.end..]).await?;
         self.held.end += n;
         Ok(n > 0)
     }
 
-    fn read_bytes(&mut self, mut left: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    async fn read_bytes(&mut self, mut left: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         while left > 0 {
             if self.held.is_empty() {
-                let n = self.stream.read(&mut self.input)?;
+                let n = self.stream.read(&mut self.input).await?;
                 if n == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -129,7 +130,7 @@ impl Connection {
     }
 
     /// Without its CRLF.
-    fn read_line(&mut self) -> io::Result<String> {
+    async fn read_line(&mut self) -> io::Result<String> {
         loop {
             let held = &self.input[self.held.clone()];
             if let Some(at) = held.windows(2).position(|pair| pair == b"\r\n") {
@@ -137,7 +138,7 @@ impl Connection {
                 self.held.start += at + 2;
                 return Ok(line);
             }
-            if !self.read_more()? {
+            if !self.read_more().await? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }

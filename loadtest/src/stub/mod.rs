@@ -8,15 +8,16 @@
 mod connection;
 mod objects;
 
-use crate::{body, socket};
+use crate::{body, cores, socket};
 use connection::{Connection, Head};
 use objects::{KEEP_BYTES, Object, Objects, Part, UNHASHED_ETAG};
 use std::fmt::Write as _;
-use std::io::{self, BufWriter, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
-const STACK_BYTES: usize = 256 * 1024;
 const PIECE_BYTES: u64 = 256 * 1024;
 
 /// A listener; port 0 takes a free one.
@@ -24,24 +25,25 @@ pub fn bind(listen: &str) -> io::Result<TcpListener> {
     socket::listen(listen)
 }
 
-/// Serves until the process ends, a thread per connection.
+/// Serves until the process ends, or until no connection can be accepted.
 pub fn serve(listener: &TcpListener) -> io::Result<()> {
     let objects = Arc::new(Objects::default());
-    for stream in listener.incoming() {
-        let (stream, objects) = (stream?, Arc::clone(&objects));
-        std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+    let ended = cores::on_each(cores::count(usize::MAX), async |_| {
+        let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+        loop {
+            let (stream, objects) = (listener.accept().await?.0, Arc::clone(&objects));
             // A connection that breaks concerns its own client only.
-            let _ = answer_all(stream, &objects);
-        })?;
-    }
-    Ok(())
+            tokio::spawn(async move { drop(answer_all(stream, &objects).await) });
+        }
+    });
+    ended.into_iter().collect()
 }
 
-fn answer_all(stream: TcpStream, objects: &Objects) -> io::Result<()> {
+async fn answer_all(stream: TcpStream, objects: &Objects) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut connection = Connection::new(stream);
-    while let Some(head) = connection.read_head()? {
-        Exchange { connection: &mut connection, objects, head: &head }.answer()?;
+    while let Some(head) = connection.read_head().await? {
+        Exchange { connection: &mut connection, objects, head: &head }.answer().await?;
     }
     Ok(())
 }
@@ -54,78 +56,80 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    fn answer(&mut self) -> io::Result<()> {
+    async fn answer(&mut self) -> io::Result<()> {
         let head = self.head;
         let (upload, uploads) = (head.query("uploadId"), head.query("uploads"));
         match (head.method.as_str(), upload) {
-            ("PUT", Some(upload)) => self.put_part(upload),
-            ("PUT", None) => self.put(),
-            ("POST", None) if uploads.is_some() => self.create_upload(),
-            ("POST", Some(upload)) => self.complete(upload),
+            ("PUT", Some(upload)) => self.put_part(upload).await,
+            ("PUT", None) => self.put().await,
+            ("POST", None) if uploads.is_some() => self.create_upload().await,
+            ("POST", Some(upload)) => self.complete(upload).await,
             ("DELETE", Some(upload)) => {
                 self.objects.abort(upload);
-                self.connection.reply(204, "", b"")
+                self.connection.reply(204, "", b"").await
             }
             ("DELETE", None) => {
                 self.objects.remove(&head.path);
-                self.connection.reply(204, "", b"")
+                self.connection.reply(204, "", b"").await
             }
             ("GET", None) if uploads.is_some() => {
                 self.xml("<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>")
+                    .await
             }
-            ("GET", None) if head.query("list-type").is_some() => self.list(),
-            ("GET", None) if head.query("versions").is_some() => self.list_versions(),
-            ("GET" | "HEAD", None) => self.get(),
+            ("GET", None) if head.query("list-type").is_some() => self.list().await,
+            ("GET", None) if head.query("versions").is_some() => self.list_versions().await,
+            ("GET" | "HEAD", None) => self.get().await,
             _ => {
-                self.connection.discard(head)?;
-                self.error(501, "NotImplemented")
+                self.connection.discard(head).await?;
+                self.error(501, "NotImplemented").await
             }
         }
     }
 
-    fn put(&mut self) -> io::Result<()> {
+    async fn put(&mut self) -> io::Result<()> {
         let head = self.head;
         if head.size > KEEP_BYTES {
-            let seed = self.connection.discard(head)?;
+            let seed = self.connection.discard(head).await?;
             self.objects.insert(&head.path, Object::Made { seed, size: head.size });
-            return self.connection.reply(200, &format!("ETag: \"{UNHASHED_ETAG}\"\r\n"), b"");
+            return self.connection.reply(200, &format!("ETag: \"{UNHASHED_ETAG}\"\r\n"), b"").await;
         }
         let mut bytes = Vec::with_capacity(head.size as usize);
-        self.connection.read_body(head, |piece| bytes.extend_from_slice(piece))?;
+        self.connection.read_body(head, |piece| bytes.extend_from_slice(piece)).await?;
         if let Err(code) = objects::check_declared(&bytes, head.sha256.as_deref(), &head.checksums) {
-            return self.error(400, code);
+            return self.error(400, code).await;
         }
         let etag = objects::md5_of(&bytes);
         self.objects.insert(&head.path, Object::Kept { bytes: bytes.into(), etag: etag.clone() });
-        self.connection.reply(200, &format!("ETag: \"{etag}\"\r\n"), b"")
+        self.connection.reply(200, &format!("ETag: \"{etag}\"\r\n"), b"").await
     }
 
-    fn put_part(&mut self, upload: &str) -> io::Result<()> {
+    async fn put_part(&mut self, upload: &str) -> io::Result<()> {
         let number = self.head.query("partNumber").and_then(|digits| digits.parse().ok()).unwrap_or(0);
-        let seed = self.connection.discard(self.head)?;
+        let seed = self.connection.discard(self.head).await?;
         if !self.objects.add_part(upload, number, Part { size: self.head.size, seed }) {
-            return self.error(404, "NoSuchUpload");
+            return self.error(404, "NoSuchUpload").await;
         }
-        self.connection.reply(200, &format!("ETag: \"{UNHASHED_ETAG}\"\r\n"), b"")
+        self.connection.reply(200, &format!("ETag: \"{UNHASHED_ETAG}\"\r\n"), b"").await
     }
 
-    fn create_upload(&mut self) -> io::Result<()> {
-        self.connection.discard(self.head)?;
+    async fn create_upload(&mut self) -> io::Result<()> {
+        self.connection.discard(self.head).await?;
         let id = self.objects.create_upload();
         self.xml(&format!("<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"))
+            .await
     }
 
-    fn complete(&mut self, upload: &str) -> io::Result<()> {
-        self.connection.discard(self.head)?;
+    async fn complete(&mut self, upload: &str) -> io::Result<()> {
+        self.connection.discard(self.head).await?;
         let Some(count) = self.objects.complete(upload, &self.head.path) else {
-            return self.error(404, "NoSuchUpload");
+            return self.error(404, "NoSuchUpload").await;
         };
         let etag = format!("&quot;{UNHASHED_ETAG}-{count}&quot;");
-        self.xml(&format!("<CompleteMultipartUploadResult><ETag>{etag}</ETag></CompleteMultipartUploadResult>"))
+        self.xml(&format!("<CompleteMultipartUploadResult><ETag>{etag}</ETag></CompleteMultipartUploadResult>")).await
     }
 
     /// Keys come as they stood on the wire, and so does the token.
-    fn list(&mut self) -> io::Result<()> {
+    async fn list(&mut self) -> io::Result<()> {
         let query = |name| self.head.query(name).unwrap_or("").replace("%2F", "/");
         let max = self.head.query("max-keys").and_then(|digits| digits.parse().ok()).unwrap_or(1000);
         let bucket = format!("{}/", self.head.path.trim_end_matches('/'));
@@ -144,11 +148,11 @@ impl Exchange<'_> {
                 write!(text, "<Contents><Key>{key}</Key><Size>{size}</Size><ETag>&quot;{etag}&quot;</ETag></Contents>");
         }
         text.push_str("</ListBucketResult>");
-        self.xml(&text)
+        self.xml(&text).await
     }
 
     /// As of a bucket without versioning: every object has one, called `null`.
-    fn list_versions(&mut self) -> io::Result<()> {
+    async fn list_versions(&mut self) -> io::Result<()> {
         let bucket = format!("{}/", self.head.path.trim_end_matches('/'));
         let prefix = self.head.query("prefix").unwrap_or("").replace("%2F", "/");
         let page = self.objects.page(&bucket, &prefix, "", 1000);
@@ -156,51 +160,57 @@ impl Exchange<'_> {
             format!("<Version><Key>{key}</Key><VersionId>null</VersionId><IsLatest>true</IsLatest></Version>")
         };
         let versions: String = page.keys.iter().map(version).collect();
-        self.xml(&format!("<ListVersionsResult><IsTruncated>false</IsTruncated>{versions}</ListVersionsResult>"))
+        self.xml(&format!("<ListVersionsResult><IsTruncated>false</IsTruncated>{versions}</ListVersionsResult>")).await
     }
 
-    fn get(&mut self) -> io::Result<()> {
+    async fn get(&mut self) -> io::Result<()> {
         let Some(object) = self.objects.find(&self.head.path) else {
-            return self.error(404, "NoSuchKey");
+            return self.error(404, "NoSuchKey").await;
         };
         let (size, etag) = (object.size(), object.etag());
         let (from, to) = match self.head.range {
             None => (0, size),
             Some((from, last)) => (from.min(size), last.map_or(size, |last| (last + 1).min(size))),
         };
-        let mut out = BufWriter::with_capacity(8 * 1024, &self.connection.stream);
-        let status = if self.head.range.is_some() { "206 Partial Content" } else { "200 OK" };
-        write!(out, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: \"{etag}\"\r\n", to - from)?;
-        if self.head.range.is_some() {
-            write!(out, "Content-Range: bytes {from}-{}/{size}\r\n", to.saturating_sub(1))?;
+        let is_part = self.head.range.is_some();
+        let status = if is_part { "206 Partial Content" } else { "200 OK" };
+        let mut out = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: \"{etag}\"\r\n", to - from);
+        if is_part {
+            let _ = write!(out, "Content-Range: bytes {from}-{}/{size}\r\n", to.saturating_sub(1));
         }
-        out.write_all(b"Content-Type: application/octet-stream\r\n\r\n")?;
-        if self.head.method == "GET" {
-            match &object {
-                Object::Kept { bytes, .. } => out.write_all(&bytes[from as usize..to as usize])?,
-                Object::Made { seed, .. } => write_made(&mut out, *seed, from, to)?,
+        out.push_str("Content-Type: application/octet-stream\r\n\r\n");
+        let mut out = out.into_bytes();
+        let stream = &mut self.connection.stream;
+        match &object {
+            _ if self.head.method == "HEAD" => stream.write_all(&out).await,
+            Object::Kept { bytes, .. } => {
+                out.extend_from_slice(&bytes[from as usize..to as usize]);
+                stream.write_all(&out).await
+            }
+            Object::Made { seed, .. } => {
+                stream.write_all(&out).await?;
+                write_made(stream, *seed, from, to).await
             }
         }
-        out.flush()
     }
 
-    fn xml(&mut self, body: &str) -> io::Result<()> {
-        self.connection.reply(200, "Content-Type: application/xml\r\n", body.as_bytes())
+    async fn xml(&mut self, body: &str) -> io::Result<()> {
+        self.connection.reply(200, "Content-Type: application/xml\r\n", body.as_bytes()).await
     }
 
-    fn error(&mut self, status: u16, code: &str) -> io::Result<()> {
+    async fn error(&mut self, status: u16, code: &str) -> io::Result<()> {
         let body = format!("<Error><Code>{code}</Code><Message>{code}</Message></Error>");
         // An answer to HEAD has no body.
         let body = if self.head.method == "HEAD" { "" } else { body.as_str() };
-        self.connection.reply(status, "Content-Type: application/xml\r\n", body.as_bytes())
+        self.connection.reply(status, "Content-Type: application/xml\r\n", body.as_bytes()).await
     }
 }
 
-fn write_made(out: &mut impl Write, seed: u64, from: u64, to: u64) -> io::Result<()> {
+async fn write_made(out: &mut TcpStream, seed: u64, from: u64, to: u64) -> io::Result<()> {
     let (mut at, mut scratch) = (from, [0; 8]);
     while at < to {
         let piece = body::window(seed, at, (to - at).min(PIECE_BYTES) as usize, &mut scratch);
-        out.write_all(piece)?;
+        out.write_all(piece).await?;
         at += piece.len() as u64;
     }
     Ok(())
