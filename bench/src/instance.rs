@@ -77,7 +77,7 @@ impl Instance {
 
 fn options(server: &Postgres) -> PostgresOptions {
     PostgresOptions {
-        hosts: vec![("127.0.0.1".to_owned(), server.port)],
+        hosts: vec![(server.host.clone(), server.port)],
         database: "s3o".to_owned(),
         user: "s3o".to_owned(),
         password: Secret::new(""),

@@ -56,7 +56,7 @@ enum Scenario {
     /// PUT of 64 MiB: CPU per GiB, no more than nginx; and in the forms that SDKs send
     PutLarge,
     /// PUT of 1 KiB under new keys on SQLite and PostgreSQL: 5 000 a second, or as often as the disk can sync
-    PutSmall,
+    PutSmall(put_small::PutSmallOptions),
     /// Lookups and commits a second of the metadata thread on SQLite and PostgreSQL, and their CPU
     Metadata(metadata::MetadataOptions),
     /// Resident memory with 64 uploads and 64 downloads at once: below 256 MiB
@@ -116,7 +116,7 @@ fn run(cli: &Cli, ground: &Ground) -> Result<Vec<Outcome>> {
         Scenario::GetSmall => relay::get_small(ground, pace),
         Scenario::GetLarge => relay::get_large(ground, pace),
         Scenario::PutLarge => relay::put_large(ground, pace),
-        Scenario::PutSmall => put_small::put_small(ground, pace),
+        Scenario::PutSmall(options) => put_small::put_small(ground, *options, pace),
         Scenario::Metadata(options) => metadata::metadata(ground, options, pace),
         Scenario::Memory(options) => memory::memory(ground, *options),
         Scenario::List(options) => list::list(ground, *options),

@@ -11,14 +11,16 @@ use std::time::Duration;
 
 /// The server, with a database `s3o` of the user `s3o`; ended when it is dropped.
 pub struct Postgres {
+    /// An address, or the directory of its Unix socket.
+    pub host: String,
     pub port: u16,
     /// Its standard input is what it lives by.
     child: Child,
 }
 
 impl Postgres {
-    /// On whatever cores it likes. An empty database.
-    pub fn start(ground: &Ground) -> Result<Self> {
+    /// On whatever cores it likes. An empty database. `by_socket`: to be reached by its Unix socket, else by TCP.
+    pub fn start(ground: &Ground, by_socket: bool) -> Result<Self> {
         // The server may run as another user, who must come through to its own folder.
         fs::set_permissions(&ground.dir, Permissions::from_mode(0o711))?;
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/postgres.sh"));
@@ -27,9 +29,10 @@ impl Postgres {
         let mut child = ground.cores.start_anywhere(|| command.spawn().context("starting tests/postgres.sh"))?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("its standard output")?).read_line(&mut line)?;
-        let port = line.split_whitespace().nth(1).and_then(|word| word.parse().ok());
-        let port = port.context("PostgreSQL did not start: tests/postgres.sh says above why")?;
-        Ok(Self { port, child })
+        let (directory, port) = line.trim().rsplit_once(' ').unwrap_or_default();
+        let port = port.parse().context("PostgreSQL did not start: tests/postgres.sh says above why")?;
+        let host = if by_socket { directory } else { "127.0.0.1" };
+        Ok(Self { host: host.to_owned(), port, child })
     }
 
     /// CPU time of all its processes.

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 const PATTERN_BYTES: usize = 1 << 20;
 const SEED_BYTES: u64 = 8;
+const PIECE_BYTES: u64 = 256 * 1024;
 
 /// The pattern twice in a row, so that any window of its length is one slice.
 static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -28,7 +29,7 @@ pub fn seed_of(name: &str) -> u64 {
 }
 
 /// At most `len` bytes of the body from `offset`; fewer at the seed's end and never more than the pattern holds.
-pub fn window(seed: u64, offset: u64, len: usize, scratch: &mut [u8; 8]) -> &[u8] {
+fn window(seed: u64, offset: u64, len: usize, scratch: &mut [u8; 8]) -> &[u8] {
     if offset < SEED_BYTES {
         *scratch = seed.to_le_bytes();
         let from = offset as usize;
@@ -36,6 +37,34 @@ pub fn window(seed: u64, offset: u64, len: usize, scratch: &mut [u8; 8]) -> &[u8
     }
     let from = (seed.wrapping_add(offset) % PATTERN_BYTES as u64) as usize;
     &PATTERN[from..from + len.min(PATTERN_BYTES)]
+}
+
+/// A part of the body that belongs to `seed`: a whole object starts at 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub seed: u64,
+    pub from: u64,
+    pub to: u64,
+}
+
+impl Span {
+    /// Takes its first piece away; None at its end.
+    pub fn next<'s>(&mut self, scratch: &'s mut [u8; 8]) -> Option<&'s [u8]> {
+        if self.from >= self.to {
+            return None;
+        }
+        let want = (self.to - self.from).min(PIECE_BYTES) as usize;
+        let piece = window(self.seed, self.from, want, scratch);
+        self.from += piece.len() as u64;
+        Some(piece)
+    }
+
+    pub fn each(mut self, mut take: impl FnMut(&[u8])) {
+        let mut scratch = [0; 8];
+        while let Some(piece) = self.next(&mut scratch) {
+            take(piece);
+        }
+    }
 }
 
 /// Whether `bytes` are what the body holds at `offset`.
@@ -52,17 +81,6 @@ pub fn matches(seed: u64, mut offset: u64, mut bytes: &[u8]) -> bool {
     true
 }
 
-/// The first `size` bytes of a body, for small ones.
-pub fn whole(seed: u64, size: usize) -> Vec<u8> {
-    let mut body = Vec::with_capacity(size);
-    let mut scratch = [0; 8];
-    while body.len() < size {
-        let piece = window(seed, body.len() as u64, size - body.len(), &mut scratch);
-        body.extend_from_slice(piece);
-    }
-    body
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,7 +88,8 @@ mod tests {
     #[test]
     fn a_body_matches_itself_at_every_offset_and_no_other() {
         let (seed, other) = (seed_of("a"), seed_of("b"));
-        let body = whole(seed, 3 << 20);
+        let mut body = Vec::new();
+        Span { seed, from: 0, to: 3 << 20 }.each(|piece| body.extend_from_slice(piece));
         for (from, to) in [(0, 3), (3, 20), (7, 9), (1 << 20, 3 << 20), (0, 3 << 20)] {
             assert!(matches(seed, from as u64, &body[from..to]), "{from}..{to}");
             assert!(!matches(other, from as u64, &body[from..to]), "{from}..{to} of another object");

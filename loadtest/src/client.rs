@@ -1,6 +1,6 @@
 //! An S3 client over one keep-alive connection: the verbs of the load, bodies made and checked by `body`.
 
-use crate::body;
+use crate::body::{self, Span};
 use crate::sign::{Credentials, Line, Signer};
 use crate::wire::{Answer, Wire};
 use anyhow::{Result, bail, ensure};
@@ -17,7 +17,6 @@ const HASHED_BYTES_MAX: u64 = 1024 * 1024;
 const TOGETHER_BYTES_MAX: u64 = 64 * 1024;
 /// A chunk of an aws-chunked body, as botocore cuts it.
 const CHUNK_BYTES: u64 = 1024 * 1024;
-const PIECE_BYTES: u64 = 256 * 1024;
 /// S3's answer holds at most so many keys.
 const PAGE_KEYS_MAX: u32 = 1000;
 
@@ -44,14 +43,6 @@ pub enum Payload {
     AwsChunked,
     /// Unsigned chunks and a CRC32 as trailer: what today's SDKs send over HTTPS
     AwsChunkedUnsigned,
-}
-
-/// A part of the body that belongs to `seed`: a whole object starts at 0.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    seed: u64,
-    from: u64,
-    to: u64,
 }
 
 /// An operation that the endpoint refused.
@@ -210,7 +201,7 @@ impl Client {
         let mode = match self.payload {
             Payload::Unsigned => PayloadMode::Unsigned,
             Payload::Auto if size > HASHED_BYTES_MAX => PayloadMode::Unsigned,
-            Payload::Auto | Payload::Signed => PayloadMode::DeclaredSha256(span.sha256()),
+            Payload::Auto | Payload::Signed => PayloadMode::DeclaredSha256(sha256_of(span)),
             Payload::AwsChunked => PayloadMode::StreamingSigned { trailer: true },
             Payload::AwsChunkedUnsigned => PayloadMode::StreamingUnsignedTrailer,
         };
@@ -324,30 +315,10 @@ impl Client {
     }
 }
 
-impl Span {
-    /// Takes the first piece of it away.
-    fn next<'s>(&mut self, scratch: &'s mut [u8; 8]) -> Option<&'s [u8]> {
-        if self.from == self.to {
-            return None;
-        }
-        let want = (self.to - self.from).min(PIECE_BYTES) as usize;
-        let piece = body::window(self.seed, self.from, want, scratch);
-        self.from += piece.len() as u64;
-        Some(piece)
-    }
-
-    fn each(mut self, mut take: impl FnMut(&[u8])) {
-        let mut scratch = [0; 8];
-        while let Some(piece) = self.next(&mut scratch) {
-            take(piece);
-        }
-    }
-
-    fn sha256(self) -> [u8; 32] {
-        let mut running = digest::Context::new(&digest::SHA256);
-        self.each(|piece| running.update(piece));
-        running.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
-    }
+fn sha256_of(span: Span) -> [u8; 32] {
+    let mut running = digest::Context::new(&digest::SHA256);
+    span.each(|piece| running.update(piece));
+    running.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// What stands between the first `<name>` and `</name>`.

@@ -162,8 +162,8 @@ fn write_config(ground: &Ground, name: &str, database: Database<'_>) -> Result<(
     let database = match database {
         Database::Sqlite => "driver: sqlite\n  path: metadata.db".to_owned(),
         Database::Postgres(server) => format!(
-            "driver: postgres\n  host: 127.0.0.1\n  port: {}\n  database: s3o\n  user: s3o\n  ssl_mode: disable",
-            server.port
+            "driver: postgres\n  host: {}\n  port: {}\n  database: s3o\n  user: s3o\n  ssl_mode: disable",
+            server.host, server.port
         ),
     };
     let text = format!(

@@ -150,7 +150,7 @@ struct Load {
 impl Bench {
     fn start(ground: &Ground) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let server = Postgres::start(ground)?;
+        let server = Postgres::start(ground, false)?;
         let (sqlite, postgres) = runtime.block_on(async {
             let mut postgres = Vec::new();
             for _ in 0..*INSTANCES.last().expect("some") {

@@ -21,6 +21,13 @@ const BYTES: u64 = 1024;
 const RATE_MIN: f64 = 5000.0;
 const WARM_SECONDS: f64 = 0.2;
 
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct PutSmallOptions {
+    /// Reach PostgreSQL by its Unix socket instead of TCP
+    #[arg(long)]
+    socket: bool,
+}
+
 /// A product on one database under so many writers.
 struct Series<'p> {
     product: &'p Product,
@@ -36,8 +43,8 @@ struct Window {
     p99_ms: f64,
 }
 
-pub fn put_small(ground: &Ground, pace: Pace) -> Result<Outcome> {
-    let server = Postgres::start(ground)?;
+pub fn put_small(ground: &Ground, options: PutSmallOptions, pace: Pace) -> Result<Outcome> {
+    let server = Postgres::start(ground, options.socket)?;
     let on_sqlite = Product::start(ground, "put-small", false)?;
     let on_postgres = Product::start_under(ground, "put-small-postgres", Database::Postgres(&server), false, &[])?;
     let on_both = |writers| {

@@ -1,24 +1,23 @@
 //! An S3 endpoint that keeps no large bodies: it answers at once, so that what is measured is whoever stands in front of it.
 //!
-//! Small bodies (up to 64 KiB) are kept and checked as S3 would: a wrong `x-amz-content-sha256` or checksum is refused and
-//! the ETag is the MD5. Of larger ones only size and seed are kept, and GET makes the bytes anew (`body`); their declared
-//! hash is taken on trust and their ETag is a constant, because hashing here would be measured as the proxy's time on a
-//! small machine. Signatures are not checked. Never for anything but measurements.
+//! Small bodies (up to 64 KiB) are checked as S3 would: a wrong `x-amz-content-sha256` or checksum is refused and the ETag is
+//! the MD5. Of the load's own and of larger ones only size and seed are kept, and GET makes the bytes anew (`body`); the
+//! declared hash of large ones is taken on trust and their ETag is a constant, because hashing here would be measured as the
+//! proxy's time on a small machine. Signatures are not checked. Never for anything but measurements.
 
 mod connection;
 mod objects;
 
-use crate::{body, cores, socket};
+use crate::body::Span;
+use crate::{cores, socket};
 use connection::{Connection, Head};
-use objects::{KEEP_BYTES, Object, Objects, Part, UNHASHED_ETAG};
+use objects::{Body, KEEP_BYTES, Object, Objects, Part, UNHASHED_ETAG};
 use std::fmt::Write as _;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-
-const PIECE_BYTES: u64 = 256 * 1024;
 
 /// A listener; port 0 takes a free one.
 pub fn bind(listen: &str) -> io::Result<TcpListener> {
@@ -90,7 +89,7 @@ impl Exchange<'_> {
         let head = self.head;
         if head.size > KEEP_BYTES {
             let seed = self.connection.discard(head).await?;
-            self.objects.insert(&head.path, Object::Made { seed, size: head.size });
+            self.objects.insert(&head.path, Object::unhashed(seed, head.size));
             return self.connection.reply(200, &format!("ETag: \"{UNHASHED_ETAG}\"\r\n"), b"").await;
         }
         let mut bytes = Vec::with_capacity(head.size as usize);
@@ -98,9 +97,10 @@ impl Exchange<'_> {
         if let Err(code) = objects::check_declared(&bytes, head.sha256.as_deref(), &head.checksums) {
             return self.error(400, code).await;
         }
-        let etag = objects::md5_of(&bytes);
-        self.objects.insert(&head.path, Object::Kept { bytes: bytes.into(), etag: etag.clone() });
-        self.connection.reply(200, &format!("ETag: \"{etag}\"\r\n"), b"").await
+        let object = Object::of(bytes);
+        let etag = format!("ETag: \"{}\"\r\n", object.etag);
+        self.objects.insert(&head.path, object);
+        self.connection.reply(200, &etag, b"").await
     }
 
     async fn put_part(&mut self, upload: &str) -> io::Result<()> {
@@ -167,7 +167,7 @@ impl Exchange<'_> {
         let Some(object) = self.objects.find(&self.head.path) else {
             return self.error(404, "NoSuchKey").await;
         };
-        let (size, etag) = (object.size(), object.etag());
+        let (size, etag) = (object.size(), &object.etag);
         let (from, to) = match self.head.range {
             None => (0, size),
             Some((from, last)) => (from.min(size), last.map_or(size, |last| (last + 1).min(size))),
@@ -181,17 +181,23 @@ impl Exchange<'_> {
         out.push_str("Content-Type: application/octet-stream\r\n\r\n");
         let mut out = out.into_bytes();
         let stream = &mut self.connection.stream;
-        match &object {
-            _ if self.head.method == "HEAD" => stream.write_all(&out).await,
-            Object::Kept { bytes, .. } => {
-                out.extend_from_slice(&bytes[from as usize..to as usize]);
-                stream.write_all(&out).await
-            }
-            Object::Made { seed, .. } => {
+        if self.head.method == "HEAD" {
+            return stream.write_all(&out).await;
+        }
+        let span = |seed| Span { seed, from, to };
+        match object.body {
+            Body::Kept(bytes) => out.extend_from_slice(&bytes[from as usize..to as usize]),
+            Body::Made { seed, .. } if to - from <= KEEP_BYTES => span(seed).each(|piece| out.extend_from_slice(piece)),
+            Body::Made { seed, .. } => {
                 stream.write_all(&out).await?;
-                write_made(stream, *seed, from, to).await
+                let (mut left, mut scratch) = (span(seed), [0; 8]);
+                while let Some(piece) = left.next(&mut scratch) {
+                    stream.write_all(piece).await?;
+                }
+                return Ok(());
             }
         }
+        stream.write_all(&out).await
     }
 
     async fn xml(&mut self, body: &str) -> io::Result<()> {
@@ -204,14 +210,4 @@ impl Exchange<'_> {
         let body = if self.head.method == "HEAD" { "" } else { body.as_str() };
         self.connection.reply(status, "Content-Type: application/xml\r\n", body.as_bytes()).await
     }
-}
-
-async fn write_made(out: &mut TcpStream, seed: u64, from: u64, to: u64) -> io::Result<()> {
-    let (mut at, mut scratch) = (from, [0; 8]);
-    while at < to {
-        let piece = body::window(seed, at, (to - at).min(PIECE_BYTES) as usize, &mut scratch);
-        out.write_all(piece).await?;
-        at += piece.len() as u64;
-    }
-    Ok(())
 }

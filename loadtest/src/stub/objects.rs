@@ -1,34 +1,51 @@
-//! What the stub remembers: small bodies as they are, of larger ones size and seed. No IO.
+//! What the stub remembers: of bodies that can be made anew, size and seed; small ones of another kind as they are. No IO.
 
+use crate::body;
 use s3_orchestrator::proto::checksum::{Algorithm, Digester};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Bodies up to this size are kept.
+/// Bodies up to this size are looked at whole.
 pub(super) const KEEP_BYTES: u64 = 64 * 1024;
 /// The ETag of a body that was not hashed.
 pub(super) const UNHASHED_ETAG: &str = "0123456789abcdef0123456789abcdef";
 
 #[derive(Clone)]
-pub(super) enum Object {
-    Kept { bytes: Arc<[u8]>, etag: String },
+pub(super) struct Object {
+    pub(super) body: Body,
+    pub(super) etag: Cow<'static, str>,
+}
+
+#[derive(Clone)]
+pub(super) enum Body {
+    Kept(Arc<[u8]>),
     Made { seed: u64, size: u64 },
 }
 
 impl Object {
-    pub(super) fn size(&self) -> u64 {
-        match self {
-            Self::Kept { bytes, .. } => bytes.len() as u64,
-            Self::Made { size, .. } => *size,
-        }
+    /// A small one. Memory that nobody has touched before costs a virtual machine more than all else that the stub does.
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        let etag = md5_of(&bytes).into();
+        let seed = bytes.first_chunk().map(|first| u64::from_le_bytes(*first));
+        let body = match seed.filter(|seed| body::matches(*seed, 0, &bytes)) {
+            Some(seed) => Body::Made { seed, size: bytes.len() as u64 },
+            None => Body::Kept(bytes.into()),
+        };
+        Self { body, etag }
     }
 
-    pub(super) fn etag(&self) -> &str {
-        match self {
-            Self::Kept { etag, .. } => etag,
-            Self::Made { .. } => UNHASHED_ETAG,
+    /// One whose bytes nobody has looked at.
+    pub(super) fn unhashed(seed: u64, size: u64) -> Self {
+        Self { body: Body::Made { seed, size }, etag: UNHASHED_ETAG.into() }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        match &self.body {
+            Body::Kept(bytes) => bytes.len() as u64,
+            Body::Made { size, .. } => *size,
         }
     }
 }
@@ -86,7 +103,7 @@ impl Objects {
         let keys: Vec<_> = found
             .by_ref()
             .take(max)
-            .map(|(path, object)| (key(path), object.size(), object.etag().to_owned()))
+            .map(|(path, object)| (key(path), object.size(), object.etag.to_string()))
             .collect();
         let next = found.next().and_then(|_| keys.last().map(|(key, ..)| key.clone()));
         Page { keys, next }
@@ -107,7 +124,7 @@ impl Objects {
     pub(super) fn complete(&self, upload: &str, path: &str) -> Option<usize> {
         let parts = self.uploads().remove(upload)?;
         let seed = parts.values().next().map_or(0, |part| part.seed);
-        self.insert(path, Object::Made { seed, size: parts.values().map(|part| part.size).sum() });
+        self.insert(path, Object::unhashed(seed, parts.values().map(|part| part.size).sum()));
         Some(parts.len())
     }
 
@@ -130,7 +147,7 @@ pub(super) fn check_declared(
     if sums.iter().all(right) { Ok(()) } else { Err("BadDigest") }
 }
 
-pub(super) fn md5_of(bytes: &[u8]) -> String {
+fn md5_of(bytes: &[u8]) -> String {
     hex(Digester::of(Algorithm::Md5, bytes).as_bytes())
 }
 
