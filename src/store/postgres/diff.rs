@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 /// Rows to write, in the tables' order.
 #[derive(Debug, Default)]
 pub(super) struct Diff<'t> {
-    /// New or changed.
-    pub(super) blobs: Vec<(BlobId, &'t Blob)>,
+    pub(super) blobs_added: Vec<(BlobId, &'t Blob)>,
+    pub(super) blobs_changed: Vec<(BlobId, &'t Blob)>,
     /// Backends that blobs were added on: they must still be there.
     pub(super) added_on: Vec<BackendName>,
     pub(super) blobs_ended: Vec<i64>,
@@ -94,10 +94,13 @@ impl<'t> Diff<'t> {
             }
             if let Some(old) = old {
                 self.share(&old.backend).count(old, -1);
-            } else if !self.added_on.contains(&blob.backend) {
-                self.added_on.push(blob.backend.clone());
+                self.blobs_changed.push((*id, blob));
+            } else {
+                if !self.added_on.contains(&blob.backend) {
+                    self.added_on.push(blob.backend.clone());
+                }
+                self.blobs_added.push((*id, blob));
             }
-            self.blobs.push((*id, blob));
             self.share(&blob.backend).count(blob, 1);
         }
         for (id, old) in before.blobs.iter().filter(|(id, _)| !after.blobs.contains_key(id)) {

@@ -11,8 +11,8 @@ use super::footprint::Footprint;
 use super::recall::KeyRows;
 use super::restored;
 use super::rows::{
-    Backends, Columns, Read, blob_columns, live_columns, read_attempt, read_blob, read_live, read_upload,
-    upload_columns,
+    BLOB_COLUMNS, Backends, Columns, Read, blob_columns, live_columns, no_blob_columns, no_live_columns, read_attempt,
+    read_blob, read_live, read_upload, upload_columns,
 };
 use super::sessions::{Blamed, Params, Session, Sql, sql};
 use crate::base::{BackendName, BlobId, BucketName, Failure, Incarnation, PartNumber, Timestamp, UploadId};
@@ -56,11 +56,19 @@ static BOOKS: Sql = sql!(
     INT8
 );
 
-pub(super) static BLOBS_OF_KEYS: Sql = sql!(
+/// All blobs of these keys, and their live versions.
+pub(super) static KEYS: Sql = sql!(
     concat!(
         "SELECT ",
         blob_columns!(),
-        " FROM unnest($1, $2) AS k (bucket, key) JOIN blobs b ON b.bucket = k.bucket AND b.key = k.key"
+        ", ",
+        no_live_columns!(),
+        " FROM unnest($1, $2) AS k (bucket, key) JOIN blobs b ON b.bucket = k.bucket AND b.key = k.key
+         UNION ALL SELECT ",
+        no_blob_columns!(),
+        ", ",
+        live_columns!(),
+        " FROM unnest($1, $2) AS k (bucket, key) JOIN versions v ON v.bucket = k.bucket AND v.key = k.key WHERE v.live"
     ),
     TEXT_ARRAY,
     BYTEA_ARRAY
@@ -78,16 +86,6 @@ pub(super) static BLOBS: Sql = sql!(
     ),
     INT8_ARRAY,
     TEXT_ARRAY
-);
-
-pub(super) static VERSIONS: Sql = sql!(
-    concat!(
-        "SELECT ",
-        live_columns!(),
-        " FROM unnest($1, $2) AS k (bucket, key) JOIN versions v ON v.bucket = k.bucket AND v.key = k.key WHERE v.live"
-    ),
-    TEXT_ARRAY,
-    BYTEA_ARRAY
 );
 
 pub(super) static UPLOADS: Sql = sql!(
@@ -180,8 +178,7 @@ struct Answers {
     parts: Vec<Row>,
     attempts: Vec<Row>,
     blobs: Vec<Row>,
-    blobs_of_keys: Vec<Row>,
-    versions: Vec<Row>,
+    keys: Vec<Row>,
     counts: Vec<Row>,
     buckets: Vec<Row>,
     books: Vec<Row>,
@@ -220,13 +217,17 @@ pub(super) async fn load(
     for (key, rows) in recalled {
         loaded.take_recalled(key, rows);
     }
-    for row in answers.blobs.iter().chain(&answers.blobs_of_keys) {
+    for row in &answers.blobs {
         loaded.take_blob(row)?;
     }
-    for row in &answers.versions {
-        let (key, live, mark) = read_live(row)?;
-        loaded.live_marks.insert(key.clone(), mark);
-        loaded.tables.versions.insert(key, live);
+    for row in &answers.keys {
+        match read_live(row, BLOB_COLUMNS)? {
+            None => loaded.take_blob(row)?,
+            Some((key, live, mark)) => {
+                loaded.live_marks.insert(key.clone(), mark);
+                loaded.tables.versions.insert(key, live);
+            }
+        }
     }
     for row in &answers.uploads {
         loaded.take_upload(row)?;
@@ -282,15 +283,13 @@ async fn ask(
     let counted: Vec<&str> = wanted.upload_counts.iter().map(BucketName::as_str).collect();
     let clock = clock.map(|clock| clock.millis);
     let with_parts = !(all_parts.is_empty() && of.is_empty());
-    // Uploads before their parts: whatever changes a part changes its upload's mark. Blobs before versions: what makes a
-    // version live changes a blob of its key (locks.rs).
-    let statements: [(&'static Sql, bool, Params<'_>); 9] = [
+    // Uploads before their parts: whatever changes a part changes its upload's mark.
+    let statements: [(&'static Sql, bool, Params<'_>); 8] = [
         (&UPLOADS, !uploads.is_empty(), &[&uploads]),
         (&PARTS, with_parts, &[&all_parts, &of, &numbers]),
         (&ATTEMPTS, with_parts, &[&all_parts, &of, &numbers]),
         (&BLOBS, !(blobs.is_empty() && uploads.is_empty()), &[&blobs, &uploads]),
-        (&BLOBS_OF_KEYS, !keys.keys.is_empty(), &[&keys.buckets, &keys.keys]),
-        (&VERSIONS, !keys.keys.is_empty(), &[&keys.buckets, &keys.keys]),
+        (&KEYS, !keys.keys.is_empty(), &[&keys.buckets, &keys.keys]),
         (&UPLOAD_COUNTS, !counted.is_empty(), &[&counted]),
         (&BUCKETS, !stored.is_empty(), &[&stored]),
         // After the blobs: a backend that one of them is on is there.
@@ -313,8 +312,7 @@ async fn ask(
         parts: next()?,
         attempts: next()?,
         blobs: next()?,
-        blobs_of_keys: next()?,
-        versions: next()?,
+        keys: next()?,
         counts: next()?,
         buckets: next()?,
         books: next()?,

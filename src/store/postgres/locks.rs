@@ -29,26 +29,40 @@ use crate::base::BackendName;
 use aws_lc_rs::digest;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Whoever ends a bucket waits until what began in it can be seen.
-static LOCK_BUCKETS: Sql = sql!(
-    "WITH there AS (SELECT 1 FROM buckets WHERE name = ANY($1) ORDER BY name FOR SHARE)
-     SELECT CASE WHEN (SELECT count(*) FROM there) = cardinality($1) THEN TRUE ELSE stale_batch('buckets') END",
-    TEXT_ARRAY
-);
-/// $1: hashes of keys without a row, in order; $2: blobs.
-pub(super) static LOCK_KEYS: Sql = sql!(
-    "SELECT (SELECT count(pg_advisory_xact_lock(hash)) FROM unnest($1) AS h (hash)),
-         (SELECT count(*) FROM (SELECT 1 FROM blobs WHERE id = ANY($2) ORDER BY bucket, key, id FOR UPDATE) AS locked)",
+/// The first statement of a batch: its id, which a lost answer is looked for by, and the locks of the order's 2 to 6, of all
+/// that it has to do with. The conditions of a CASE are looked at one after the other, and each part is run when it is.
+///
+/// $3, $4: the run, and its mark when the batch was decided on (none before the first registration): one that was ended
+/// meanwhile commits nothing, and whoever ends it waits until what it has under way can be seen. $5: stored buckets; whoever
+/// ends one waits likewise. $6: hashes of keys without a row, in order. $7: blobs. $8: uploads. $9: backends that blobs are added
+/// on; $10: those of them that were draining already. Whoever sets one to drain waits here until what began on it can be
+/// seen, and what begins later waits for him. Acknowledged means durable, whatever the server's default is.
+pub(super) static LOCK: Sql = sql!(
+    "WITH batch AS (INSERT INTO batches (id, at, outcome) VALUES ($1, $2, 'applied')),
+          lives AS (SELECT 1 FROM incarnations WHERE id = $3 AND ended IS NULL AND mark >= $4 FOR KEY SHARE),
+          stored AS (SELECT 1 FROM buckets WHERE name = ANY($5) ORDER BY name FOR SHARE),
+          without AS (SELECT pg_advisory_xact_lock(hash) FROM unnest($6) AS h (hash)),
+          copies AS (SELECT 1 FROM blobs WHERE id = ANY($7) ORDER BY bucket, key, id FOR UPDATE),
+          begun AS (SELECT 1 FROM uploads WHERE upload = ANY($8) ORDER BY upload FOR UPDATE),
+          places AS (SELECT 1 FROM backends WHERE id = ANY($9) AND (NOT draining OR id = ANY($10))
+                     ORDER BY id FOR KEY SHARE)
+     SELECT CASE
+         WHEN $4 IS NOT NULL AND NOT EXISTS (SELECT FROM lives) THEN stale_batch('incarnation')
+         WHEN (SELECT count(*) FROM stored) <> cardinality($5) THEN stale_batch('buckets')
+         WHEN (SELECT count(*) FROM without) < 0 THEN FALSE
+         WHEN (SELECT count(*) FROM copies) < 0 THEN FALSE
+         WHEN (SELECT count(*) FROM begun) < 0 THEN FALSE
+         WHEN (SELECT count(*) FROM places) <> cardinality($9) THEN stale_batch('backends')
+         ELSE TRUE END,
+         CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', TRUE) END",
+    BYTEA,
+    INT8,
+    INT8,
+    INT8,
+    TEXT_ARRAY,
     INT8_ARRAY,
-    INT8_ARRAY
-);
-pub(super) static LOCK_UPLOADS: Sql =
-    sql!("SELECT 1 FROM uploads WHERE upload = ANY($1) ORDER BY upload FOR UPDATE", TEXT_ARRAY);
-/// $2: those of $1 that were draining already. Whoever sets one to drain waits here until what began on it can be seen, and
-/// what begins later waits for him.
-static LOCK_BACKENDS: Sql = sql!(
-    "WITH there AS (SELECT 1 FROM backends WHERE id = ANY($1) AND (NOT draining OR id = ANY($2)) ORDER BY id FOR KEY SHARE)
-     SELECT CASE WHEN (SELECT count(*) FROM there) = cardinality($1) THEN TRUE ELSE stale_batch('backends') END",
+    INT8_ARRAY,
+    TEXT_ARRAY,
     INT8_ARRAY,
     INT8_ARRAY
 );
@@ -111,7 +125,7 @@ pub(super) static VERIFY_UPLOADS: Sql = sql!(
     INT8
 );
 
-/// Statements that lock and verify what the batch was decided on; none about what it has nothing to do with.
+/// Statements that lock and verify what the batch was decided on; none beyond the first about what it has nothing to do with.
 pub(super) fn lock_and_verify(
     around: &Around<'_>,
     before: &Tables,
@@ -120,22 +134,36 @@ pub(super) fn lock_and_verify(
     all: &mut Vec<Bound>,
 ) {
     let buckets: Vec<String> = before.buckets.keys().map(|name| name.as_str().to_owned()).collect();
-    if !buckets.is_empty() {
-        all.push(bound!(LOCK_BUCKETS, buckets));
-    }
     let has_row = |key: &Key| before.blobs_of.contains_key(key);
     let mut hashes: Vec<i64> = around.keys.iter().filter(|key| !has_row(key)).map(|key| hash_of(key)).collect();
     hashes.sort_unstable();
     hashes.dedup();
-    if !(hashes.is_empty() && loaded.blob_marks.is_empty()) {
-        all.push(bound!(LOCK_KEYS, hashes, loaded.blob_marks.keys().copied().collect::<Vec<i64>>()));
-    }
     let (uploads, upload_marks): (Vec<String>, Vec<i64>) =
         loaded.upload_marks.iter().map(|(upload, mark)| (upload.as_str().to_owned(), *mark)).unzip();
-    if !uploads.is_empty() {
-        all.push(bound!(LOCK_UPLOADS, uploads.clone()));
+    let (places, draining) = places(before, loaded, diff);
+    let sets_drains = !diff.draining.is_empty();
+    let shared = |places: &Vec<i64>| if sets_drains { Vec::new() } else { places.clone() };
+    all.push(bound!(
+        LOCK,
+        around.id.to_vec(),
+        loaded.now.millis,
+        around.incarnation.0,
+        loaded.mark,
+        buckets,
+        hashes,
+        loaded.blob_marks.keys().copied().collect::<Vec<i64>>(),
+        uploads.clone(),
+        shared(&places),
+        shared(&draining)
+    ));
+    if sets_drains {
+        all.push(bound!(LOCK_BACKENDS_ALONE, places, draining));
+        let ended: Vec<i64> =
+            diff.draining.iter().filter(|(_, row)| row.drained).map(|(name, _)| loaded.id_of(name)).collect();
+        if !ended.is_empty() {
+            all.push(bound!(VERIFY_EMPTY, ended));
+        }
     }
-    lock_backends(before, loaded, diff, all);
     if around.adopts {
         all.push(bound!(LOCK_RESTORED, before.restored));
     }
@@ -166,23 +194,13 @@ fn verify_blobs(around: &Around<'_>, before: &Tables, loaded: &Loaded, all: &mut
     }
 }
 
-fn lock_backends(before: &Tables, loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
+/// Backends that blobs are added on or drains are set of, and those of them that were draining.
+fn places(before: &Tables, loaded: &Loaded, diff: &Diff<'_>) -> (Vec<i64>, Vec<i64>) {
     let changed = diff.draining.iter().map(|(name, _)| *name);
     let names: BTreeSet<&BackendName> = diff.added_on.iter().chain(changed).collect();
-    let ids =
-        |names: &mut dyn Iterator<Item = &BackendName>| -> Vec<i64> { names.map(|name| loaded.id_of(name)).collect() };
-    let draining = |name: &&BackendName| before.backends.get(*name).is_some_and(|row| row.draining);
-    let drained = ids(&mut names.iter().copied().filter(draining));
-    let wanted = ids(&mut names.into_iter());
-    if !diff.draining.is_empty() {
-        all.push(bound!(LOCK_BACKENDS_ALONE, wanted, drained));
-        let ended = ids(&mut diff.draining.iter().filter(|(_, row)| row.drained).map(|(name, _)| *name));
-        if !ended.is_empty() {
-            all.push(bound!(VERIFY_EMPTY, ended));
-        }
-    } else if !wanted.is_empty() {
-        all.push(bound!(LOCK_BACKENDS, wanted, drained));
-    }
+    let draining = |name: &&&BackendName| before.backends.get(**name).is_some_and(|row| row.draining);
+    let id = |name: &&BackendName| loaded.id_of(name);
+    (names.iter().map(id).collect(), names.iter().filter(draining).map(id).collect())
 }
 
 /// The lock of a key without a row: the same in every instance, whoever built it.

@@ -145,6 +145,17 @@ macro_rules! blob_columns {
 }
 pub(super) use blob_columns;
 
+/// As many NULLs.
+macro_rules! no_blob_columns {
+    () => {
+        "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+         NULL"
+    };
+}
+pub(super) use no_blob_columns;
+/// How many they are.
+pub(super) const BLOB_COLUMNS: usize = 21;
+
 /// A blob, and what tells whether its row has changed since.
 pub(super) fn read_blob(row: &Row, backends: &Backends) -> Read<(BlobId, Blob, i64)> {
     let mut columns = Columns::of(row);
@@ -190,9 +201,20 @@ macro_rules! live_columns {
 }
 pub(super) use live_columns;
 
-pub(super) fn read_live(row: &Row) -> Read<(Key, Live, i64)> {
-    let mut columns = Columns::of(row);
-    let key = (columns.parsed(BucketName::parse)?, columns.key()?);
+/// As many NULLs.
+macro_rules! no_live_columns {
+    () => {
+        "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL"
+    };
+}
+pub(super) use no_live_columns;
+
+/// From this column on; None if its columns are NULLs.
+pub(super) fn read_live(row: &Row, from: usize) -> Read<Option<(Key, Live, i64)>> {
+    let mut columns = Columns::from(row, from);
+    let Some(bucket) = columns.value::<Option<&str>>()? else { return Ok(None) };
+    let bucket = BucketName::parse(bucket).ok_or_else(|| damaged("bucket"))?;
+    let key = (bucket, columns.key()?);
     let live = Live {
         version: columns.version()?,
         size: columns.count()?,
@@ -200,7 +222,7 @@ pub(super) fn read_live(row: &Row) -> Read<(Key, Live, i64)> {
         etag: columns.value()?,
         record: columns.json()?,
     };
-    Ok((key, live, columns.value()?))
+    Ok(Some((key, live, columns.value()?)))
 }
 
 macro_rules! upload_columns {

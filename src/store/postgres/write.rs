@@ -1,11 +1,10 @@
 //! Writing a batch: one pipeline from BEGIN to COMMIT, so that no stall of ours can hold a lock.
 //!
-//! Its id first (a lost answer is looked for by it) and that this incarnation lives, then what it was decided on is locked and
-//! verified (locks.rs), then its rows are written, and last the incarnation's mark and its shares: those are every batch's of
+//! First what it was decided on is locked and verified, and that this incarnation lives (locks.rs), then its rows are written, and last the incarnation's mark and its shares: those are every batch's of
 //! this process, so one that is under way beside another waits there for its COMMIT, and for nothing before. What a batch
 //! has nothing to do with is not sent: each statement is a message, a plan that starts, and an answer.
 
-use super::super::memory::tables::{Key, Live, Tables};
+use super::super::memory::tables::{Blob, Key, Live, Tables};
 use super::super::port::Committed;
 use super::super::rules::oldest_leases;
 use super::diff::{Delta, Diff};
@@ -14,7 +13,7 @@ use super::load::{KeyColumns, Loaded};
 use super::locks::lock_and_verify;
 use super::rows::{of_overtaken, state_of_upload, storable, to_json};
 use super::sessions::{Ready, Session, Sql, sql};
-use crate::base::{BackendName, Failure, Incarnation, Timestamp};
+use crate::base::{BackendName, BlobId, Failure, Incarnation, Timestamp};
 use futures_util::future::{LocalBoxFuture, join_all};
 use std::time::Duration;
 use tokio_postgres::types::ToSql;
@@ -30,44 +29,61 @@ pub(super) enum Unwritten {
     Unknown(Failure),
 }
 
-/// The batch's id, and the fence: an incarnation that was ended meanwhile commits nothing ($4: its mark when the batch was
-/// decided on; none before the first registration). Whoever ends it waits until what it has under way can be seen. Acknowledged
-/// means durable, whatever the server's default is.
-static BATCH: Sql = sql!(
-    "WITH batch AS (INSERT INTO batches (id, at, outcome) VALUES ($1, $2, 'applied')),
-          lives AS (SELECT 1 FROM incarnations WHERE id = $3 AND ended IS NULL AND mark >= $4 FOR KEY SHARE)
-     SELECT CASE WHEN $4 IS NULL OR (SELECT count(*) FROM lives) = 1 THEN TRUE ELSE stale_batch('incarnation') END,
-         CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', TRUE) END",
-    BYTEA,
-    INT8,
-    INT8,
-    INT8
-);
-
 /// By every batch, so that whoever loses it with the database's last transactions sees that.
 static RAISE_MARK: Sql = sql!("UPDATE incarnations SET mark = mark + 1 WHERE id = $1 RETURNING mark", INT8);
 
-/// New versions ($22 to $28), and blobs that are new or changed: what may change of one is all but its backend, name, key and
-/// foreign ETag. A new one whose number is another's blob is refused: no backend is NULL.
+/// New versions ($1 to $7), blobs that have changed ($9 to $23; all may but backend, name, key and foreign ETag), and new ones
+/// ($24 to $43). One whose number is another's already is refused. $8: now.
 pub(super) static PUT_ROWS: Sql = sql!(
     "WITH live AS (
          INSERT INTO versions (bucket, key, version, live, size, modified, etag, record)
-         SELECT unnest($22), unnest($23), unnest($24), TRUE, unnest($25), unnest($26), unnest($27), unnest($28))
-     INSERT INTO blobs AS b (id, backend, name, bucket, key, version, state, bytes, incarnation, superseded, upload,
+         SELECT unnest($1), unnest($2), unnest($3), TRUE, unnest($4), unnest($5), unnest($6), unnest($7)),
+     changed AS (
+         UPDATE blobs b SET version = n.version, state = n.state, bytes = n.bytes, incarnation = n.incarnation,
+             superseded = n.superseded, upload = n.upload, backend_upload = n.backend_upload,
+             version_id = n.version_id, abort_uploads = n.abort_uploads, not_before = n.not_before,
+             settle_until = n.settle_until, attempts = n.attempts, last_error = n.last_error, reason = n.reason,
+             doomed_at = CASE WHEN b.state NOT IN ('reserved', 'live') THEN b.doomed_at
+                              WHEN n.state IN ('doomed', 'dead') THEN $8 ELSE 0 END
+         FROM (SELECT unnest($9) AS id, unnest($10) AS version, unnest($11) AS state, unnest($12) AS bytes,
+                   unnest($13) AS incarnation, unnest($14) AS superseded, unnest($15) AS upload,
+                   unnest($16) AS backend_upload, unnest($17) AS version_id, unnest($18) AS abort_uploads,
+                   unnest($19) AS not_before, unnest($20) AS settle_until, unnest($21) AS attempts,
+                   unnest($22) AS last_error, unnest($23) AS reason) AS n
+         WHERE b.id = n.id)
+     INSERT INTO blobs (id, backend, name, bucket, key, version, state, bytes, incarnation, superseded, upload,
          backend_upload, version_id, abort_uploads, not_before, settle_until, attempts, last_error, reason, foreign_etag,
          doomed_at)
-     SELECT n.*, CASE WHEN n.state IN ('doomed', 'dead') THEN $21 ELSE 0 END
-     FROM (SELECT unnest($1), unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7) AS state, unnest($8),
-               unnest($9), unnest($10), unnest($11), unnest($12), unnest($13), unnest($14), unnest($15), unnest($16),
-               unnest($17), unnest($18), unnest($19), unnest($20)) AS n
-     ON CONFLICT (id) DO UPDATE SET backend = CASE WHEN b.name = excluded.name THEN b.backend END,
-         version = excluded.version, state = excluded.state, bytes = excluded.bytes,
-         incarnation = excluded.incarnation, superseded = excluded.superseded, upload = excluded.upload,
-         backend_upload = excluded.backend_upload, version_id = excluded.version_id,
-         abort_uploads = excluded.abort_uploads, not_before = excluded.not_before,
-         settle_until = excluded.settle_until, attempts = excluded.attempts, last_error = excluded.last_error,
-         reason = excluded.reason,
-         doomed_at = CASE WHEN b.state IN ('reserved', 'live') THEN excluded.doomed_at ELSE b.doomed_at END",
+     SELECT n.*, CASE WHEN n.state IN ('doomed', 'dead') THEN $8 ELSE 0 END
+     FROM (SELECT unnest($24), unnest($25), unnest($26), unnest($27), unnest($28), unnest($29), unnest($30) AS state,
+               unnest($31), unnest($32), unnest($33), unnest($34), unnest($35), unnest($36), unnest($37), unnest($38),
+               unnest($39), unnest($40), unnest($41), unnest($42), unnest($43)) AS n",
+    // Versions.
+    TEXT_ARRAY,
+    BYTEA_ARRAY,
+    TEXT_ARRAY,
+    INT8_ARRAY,
+    INT8_ARRAY,
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    INT8,
+    // Changed blobs.
+    INT8_ARRAY,
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    INT8_ARRAY,
+    INT8_ARRAY,
+    INT2_ARRAY,
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    BOOL_ARRAY,
+    INT8_ARRAY,
+    INT8_ARRAY,
+    INT4_ARRAY,
+    TEXT_ARRAY,
+    TEXT_ARRAY,
+    // New blobs.
     INT8_ARRAY,
     INT8_ARRAY,
     BYTEA_ARRAY,
@@ -86,14 +102,6 @@ pub(super) static PUT_ROWS: Sql = sql!(
     INT8_ARRAY,
     INT4_ARRAY,
     TEXT_ARRAY,
-    TEXT_ARRAY,
-    TEXT_ARRAY,
-    INT8,
-    TEXT_ARRAY,
-    BYTEA_ARRAY,
-    TEXT_ARRAY,
-    INT8_ARRAY,
-    INT8_ARRAY,
     TEXT_ARRAY,
     TEXT_ARRAY
 );
@@ -296,7 +304,7 @@ pub(super) struct Statements {
 }
 
 pub(super) fn statements(around: &Around<'_>, before: &Tables, loaded: &Loaded, diff: &Diff<'_>) -> Statements {
-    let mut all = vec![bound!(BATCH, around.id.to_vec(), loaded.now.millis, around.incarnation.0, loaded.mark)];
+    let mut all = Vec::new();
     lock_and_verify(around, before, loaded, diff, &mut all);
     put_rows(loaded, diff, &mut all);
     put_uploads(diff, &mut all);
@@ -349,10 +357,11 @@ fn version_columns(rows: &[(&Key, &Live)]) -> VersionColumns {
 
 fn put_rows(loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
     macro_rules! column {
-        ($blob:ident => $value:expr) => {
-            diff.blobs.iter().map(|(_, $blob)| $value).collect::<Vec<_>>()
+        ($blobs:ident, $blob:ident => $value:expr) => {
+            diff.$blobs.iter().map(|(_, $blob)| $value).collect::<Vec<_>>()
         };
     }
+    let ids = |blobs: &[(BlobId, &Blob)]| blobs.iter().map(|(id, _)| id.0).collect::<Vec<i64>>();
     // First: what is adopted in the same batch may have the name of one that ends.
     if !diff.blobs_ended.is_empty() {
         all.push(bound!(END_BLOBS, diff.blobs_ended.clone()));
@@ -363,38 +372,53 @@ fn put_rows(loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
             diff.versions_ended.iter().map(|(_, version)| version.as_str().to_owned()).collect();
         all.push(bound!(END_VERSIONS, buckets, keys, versions));
     }
-    if !(diff.blobs.is_empty() && diff.versions_added.is_empty()) {
+    if !(diff.blobs_changed.is_empty() && diff.blobs_added.is_empty() && diff.versions_added.is_empty()) {
         let (buckets, keys, versions, sizes, modified, etags, records) = version_columns(&diff.versions_added);
         all.push(bound!(
             PUT_ROWS,
-            diff.blobs.iter().map(|(id, _)| id.0).collect::<Vec<i64>>(),
-            column!(blob => loaded.id_of(&blob.backend)),
-            column!(blob => blob.name.as_bytes().to_vec()),
-            column!(blob => blob.key.0.as_str().to_owned()),
-            column!(blob => blob.key.1.as_str().as_bytes().to_vec()),
-            column!(blob => blob.version.as_str().to_owned()),
-            column!(blob => blob.state.as_str()),
-            column!(blob => blob.bytes as i64),
-            column!(blob => blob.owner.map(|owner| owner.0)),
-            column!(blob => of_overtaken(blob.superseded)),
-            column!(blob => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
-            column!(blob => blob.backend_upload.clone()),
-            column!(blob => blob.version_id.clone()),
-            column!(blob => blob.abort_uploads),
-            column!(blob => blob.not_before.millis),
-            column!(blob => blob.settle_until.millis),
-            column!(blob => blob.attempts as i32),
-            column!(blob => storable(&blob.last_error)),
-            column!(blob => storable(&blob.reason)),
-            column!(blob => storable(&blob.foreign_etag)),
-            loaded.now.millis,
             buckets,
             keys,
             versions,
             sizes,
             modified,
             etags,
-            records
+            records,
+            loaded.now.millis,
+            ids(&diff.blobs_changed),
+            column!(blobs_changed, blob => blob.version.as_str().to_owned()),
+            column!(blobs_changed, blob => blob.state.as_str()),
+            column!(blobs_changed, blob => blob.bytes as i64),
+            column!(blobs_changed, blob => blob.owner.map(|owner| owner.0)),
+            column!(blobs_changed, blob => of_overtaken(blob.superseded)),
+            column!(blobs_changed, blob => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
+            column!(blobs_changed, blob => blob.backend_upload.clone()),
+            column!(blobs_changed, blob => blob.version_id.clone()),
+            column!(blobs_changed, blob => blob.abort_uploads),
+            column!(blobs_changed, blob => blob.not_before.millis),
+            column!(blobs_changed, blob => blob.settle_until.millis),
+            column!(blobs_changed, blob => blob.attempts as i32),
+            column!(blobs_changed, blob => storable(&blob.last_error)),
+            column!(blobs_changed, blob => storable(&blob.reason)),
+            ids(&diff.blobs_added),
+            column!(blobs_added, blob => loaded.id_of(&blob.backend)),
+            column!(blobs_added, blob => blob.name.as_bytes().to_vec()),
+            column!(blobs_added, blob => blob.key.0.as_str().to_owned()),
+            column!(blobs_added, blob => blob.key.1.as_str().as_bytes().to_vec()),
+            column!(blobs_added, blob => blob.version.as_str().to_owned()),
+            column!(blobs_added, blob => blob.state.as_str()),
+            column!(blobs_added, blob => blob.bytes as i64),
+            column!(blobs_added, blob => blob.owner.map(|owner| owner.0)),
+            column!(blobs_added, blob => of_overtaken(blob.superseded)),
+            column!(blobs_added, blob => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
+            column!(blobs_added, blob => blob.backend_upload.clone()),
+            column!(blobs_added, blob => blob.version_id.clone()),
+            column!(blobs_added, blob => blob.abort_uploads),
+            column!(blobs_added, blob => blob.not_before.millis),
+            column!(blobs_added, blob => blob.settle_until.millis),
+            column!(blobs_added, blob => blob.attempts as i32),
+            column!(blobs_added, blob => storable(&blob.last_error)),
+            column!(blobs_added, blob => storable(&blob.reason)),
+            column!(blobs_added, blob => storable(&blob.foreign_etag))
         ));
     }
     if !diff.versions_changed.is_empty() {
