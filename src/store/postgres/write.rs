@@ -1,8 +1,9 @@
 //! Writing a batch: one pipeline from BEGIN to COMMIT, so that no stall of ours can hold a lock.
 //!
-//! First what it was decided on is locked and verified, and that this incarnation lives (locks.rs), then its rows are written, and last the incarnation's mark and its shares: those are every batch's of
-//! this process, so one that is under way beside another waits there for its COMMIT, and for nothing before. What a batch
-//! has nothing to do with is not sent: each statement is a message, a plan that starts, and an answer.
+//! First what it was decided on is locked and verified, and that this incarnation lives (locks.rs), then its rows are written,
+//! and last the incarnation's mark and its shares: those are every batch's of this process, so one that is under way beside
+//! another waits there for its COMMIT, and for nothing before. What a batch has nothing to do with is not sent: each statement
+//! is a message, a plan that starts, and an answer.
 
 use super::super::memory::tables::{Blob, Key, Live, Tables};
 use super::super::port::Committed;
