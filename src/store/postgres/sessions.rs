@@ -7,7 +7,7 @@ use super::options::PostgresOptions;
 use super::tls::Tls;
 use crate::base::Failure;
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod, Runtime, Timeouts,
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolConfig, QueueMode, RecyclingMethod, Runtime, Timeouts,
 };
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -160,7 +160,8 @@ impl Sessions {
                 create: None, // each host has its own
                 recycle: Some(options.statement_timeout),
             },
-            ..PoolConfig::default()
+            // The one that was used last: what its server process needs is in the processor's caches still.
+            queue_mode: QueueMode::Lifo,
         };
         let settings: Arc<str> = options.session_settings().into();
         let told = Hook::async_fn(move |object: &mut deadpool_postgres::ClientWrapper, _| {
