@@ -61,6 +61,7 @@ impl Wire {
         let mut left = bytes;
         while !left.is_empty() {
             let n = in_time(stream.write(left)).await.context("send")?;
+            ensure!(n > 0, "the connection takes no more");
             left = &left[n..];
         }
         Ok(())

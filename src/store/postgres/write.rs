@@ -356,13 +356,34 @@ fn version_columns(rows: &[(&Key, &Live)]) -> VersionColumns {
     )
 }
 
+/// Of each of these blobs, boxed as a parameter.
+macro_rules! column {
+    ($blobs:expr, ($id:pat, $blob:pat) => $value:expr) => {
+        Box::new($blobs.iter().map(|($id, $blob)| $value).collect::<Vec<_>>()) as Box<dyn ToSql + Sync>
+    };
+}
+
+/// The columns of blobs that may change, but the time at which one is doomed.
+fn changing_columns(blobs: &[(BlobId, &Blob)]) -> [Box<dyn ToSql + Sync>; 14] {
+    [
+        column!(blobs, (_, blob) => blob.version.as_str().to_owned()),
+        column!(blobs, (_, blob) => blob.state.as_str()),
+        column!(blobs, (_, blob) => blob.bytes as i64),
+        column!(blobs, (_, blob) => blob.owner.map(|owner| owner.0)),
+        column!(blobs, (_, blob) => of_overtaken(blob.superseded)),
+        column!(blobs, (_, blob) => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
+        column!(blobs, (_, blob) => blob.backend_upload.clone()),
+        column!(blobs, (_, blob) => blob.version_id.clone()),
+        column!(blobs, (_, blob) => blob.abort_uploads),
+        column!(blobs, (_, blob) => blob.not_before.millis),
+        column!(blobs, (_, blob) => blob.settle_until.millis),
+        column!(blobs, (_, blob) => blob.attempts as i32),
+        column!(blobs, (_, blob) => storable(&blob.last_error)),
+        column!(blobs, (_, blob) => storable(&blob.reason)),
+    ]
+}
+
 fn put_rows(loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
-    macro_rules! column {
-        ($blobs:ident, $blob:ident => $value:expr) => {
-            diff.$blobs.iter().map(|(_, $blob)| $value).collect::<Vec<_>>()
-        };
-    }
-    let ids = |blobs: &[(BlobId, &Blob)]| blobs.iter().map(|(id, _)| id.0).collect::<Vec<i64>>();
     // First: what is adopted in the same batch may have the name of one that ends.
     if !diff.blobs_ended.is_empty() {
         all.push(bound!(END_BLOBS, diff.blobs_ended.clone()));
@@ -375,52 +396,18 @@ fn put_rows(loaded: &Loaded, diff: &Diff<'_>, all: &mut Vec<Bound>) {
     }
     if !(diff.blobs_changed.is_empty() && diff.blobs_added.is_empty() && diff.versions_added.is_empty()) {
         let (buckets, keys, versions, sizes, modified, etags, records) = version_columns(&diff.versions_added);
-        all.push(bound!(
-            PUT_ROWS,
-            buckets,
-            keys,
-            versions,
-            sizes,
-            modified,
-            etags,
-            records,
-            loaded.now.millis,
-            ids(&diff.blobs_changed),
-            column!(blobs_changed, blob => blob.version.as_str().to_owned()),
-            column!(blobs_changed, blob => blob.state.as_str()),
-            column!(blobs_changed, blob => blob.bytes as i64),
-            column!(blobs_changed, blob => blob.owner.map(|owner| owner.0)),
-            column!(blobs_changed, blob => of_overtaken(blob.superseded)),
-            column!(blobs_changed, blob => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
-            column!(blobs_changed, blob => blob.backend_upload.clone()),
-            column!(blobs_changed, blob => blob.version_id.clone()),
-            column!(blobs_changed, blob => blob.abort_uploads),
-            column!(blobs_changed, blob => blob.not_before.millis),
-            column!(blobs_changed, blob => blob.settle_until.millis),
-            column!(blobs_changed, blob => blob.attempts as i32),
-            column!(blobs_changed, blob => storable(&blob.last_error)),
-            column!(blobs_changed, blob => storable(&blob.reason)),
-            ids(&diff.blobs_added),
-            column!(blobs_added, blob => loaded.id_of(&blob.backend)),
-            column!(blobs_added, blob => blob.name.as_bytes().to_vec()),
-            column!(blobs_added, blob => blob.key.0.as_str().to_owned()),
-            column!(blobs_added, blob => blob.key.1.as_str().as_bytes().to_vec()),
-            column!(blobs_added, blob => blob.version.as_str().to_owned()),
-            column!(blobs_added, blob => blob.state.as_str()),
-            column!(blobs_added, blob => blob.bytes as i64),
-            column!(blobs_added, blob => blob.owner.map(|owner| owner.0)),
-            column!(blobs_added, blob => of_overtaken(blob.superseded)),
-            column!(blobs_added, blob => blob.upload.as_ref().map(|upload| upload.as_str().to_owned())),
-            column!(blobs_added, blob => blob.backend_upload.clone()),
-            column!(blobs_added, blob => blob.version_id.clone()),
-            column!(blobs_added, blob => blob.abort_uploads),
-            column!(blobs_added, blob => blob.not_before.millis),
-            column!(blobs_added, blob => blob.settle_until.millis),
-            column!(blobs_added, blob => blob.attempts as i32),
-            column!(blobs_added, blob => storable(&blob.last_error)),
-            column!(blobs_added, blob => storable(&blob.reason)),
-            column!(blobs_added, blob => storable(&blob.foreign_etag))
-        ));
+        let now = loaded.now.millis;
+        let (sql, mut params) = bound!(PUT_ROWS, buckets, keys, versions, sizes, modified, etags, records, now);
+        params.push(column!(diff.blobs_changed, (id, _) => id.0));
+        params.extend(changing_columns(&diff.blobs_changed));
+        params.push(column!(diff.blobs_added, (id, _) => id.0));
+        params.push(column!(diff.blobs_added, (_, blob) => loaded.id_of(&blob.backend)));
+        params.push(column!(diff.blobs_added, (_, blob) => blob.name.as_bytes().to_vec()));
+        params.push(column!(diff.blobs_added, (_, blob) => blob.key.0.as_str().to_owned()));
+        params.push(column!(diff.blobs_added, (_, blob) => blob.key.1.as_str().as_bytes().to_vec()));
+        params.extend(changing_columns(&diff.blobs_added));
+        params.push(column!(diff.blobs_added, (_, blob) => storable(&blob.foreign_etag)));
+        all.push((sql, params));
     }
     if !diff.versions_changed.is_empty() {
         let (buckets, keys, versions, sizes, modified, etags, records) = version_columns(&diff.versions_changed);
