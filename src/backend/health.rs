@@ -17,6 +17,10 @@ use std::time::Duration;
 /// After n failures in a row a backend is avoided for a second doubled n-1 times, at most half a minute.
 const AVOID: Backoff = Backoff { first: Duration::from_secs(1), cap: Duration::from_secs(30) };
 
+/// A latency that nothing has confirmed for so long counts half, and so on: whoever is passed over for a slow answer is asked
+/// again after a few minutes, and rarely if it is always slow.
+const LATENCY_HALF_LIFE: Duration = Duration::from_secs(30);
+
 /// Indexes are those of the published view; one outside it is never good and never remembered.
 #[derive(Debug)]
 pub struct Health {
@@ -29,6 +33,17 @@ struct Recent {
     failures_in_a_row: u32,
     avoid_until: Tick,
     latency_micros: u32,
+    latency_at: Tick,
+}
+
+impl Recent {
+    fn latency_micros(&self, now: Tick) -> u32 {
+        let halvings = now.since(self.latency_at).as_secs() / LATENCY_HALF_LIFE.as_secs();
+        match self.latency_micros {
+            0 => 0,
+            measured => measured.checked_shr(u32::try_from(halvings).unwrap_or(u32::MAX)).unwrap_or(0).max(1),
+        }
+    }
 }
 
 impl Health {
@@ -60,23 +75,23 @@ impl Health {
         cell.set(recent);
     }
 
-    /// The head of an answer has come, `first_byte` after the request. Whether its body comes is not known yet.
-    pub fn answered(&self, backend: usize, first_byte: Duration) {
+    /// The head of an answer to a read has come, `first_byte` after the request. Whether its body comes is not known yet.
+    pub fn answered(&self, backend: usize, first_byte: Duration, now: Tick) {
         let Some(cell) = self.backends.get(backend) else { return };
         let sample = u32::try_from(first_byte.as_micros()).unwrap_or(u32::MAX).max(1);
         // An average over about eight answers: recent, yet one slow answer does not send everybody elsewhere.
         let recent = cell.get();
-        let latency_micros = match recent.latency_micros {
+        let latency_micros = match recent.latency_micros(now) {
             0 => sample,
             old => old - old / 8 + sample / 8,
         };
-        cell.set(Recent { latency_micros, ..recent });
+        cell.set(Recent { latency_micros, latency_at: now, ..recent });
     }
 
     /// A call that `began` then ended well, its body included.
     pub fn succeeded(&self, backend: usize, began: Tick, now: Tick) {
         let Some(cell) = self.backends.get(backend) else { return };
-        cell.set(Recent { latency_micros: cell.get().latency_micros, ..Recent::default() });
+        cell.set(Recent { failures_in_a_row: 0, avoid_until: Tick::default(), ..cell.get() });
         if let Some(circuit) = self.open_to_news(backend) {
             circuit.succeeded(began, now);
         }
@@ -101,9 +116,9 @@ impl Health {
         self.recent(backend).unwrap_or_default().failures_in_a_row
     }
 
-    /// Recent time to the first byte; 0 while nothing was measured.
-    pub fn latency_micros(&self, backend: usize) -> u32 {
-        self.recent(backend).unwrap_or_default().latency_micros
+    /// Recent time to the first byte of reads; 0 while nothing was measured.
+    pub fn latency_micros(&self, backend: usize, now: Tick) -> u32 {
+        self.recent(backend).unwrap_or_default().latency_micros(now)
     }
 
     fn recent(&self, backend: usize) -> Option<Recent> {
@@ -138,20 +153,31 @@ mod tests {
         }
         assert_eq!(health.failures_in_a_row(1), 7);
         assert!(health.is_good(0, at(100)), "another backend is none the worse for it");
-        health.answered(1, Duration::from_millis(5));
+        health.answered(1, Duration::from_millis(5), at(105));
         assert!(!health.is_good(1, at(100)), "a head is no body");
         health.succeeded(1, at(100), at(105));
         assert!(health.is_good(1, at(0)) && health.failures_in_a_row(1) == 0);
-        assert_eq!(health.latency_micros(1), 5_000);
-        health.answered(1, Duration::from_millis(13));
-        assert_eq!(health.latency_micros(1), 6_000, "one slow answer moves the average by an eighth");
+        assert_eq!(health.latency_micros(1, at(105)), 5_000, "which its failures and successes leave as it was");
+    }
+
+    #[test]
+    fn a_latency_moves_by_an_eighth_and_is_believed_less_the_older_it_is() {
+        let health = health(1);
+        assert_eq!(health.latency_micros(0, at(0)), 0);
+        health.answered(0, Duration::from_millis(5), at(1_000));
+        health.answered(0, Duration::from_millis(13), at(2_000));
+        for (millis, micros) in [(2_000, 6_000), (31_999, 6_000), (32_000, 3_000), (62_000, 1_500), (86_400_000, 1)] {
+            assert_eq!(health.latency_micros(0, at(millis)), micros, "at {millis} ms");
+        }
+        health.answered(0, Duration::from_millis(11), at(32_000));
+        assert_eq!(health.latency_micros(0, at(32_000)), 4_000);
     }
 
     #[test]
     fn a_backend_that_the_view_does_not_have_is_not_good() {
         let health = health(1);
         health.succeeded(usize::MAX, at(0), at(0));
-        health.answered(usize::MAX, Duration::ZERO);
+        health.answered(usize::MAX, Duration::ZERO, at(0));
         health.failed(1, at(0), at(0), 0);
         assert!(!health.is_good(1, at(0)) && !health.is_good(usize::MAX, at(0)));
     }

@@ -187,7 +187,7 @@ async fn copy_from<'p, P: Ports>(
         Within::Elsewhere(reservation) => reservation,
     };
     loop {
-        let source = ports.open(from, located.size, whole).await.map_err(NotCopied::Source)?;
+        let source = ports.open(from, located.size, whole).await.map_err(NotCopied::source)?;
         let mut reservation = match reserved.take() {
             Some(reservation) => reservation,
             None => write.begin(ports, instead_of.take()).await?,
@@ -228,7 +228,7 @@ async fn copy_from<'p, P: Ports>(
             MoveEnd::Source(failure) => {
                 reservation.source_broke_off(moved.bytes, located.size, "the source of the copy broke off");
                 ports.discard(sink).await;
-                return Err(NotCopied::Source(failure));
+                return Err(NotCopied::source(failure));
             }
             MoveEnd::Sink(failure) => {
                 reservation.broke_off(moved.bytes, located.size, "the target of the copy broke off");

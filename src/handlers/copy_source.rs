@@ -5,7 +5,7 @@ use super::placing;
 use super::ports::Ports;
 use super::request::Request;
 use super::trouble::Trouble;
-use crate::base::failure::Kind;
+use super::unread::Unread;
 use crate::base::{Clock, Failure};
 use crate::policy::access::Permission;
 use crate::proto::conditional::{ReadConditions, Verdict};
@@ -73,9 +73,15 @@ const LOOKS_MAX: u32 = 3;
 
 /// Why a copy did not come about.
 pub enum NotCopied {
-    /// This copy of the source could not be read; another may do.
-    Source(Failure),
+    /// This copy of the source could not be read, another may do; or none could.
+    Source(Unread),
     Ended(Trouble),
+}
+
+impl NotCopied {
+    pub fn source(failure: Failure) -> Self {
+        Self::Source(failure.into())
+    }
 }
 
 impl From<Trouble> for NotCopied {
@@ -85,7 +91,7 @@ impl From<Trouble> for NotCopied {
 }
 
 impl CopySource {
-    /// Looks the source up and copies it; looks again where none of the copies that were found is there any more.
+    /// Looks the source up and copies it; looks again where no copy could be read and one was not where it was found.
     /// Cancel: NOT safe.
     pub async fn copy<P: Ports, T>(
         &self,
@@ -94,15 +100,14 @@ impl CopySource {
         located: &mut Located,
         mut copy: impl AsyncFnMut(&Located) -> Result<T, NotCopied>,
     ) -> Result<T, Trouble> {
-        let is_stale = |failure: &Failure| matches!(failure.kind, Kind::NotFound | Kind::Corrupt);
         let mut looks = 0;
         loop {
             looks += 1;
             self.look_up(ports, request, located).await?;
             match copy(located).await {
                 Ok(done) => return Ok(done),
-                Err(NotCopied::Source(failure)) if is_stale(&failure) && looks < LOOKS_MAX => {}
-                Err(NotCopied::Source(failure)) => return Err(failure.into()),
+                Err(NotCopied::Source(unread)) if unread.stale && looks < LOOKS_MAX => {}
+                Err(NotCopied::Source(unread)) => return Err(unread.failure.into()),
                 Err(NotCopied::Ended(trouble)) => return Err(trouble),
             }
         }
@@ -115,17 +120,17 @@ pub async fn from_copies<P: Ports, T>(
     copies: &[BlobAt],
     mut copy_from: impl AsyncFnMut(&BlobAt) -> Result<T, NotCopied>,
 ) -> Result<T, NotCopied> {
-    let mut last = Failure::backend("no copy of the source is on a backend that is configured");
+    let mut unread = None;
     for position in placing::read_order(ports, copies).iter() {
         match copy_from(&copies[position]).await {
-            Err(NotCopied::Source(failure)) => {
-                tracing::debug!(%failure, "a copy's source was not read");
-                last = failure;
+            Err(NotCopied::Source(one)) => {
+                tracing::debug!(failure = %one.failure, "a copy's source was not read");
+                unread = Some(Unread::after(unread, one));
             }
             ended => return ended,
         }
     }
-    Err(NotCopied::Source(last))
+    Err(NotCopied::Source(unread.unwrap_or_else(|| Unread::untried(copies))))
 }
 
 /// What S3 copies in one request, whole objects and parts alike.

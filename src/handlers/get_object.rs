@@ -10,8 +10,8 @@ use super::request::Request;
 use super::scratch::Scratch;
 use super::selection::{LOOKS_MAX, not_modified, select};
 use super::trouble::Trouble;
+use super::unread::Unread;
 use crate::backend::port::{MoveEnd, Span};
-use crate::base::failure::Kind;
 use crate::base::{Failure, Version};
 use crate::store::port::{Answer, Metadata, Query};
 use crate::store::record::{BlobAt, Located};
@@ -36,37 +36,28 @@ pub async fn handle<P: Ports, X: Exchange<P>>(
             Sent::Whole => return Ok(()),
             // Its bytes may have been deleted since they were found: an overwrite, a move to another backend. And what
             // was remembered without the database may have other copies by now.
-            Sent::NoCopy { stale, .. } if (stale || scratch.found == Found::Remembered) && looks < LOOKS_MAX => {}
-            Sent::NoCopy { failure, .. } => return Err(failure.into()),
+            Sent::NoCopy(unread) if (unread.stale || scratch.found == Found::Remembered) && looks < LOOKS_MAX => {}
+            Sent::NoCopy(unread) => return Err(unread.failure.into()),
         }
     }
 }
 
 enum Sent {
     Whole,
-    /// Nothing was sent: no copy could be opened. `stale`: one was not where it was found, another look may tell more.
-    NoCopy {
-        failure: Failure,
-        stale: bool,
-    },
+    /// Nothing was sent: no copy could be opened.
+    NoCopy(Unread),
 }
 
 /// A body on its way to the client.
 struct Progress {
     sent: u64,
     head_sent: bool,
-    /// The last one.
-    failure: Option<Failure>,
-    stale: bool,
+    unread: Option<Unread>,
 }
 
 impl Progress {
     fn failed(&mut self, failure: Failure) {
-        self.stale |= matches!(failure.kind, Kind::NotFound | Kind::Corrupt);
-        // That another copy's backend has no budget left says less than why this one failed.
-        if failure.kind != Kind::ReadBudget || self.failure.is_none() {
-            self.failure = Some(failure);
-        }
+        self.unread = Some(Unread::after(self.unread.take(), failure.into()));
     }
 }
 
@@ -77,14 +68,12 @@ async fn send<P: Ports, X: Exchange<P>>(
     located: &Located,
     span: Span,
 ) -> Result<Sent, Trouble> {
-    let mut progress = Progress { sent: 0, head_sent: false, failure: None, stale: located.blobs.is_empty() };
+    let mut progress = Progress { sent: 0, head_sent: false, unread: None };
     if try_copies(ports, exchange, located.size, &located.blobs, span, &mut progress).await? {
         return Ok(Sent::Whole);
     }
     if !progress.head_sent {
-        let failure =
-            progress.failure.unwrap_or_else(|| Failure::backend("no copy is on a backend that is configured"));
-        return Ok(Sent::NoCopy { failure, stale: progress.stale });
+        return Ok(Sent::NoCopy(progress.unread.unwrap_or_else(|| Unread::untried(&located.blobs))));
     }
     // The client has a part of this version: only its own copies can go on, those in their grace included.
     for _ in 1..LOOKS_MAX {
@@ -94,7 +83,7 @@ async fn send<P: Ports, X: Exchange<P>>(
         }
     }
     ports.cells().bodies_cut.inc();
-    let cause = progress.failure.map(|failure| failure.to_string()).unwrap_or_default();
+    let cause = progress.unread.map(|unread| unread.failure.to_string()).unwrap_or_default();
     tracing::warn!(request = request.id, sent = progress.sent, cause, "a body was cut: no copy can go on");
     Err(Trouble::Cut)
 }

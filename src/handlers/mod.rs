@@ -48,6 +48,7 @@ pub mod scratch;
 pub mod searched;
 mod selection;
 pub mod trouble;
+mod unread;
 mod upload_part;
 mod upload_part_copy;
 

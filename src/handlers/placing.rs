@@ -113,7 +113,7 @@ pub fn read_order<P: Ports>(ports: &P, copies: &[BlobAt]) -> ReadOrder {
             backend: index,
             healthy: ports.standing().usable(index) && ports.health().is_good(index, now),
             local: ports.view().backends[index].is_local(),
-            latency_micros: ports.health().latency_micros(index),
+            latency_micros: ports.health().latency_micros(index, now),
         };
     }
     read_order::rank(&facts[..copies.len().min(COPIES_LOOKED_AT)])

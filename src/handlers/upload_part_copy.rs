@@ -153,7 +153,7 @@ async fn copy_from<P: Ports>(
     from: &BlobAt,
     span: Span,
 ) -> Result<PartRecord, NotCopied> {
-    let source = ports.open(from, size, span).await.map_err(NotCopied::Source)?;
+    let source = ports.open(from, size, span).await.map_err(NotCopied::source)?;
     let wanted = attempt.upload.checksum_algorithm.as_deref().and_then(Algorithm::parse);
     let mut check = BodyCheck::new(Declared::default(), md5().and(wanted), placing::help_of(ports, backend));
     let put = put_of(attempt, span.len, placing::upstream_payload(ports, backend, None, None));
@@ -164,7 +164,7 @@ async fn copy_from<P: Ports>(
         MoveEnd::Done => None,
         MoveEnd::Source(failure) => {
             attempt.may_have_replaced = moved.bytes >= span.len;
-            Some(NotCopied::Source(failure))
+            Some(NotCopied::source(failure))
         }
         MoveEnd::Sink(failure) => {
             attempt.may_have_replaced = may_be_whole(moved.bytes, span.len);

@@ -1,6 +1,7 @@
 """What goes wrong around the product: backends that stop, lie, fill up or come back; the product told to stop, started twice,
 out of descriptors. A read is whole or visibly broken; a write that was not acknowledged changes nothing."""
 
+import concurrent.futures
 import contextlib
 import os
 import shutil
@@ -251,6 +252,32 @@ def test_a_backend_that_lost_or_changed_an_object_is_not_believed(tmp_path):
         answer = client.get(BUCKET, "key")
         assert answer.status >= 500, f"a live row whose bytes are gone is no 404: {answer}"
         stub.objects = kept
+
+
+def test_a_copy_looks_again_where_one_of_its_sources_was_gone(tmp_path):
+    """Whichever of the two is asked first: one has lost the bytes for a moment, the other's backend fails."""
+    with stubbed(tmp_path, 2, COPIES) as (server, stubs), server.client() as client:
+        body = pattern(0, 5_000)
+        assert client.put(BUCKET, "source", body).status == 200
+        wait_replicated(server, 1)
+        for one in stubs:
+            one.copies = False
+        for i, (lost, failing) in enumerate((stubs, reversed(stubs))):
+            name = next(iter(name for name in lost.blobs() if "source" in name))
+            with lost.lock:
+                kept = lost.objects.pop(name)
+            failing.refuse = {"GET": 500}
+            asked = failing.hold("GET", "source", "body")
+            with server.client() as other, concurrent.futures.ThreadPoolExecutor() as pool:
+                copy = pool.submit(other.request, "PUT", BUCKET, f"copy-{i}", headers=[("x-amz-copy-source", f"{BUCKET}/source")])
+                asked.wait()
+                with lost.lock:
+                    lost.objects[name] = kept
+                asked.let_go()
+                answer = copy.result()
+            failing.mend()
+            assert answer.status == 200, answer
+            assert client.get(BUCKET, f"copy-{i}").body == body
 
 
 def test_a_write_fails_over_before_its_body_is_consumed(tmp_path):

@@ -261,7 +261,7 @@ impl Instance {
             }
             _ => {
                 let now = self.world.sim.tick();
-                self.health.answered(model.index, Duration::from_millis(2));
+                self.health.answered(model.index, Duration::from_millis(2), now);
                 self.health.succeeded(model.index, now, now);
             }
         }

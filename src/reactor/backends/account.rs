@@ -88,9 +88,10 @@ impl Account {
 
     /// The head of a body has come, which is counted as the call's answer; the body's end will say more.
     pub(super) fn opened(&self, call: BackendCall, start: Tick) {
-        let time = self.now().since(start);
+        let now = self.now();
+        let time = now.since(start);
         self.cells().called(call, CallStatus::Success, time);
-        self.health.answered(self.index, time);
+        self.health.answered(self.index, time, now);
     }
 
     /// That body has come whole.
@@ -133,7 +134,10 @@ impl Account {
         if status == CallStatus::Error {
             self.health.failed(self.index, start, now, self.core.dice.roll());
         } else {
-            self.health.answered(self.index, time);
+            // Any other call may have waited for its client, or for work that a read does not cause.
+            if matches!(call, BackendCall::Get | BackendCall::Head) {
+                self.health.answered(self.index, time, now);
+            }
             self.health.succeeded(self.index, start, now);
         }
     }

@@ -252,6 +252,30 @@ fn a_sink_whose_connection_went_stale_is_replaced() {
     });
 }
 
+#[test]
+fn how_slowly_a_body_is_sent_says_nothing_of_how_fast_its_backend_answers() {
+    on_both(|core| async move {
+        let bench = Bench::ready(&core, "auto").await;
+        for (backend, other) in [(CLOUD, NAS), (NAS, CLOUD)] {
+            let latency = || bench.health.latency_micros(backend, Tick::default());
+            for place in BOTH {
+                bench.put(place, "bkt/a", b"body").await.expect("stored");
+            }
+            bench.read(backend, "bkt/a", 4, (0, 4)).await.expect("read");
+            let measured = latency();
+            assert!(measured > 0, "a read was measured");
+            let source = bench.open(other, "bkt/a", 4, (0, 4)).await.expect("opened");
+            let (blob, record) = (bench.blob(backend, "bkt/slow"), ObjectRecord::default());
+            let mut sink = bench.backends.create(object(&blob, &record, 4)).await.expect("connected");
+            crate::reactor::testing::sleep_ms(40).await;
+            let moved = bench.backends.copy(source, &mut sink, &mut BodyCheck::unseen()).await;
+            assert!(matches!(moved.end, MoveEnd::Done), "{:?}", moved.end);
+            bench.backends.finish(sink).await.expect("stored");
+            assert_eq!(latency(), measured, "of {backend}");
+        }
+    });
+}
+
 /// More than any socket's buffers take: of such a body something is left when the peer closes, so that nothing whole can have
 /// been taken.
 const BODY_BEYOND_BUFFERS: usize = 20_000_000;
