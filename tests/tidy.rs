@@ -417,6 +417,20 @@ fn lines_fit_a_screen() {
 
 /// Files `VNNN__name.sql` or `VN__name.sql`, the same names for every database, numbered from 1 without doubles.
 #[test]
+fn documents_say_each_heading_once() {
+    let mut findings = Vec::new();
+    for (name, path) in files(&["md"]) {
+        let mut said = BTreeSet::new();
+        for (number, line) in read(&path).lines().enumerate() {
+            if line.starts_with("## ") && !said.insert(line.to_owned()) {
+                findings.push(format!("{name}:{}: {line}", number + 1));
+            }
+        }
+    }
+    report("headings are said again: was a part of the document doubled?", findings);
+}
+
+#[test]
 fn migrations_are_numbered_once() {
     let mut folders: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     let mut findings = Vec::new();
