@@ -306,8 +306,8 @@ fn admit<'c>(
         headers: &head.headers,
     };
     let find = |key: &str| registry.credential(key).map(|one| (&one.secret_access_key, &one.principal));
-    let region = view.server.region.as_deref();
-    let verified = site.verifier.borrow_mut().verify(&signed, site.about_now(), region, find);
+    let (now, region) = (site.core().clock.wall_at(opening.arrived), view.server.region.as_deref());
+    let verified = site.verifier.borrow_mut().verify(&signed, now, region, find);
     let verified = match verified {
         // The same signature would be good for the same path in every bucket.
         Ok(verified) if is_hosted && !verified.covers_host => Err(AuthError::UnsupportedVersion),

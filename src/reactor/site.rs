@@ -89,11 +89,6 @@ impl Site {
         self.ports.core.clock.now()
     }
 
-    /// Now or a tick ago: for what is judged by the second.
-    pub fn about_now(&self) -> Timestamp {
-        self.ports.core.clock.coarse_now()
-    }
-
     pub fn request_id(&self) -> RequestId {
         RequestId::from_roll(self.ports.core.dice.roll())
     }
@@ -128,7 +123,7 @@ impl Site {
 
     /// The Date field's value for now or a tick ago, formatted once a second.
     pub fn http_date(&self) -> DateText<29> {
-        let now = self.about_now();
+        let now = self.ports.core.clock.coarse_now();
         let (second, text) = self.date.get();
         if second == now.seconds() {
             return text;
