@@ -415,7 +415,7 @@ fn lines_fit_a_screen() {
     report("a line that is longer than a screen", findings);
 }
 
-/// Files `VNNN__name.sql` or `VN__name.sql`, the same names for every database, numbered from 1 without doubles.
+/// One that is said again tells of a part that an edit has doubled.
 #[test]
 fn documents_say_each_heading_once() {
     let mut findings = Vec::new();
@@ -430,6 +430,7 @@ fn documents_say_each_heading_once() {
     report("headings are said again: was a part of the document doubled?", findings);
 }
 
+/// Files `VNNN__name.sql` or `VN__name.sql`, the same names for every database, numbered from 1 without doubles.
 #[test]
 fn migrations_are_numbered_once() {
     let mut folders: BTreeMap<String, Vec<u32>> = BTreeMap::new();

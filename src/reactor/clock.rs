@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Debug)]
 pub struct CoreClock {
     coarse: Cell<Tick>,
-    /// What the wall showed then, since 1970 and to the nanosecond: a time that is told from it is never early.
+    /// What the wall showed then, since 1970; to the nanosecond, so that `wall_at` is never early.
     coarse_wall: Cell<Duration>,
 }
 
